@@ -1,0 +1,271 @@
+"""The universal taxonomy: which classes there are, what they are called and how they relate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nnunetv2_clip.errors import UserError, suggestion
+
+FIRST_USER_INDEX = 33
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of the taxonomy.
+
+    Attributes:
+        index: the universal index (1..32 as in the paper's code, from 33 on the user's own).
+        name: identifier in files, options and logs.
+        prompt: the noun that stands in the text prompt.
+        aliases: other names under which users and datasets know the class.
+        parents: organs of which this class is a part; a voxel of the class belongs to one of them
+            (a kidney tumour to the right or the left kidney).
+        partner: the same structure on the other side of the body.
+    """
+
+    index: int
+    name: str
+    prompt: str
+    aliases: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    partner: str | None = None
+
+
+def _row(index: int, name: str, prompt: str = "", aliases: str = "", parents: str = "", partner: str | None = None):
+    """A row from comma-separated texts; the prompt noun is the name with spaces unless given."""
+    split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
+    return ClassRow(index, name, prompt or name.replace("_", " "), split(aliases), split(parents), partner)
+
+
+# Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
+UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
+    _row(1, "spleen"),
+    _row(2, "right_kidney", aliases="kidney_right", partner="left_kidney"),
+    _row(3, "left_kidney", aliases="kidney_left", partner="right_kidney"),
+    _row(4, "gallbladder", prompt="gall bladder", aliases="gall_bladder"),
+    _row(5, "esophagus", aliases="oesophagus"),
+    _row(6, "liver"),
+    _row(7, "stomach"),
+    _row(8, "aorta"),
+    _row(9, "postcava", aliases="inferior_vena_cava, ivc, vena_cava"),
+    _row(
+        10,
+        "portal_and_splenic_vein",
+        prompt="portal vein and splenic vein",
+        aliases="portal_vein_and_splenic_vein, portal_splenic_vein, portal_vein",
+    ),
+    _row(11, "pancreas"),
+    _row(12, "right_adrenal_gland", aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
+    _row(13, "left_adrenal_gland", aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
+    _row(14, "duodenum"),
+    _row(15, "hepatic_vessel", aliases="hepatic_vessels, liver_vessel", parents="liver"),
+    _row(16, "right_lung", aliases="lung_right", partner="left_lung"),
+    _row(17, "left_lung", aliases="lung_left", partner="right_lung"),
+    _row(18, "colon"),
+    _row(19, "intestine", aliases="small_bowel, small_intestine"),
+    _row(20, "rectum"),
+    _row(21, "bladder", aliases="urinary_bladder"),
+    _row(22, "prostate"),
+    _row(
+        23,
+        "left_femur_head",
+        prompt="left head of femur",
+        aliases="left_head_of_femur, left_femoral_head, femur_head_left",
+        partner="right_femur_head",
+    ),
+    _row(
+        24,
+        "right_femur_head",
+        prompt="right head of femur",
+        aliases="right_head_of_femur, right_femoral_head, femur_head_right",
+        partner="left_femur_head",
+    ),
+    _row(25, "celiac_trunk", aliases="celiac_artery, coeliac_trunk"),
+    _row(26, "kidney_tumor", aliases="kidney_tumour, kidney_cancer", parents="right_kidney, left_kidney"),
+    _row(27, "liver_tumor", aliases="liver_tumour, liver_cancer", parents="liver"),
+    _row(28, "pancreas_tumor", aliases="pancreas_tumour, pancreatic_tumor, pancreas_cancer", parents="pancreas"),
+    _row(29, "hepatic_vessel_tumor", aliases="hepatic_vessel_tumour", parents="liver"),
+    _row(30, "lung_tumor", aliases="lung_tumour, lung_cancer", parents="right_lung, left_lung"),
+    _row(31, "colon_tumor", aliases="colon_tumour, colon_cancer", parents="colon"),
+    _row(32, "kidney_cyst", aliases="renal_cyst", parents="right_kidney, left_kidney"),
+)
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """An ordered set of classes with look-up by name, alias and index.
+
+    Raises:
+        UserError: two rows share an index or a name, or a parent or partner does not exist.
+    """
+
+    rows: tuple[ClassRow, ...] = UNIVERSAL_CLASSES
+    source: str = "the built-in taxonomy"
+    _by_name: dict[str, ClassRow] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        by_name: dict[str, ClassRow] = {}
+        indices: dict[int, str] = {}
+        for row in self.rows:
+            if row.index in indices:
+                raise UserError(
+                    self.source,
+                    f"classes {indices[row.index]!r} and {row.name!r} share index {row.index}",
+                    "one index per class",
+                    f"give {row.name!r} a free index from {FIRST_USER_INDEX} on",
+                )
+            indices[row.index] = row.name
+            for name in (row.name, *row.aliases):
+                key = normalise(name)
+                if key in by_name:
+                    raise UserError(
+                        self.source,
+                        f"the name {name!r} of class {row.name!r} already means {by_name[key].name!r}",
+                        "every name and alias once",
+                        "choose another name",
+                    )
+                by_name[key] = row
+        object.__setattr__(self, "_by_name", by_name)
+        for row in self.rows:
+            for relative in (*row.parents, *([row.partner] if row.partner else [])):
+                if relative not in by_name or by_name[relative].name != relative:
+                    raise UserError(
+                        self.source,
+                        f"class {row.name!r} names the parent or partner {relative!r}, which is no class",
+                        f"a class name.{suggestion(relative, by_name)}",
+                        "correct the name or add the class",
+                    )
+
+    def __iter__(self) -> Iterator[ClassRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, name: str) -> bool:
+        return normalise(name) in self._by_name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(row.name for row in self.rows)
+
+    def find(self, name: str, where: object = "class name") -> ClassRow:
+        """The class of this name or alias; a typo is answered with the nearest name.
+
+        Raises:
+            UserError: no such class.
+        """
+        row = self._by_name.get(normalise(name))
+        if row is None:
+            raise UserError(
+                where,
+                f"unknown class {name!r}.{suggestion(normalise(name), self._by_name)}",
+                f"one of {', '.join(self.names)}",
+                "correct the name, or add the class to your class table (index from 33 on)",
+            )
+        return row
+
+    def subset(self, names: Iterable[str]) -> tuple[ClassRow, ...]:
+        """The rows of `names` in painting order: a sub-structure always after the organ that holds it."""
+        wanted = {self.find(name).name for name in names}
+        return tuple(row for row in self.painting_order() if row.name in wanted)
+
+    def painting_order(self) -> tuple[ClassRow, ...]:
+        """All rows by index, but never a child before one of its parents (nnU-Net paints in this order).
+
+        Raises:
+            UserError: the parents form a circle.
+        """
+        remaining = sorted(self.rows, key=lambda row: row.index)
+        done: list[ClassRow] = []
+        while remaining:
+            waiting = {row.name for row in remaining}
+            ready = next((row for row in remaining if not waiting.intersection(row.parents)), None)
+            if ready is None:
+                raise UserError(self.source, f"the parents of {sorted(waiting)} form a circle", "a tree of parents")
+            done.append(ready)
+            remaining.remove(ready)
+        return tuple(done)
+
+    def ancestors(self, name: str) -> frozenset[str]:
+        """Every organ that can hold this class, over all generations."""
+        found: set[str] = set()
+        queue = list(self.find(name).parents)
+        while queue:
+            parent = queue.pop()
+            if parent not in found:
+                found.add(parent)
+                queue.extend(self.find(parent).parents)
+        return frozenset(found)
+
+    def descendants(self, name: str) -> frozenset[str]:
+        """Every class that lies inside this one, over all generations."""
+        own = self.find(name).name
+        return frozenset(row.name for row in self.rows if own in self.ancestors(row.name))
+
+    def to_json(self) -> list[dict]:
+        return [asdict(row) for row in self.rows]
+
+    @classmethod
+    def from_json(cls, rows: list[dict], source: str) -> Taxonomy:
+        """The inverse of `to_json`; also reads a user's rows, in which only index and name are required."""
+        return cls(tuple(_parse_row(row, source) for row in rows), source)
+
+    def extended(self, table: Path | str) -> Taxonomy:
+        """This taxonomy plus the rows of a user's YAML table (key `classes`, indices from 33 on).
+
+        Raises:
+            UserError: the file cannot be read or a row does not fit.
+        """
+        import yaml
+
+        try:
+            content = yaml.safe_load(Path(table).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(table, f"cannot be read as YAML ({error})", "a class table", "see docs/classes.md") from None
+        rows = content.get("classes") if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(table, "has no list under the key 'classes'", "classes: [{index: 33, name: renal_vein}]")
+        new = tuple(_parse_row(row, str(table)) for row in rows)
+        for row in new:
+            if row.index < FIRST_USER_INDEX:
+                raise UserError(
+                    table,
+                    f"class {row.name!r} has index {row.index}",
+                    f"an index from {FIRST_USER_INDEX} on (1 to 32 are the universal classes)",
+                )
+        return Taxonomy(self.rows + new, str(table))
+
+
+def _parse_row(row: dict, source: str) -> ClassRow:
+    known = {"index", "name", "prompt", "aliases", "parents", "partner"}
+    unknown = sorted(set(row) - known)
+    if unknown:
+        raise UserError(source, f"unknown keys {unknown} in the class row {row}", f"keys out of {sorted(known)}")
+    index, name = row.get("index"), row.get("name")
+    if not isinstance(index, int) or isinstance(index, bool) or not isinstance(name, str) or not name:
+        raise UserError(source, f"the class row {row} lacks an integer 'index' or a 'name'", "both in every row")
+    if normalise(name) != name:
+        raise UserError(source, f"the class name {name!r}", f"small letters, digits and _: {normalise(name)!r}")
+    lists = {key: row.get(key) or [] for key in ("aliases", "parents")}
+    for key, value in lists.items():
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise UserError(source, f"{key!r} of class {name!r} is {value!r}", "a list of names")
+    return ClassRow(
+        index,
+        name,
+        str(row.get("prompt") or name.replace("_", " ")),
+        tuple(lists["aliases"]),
+        tuple(lists["parents"]),
+        row.get("partner"),
+    )
+
+
+def normalise(name: str) -> str:
+    """The form in which names are compared: small letters, words joined by _."""
+    return "_".join(str(name).lower().replace("-", " ").replace("_", " ").split())
+
+
+UNIVERSAL = Taxonomy()

@@ -1,0 +1,63 @@
+"""The command line: parse the arguments of one sub-command and call it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.errors import UserError
+
+# Name -> help. Each lives in nnunetv2_clip/commands/<name with _>.py as add_arguments(parser) and run(args);
+# these modules import argparse only at their top, so that --help stays fast.
+COMMANDS = {
+    "convert": "merge source datasets into one nnU-Net raw dataset with a label-presence manifest",
+    "embed": "make the table of text embeddings of a dataset's classes",
+    "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
+    "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
+    "evaluate": "Dice per class over the cases that annotate the class",
+    "export-msd": "make a Medical Segmentation Decathlon submission",
+    "report": "one self-contained HTML page with overlays and a Dice table",
+    "phantom": "write synthetic CT datasets in the layout of real ones",
+    "classes": "list the universal classes",
+    "trainers-path": "print the folder to append to nnUNet_extTrainer",
+}
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser; with `only`, the arguments of that sub-command alone are filled in."""
+    parser = argparse.ArgumentParser(prog="nnunetv2_clip", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"nnunetv2_clip {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if only == name:
+            command_module(name).add_arguments(command)
+    return parser
+
+
+def command_module(name: str):
+    return importlib.import_module(f"nnunetv2_clip.commands.{name.replace('-', '_')}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command. Exit code 2 and a message without traceback for what the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    args = build_parser(named).parse_args(arguments)
+    try:
+        return command_module(args.command).run(args) or 0
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe (head) has seen enough
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What the software says to its users when something does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """A problem that the user can mend; the command line prints it without traceback and exits with code 2.
+
+    Args:
+        where: the file, case or option that is wrong.
+        found: what was found there.
+        expected: what was expected instead.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, where: object, found: str, expected: str = "", remedy: str = ""):
+        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
+        parts = [f"{self.where}: {found}"]
+        if expected:
+            parts.append(f"Expected: {expected}")
+        if remedy:
+            parts.append(f"Remedy: {remedy}")
+        super().__init__(" ".join(part if part.endswith((".", "?", "!")) else part + "." for part in parts))
+
+    def __reduce__(self):  # exceptions cross process borders by their arguments
+        return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+def suggestion(name: str, options: Iterable[str]) -> str:
+    """The text " Did you mean 'liver'?" for the nearest of `options`, or an empty string."""
+    close = difflib.get_close_matches(name.lower(), list(options), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn a UserError into a message on stderr and exit code 2 (for code that a foreign command line runs)."""
+    try:
+        yield
+    except UserError as error:
+        print(f"\nError: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""Masked losses over annotated (case, class) pairs, and their targets."""

@@ -1,0 +1,1 @@
+"""The network: a backbone of nnU-Net, the controller and the text-driven head."""

@@ -1,0 +1,1 @@
+"""Synthetic abdominal CTs with all 32 classes."""

@@ -1,0 +1,1 @@
+"""The text branch: prompts, encoders and the table of text embeddings."""

