@@ -123,6 +123,9 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
     rows = taxonomy.subset(declared)
     labels: dict = {"background": 0}
     labels.update({row.name: list(table.values_of(row.name)) for row in rows})
+    if rows and all(len(labels[row.name]) == 1 for row in rows):
+        # nnU-Net trains regions (one-vs-all sigmoid) only if one of them lists more than one value.
+        labels[rows[0].name] = labels[rows[0].name] * 2
     if ignore:
         labels[IGNORE] = ignore_value(labels)
     return labels, [row.index for row in rows]

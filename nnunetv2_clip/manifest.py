@@ -46,13 +46,16 @@ class CasePresence:
         return frozenset(self.annotated) | frozenset(self.absent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """All cases of a merge and the taxonomy that they speak of."""
 
     taxonomy: Taxonomy
     cases: dict[str, CasePresence]
     where: str = FILE_NAME
+
+    def __repr__(self) -> str:  # thousands of cases do not belong into logs
+        return f"Manifest({self.where}: {len(self.cases)} cases)"
 
     def presence(self, case_ids: Iterable[str], class_names: Iterable[str]) -> np.ndarray:
         """(B, K) bool: does class k give loss in case b.

@@ -1,0 +1,56 @@
+"""The controller: text embedding and image feature of a (case, class) pair -> the 153 dynamic parameters."""
+
+# Shapes: B cases, K classes, P pairs, E text embedding, T projected text, F image feature.
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_clip.networks.head import CHANNELS, LAYER_SIZES, NUM_DYNAMIC_PARAMETERS
+
+
+class ImageFeature(nn.Module):
+    """The global image feature f: normalisation, non-linearity, average over all voxels, projection."""
+
+    def __init__(self, num_channels: int, width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(math.gcd(16, num_channels), num_channels)
+        self.projection = nn.Linear(num_channels, width)
+
+    def forward(self, bottleneck: Tensor) -> Tensor:
+        """(B, channels, *spatial) -> (B, F)."""
+        return self.projection(self.norm(bottleneck).relu().flatten(2).mean(2))
+
+
+class Controller(nn.Module):
+    """theta_k = MLP(w_k concatenated with f).
+
+    Source: paper, section 3.2. The last layer starts as a He initialisation of the three convolutions that all
+    classes share (its bias) plus a smaller part that depends on text and image, so that the generated layers neither
+    vanish nor explode at the first iteration.
+    """
+
+    def __init__(self, text_width: int, image_width: int, hidden_width: int = 256):
+        super().__init__()
+        self.text_projection = nn.Linear(text_width, hidden_width)
+        self.hidden = nn.Linear(hidden_width + image_width, hidden_width)
+        self.dynamic_parameters = nn.Linear(hidden_width, NUM_DYNAMIC_PARAMETERS)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        he, last = math.sqrt(2 / CHANNELS), math.sqrt(1 / CHANNELS)
+        scales = torch.cat(
+            [torch.full((size,), scale) for size, scale in zip(LAYER_SIZES, (he, 0, he, 0, last, 0), strict=True)]
+        )
+        nn.init.normal_(self.dynamic_parameters.weight, std=0.05)
+        self.dynamic_parameters.bias.copy_(torch.randn_like(scales) * scales)
+
+    def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Tensor) -> Tensor:
+        """(K, E) embeddings of unit length, (B, F) image features, (P, 2) pairs -> (P, 153)."""
+        text = self.text_projection(text_embedding * math.sqrt(text_embedding.shape[1])).relu()
+        joined = torch.cat((text[pairs[:, 1]], image_feature[pairs[:, 0]]), dim=1)
+        return self.dynamic_parameters(self.hidden(joined).relu())

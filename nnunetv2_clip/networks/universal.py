@@ -1,0 +1,161 @@
+"""The universal network: a backbone of nnU-Net, the controller and the text-driven head.
+
+Named by its dotted path in the plans that a model folder holds, so that nnU-Net builds it from the plans alone.
+"""
+
+# Shapes: B cases, K classes, P pairs, E text embedding.
+
+from __future__ import annotations
+
+import pydoc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_clip.networks.controller import Controller, ImageFeature
+from nnunetv2_clip.networks.head import CHANNELS, all_pairs, text_driven_head
+
+
+class ClassEmbedding(nn.Module):
+    """The text embeddings of the classes: everything in the network whose size depends on the number of classes.
+
+    It stands below a module called `seg_layers`, because nnU-Net's -pretrained_weights skips exactly the keys with
+    `.seg_layers.` in them: so weights move between class lists with the stock flag.
+    """
+
+    def __init__(self, num_classes: int, text_width: int):
+        super().__init__()
+        self.seg_layers = nn.Module()
+        self.seg_layers.register_buffer("text_embedding", torch.zeros(num_classes, text_width))
+
+    @property
+    def vectors(self) -> Tensor:
+        """(K, E), each of unit length."""
+        return self.seg_layers.text_embedding
+
+
+class CLIPUniversalNet(nn.Module):
+    """One network for all classes.
+
+    Args:
+        input_channels: of the image.
+        num_classes: output channels as nnU-Net counts them; must equal the number of class names.
+        backbone_class: dotted path of an encoder-decoder with `encoder` and `decoder` as nnU-Net's U-Nets have them.
+        backbone_kwargs: its arguments, as the stock plans name them.
+        backbone_kwargs_req_import: which of them are dotted paths.
+        class_names: the classes in channel order.
+        text_width: E.
+        image_width: size of the global image feature f.
+        deep_supervision: logits at every decoder stage, the finest first.
+
+    Source: paper, section 3.2 and Figure 2.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        backbone_class: str,
+        backbone_kwargs: dict,
+        backbone_kwargs_req_import: Sequence[str],
+        class_names: Sequence[str],
+        text_width: int,
+        image_width: int = 256,
+        deep_supervision: bool = True,
+    ):
+        super().__init__()
+        if num_classes != len(class_names):
+            raise ValueError(
+                f"The plans name {len(class_names)} classes, dataset.json {num_classes}. The two files come from "
+                f"different models; take plans.json and dataset.json from one model folder."
+            )
+        backbone = build_backbone(
+            input_channels, backbone_class, backbone_kwargs, backbone_kwargs_req_import, deep_supervision
+        )
+        self.class_names = tuple(class_names)
+        self.encoder = backbone.encoder
+        self.decoder = backbone.decoder
+        self.feature_layers = release_seg_layers(self.decoder)
+        self.image_feature = ImageFeature(self.encoder.output_channels[-1], image_width)
+        self.class_embedding = ClassEmbedding(num_classes, text_width)
+        self.controller = Controller(text_width, image_width)
+
+    def set_text_embedding(self, vectors: Tensor) -> None:
+        """Fill the buffer with (K, E) vectors in the order of `class_names`."""
+        assert vectors.shape == self.class_embedding.vectors.shape, (vectors.shape, self.class_embedding.vectors.shape)
+        self.class_embedding.vectors.copy_(vectors)
+
+    def keep_classes(self, names: Sequence[str]) -> None:
+        """Restrict the network to some of its classes, in the given order: the head computes no others."""
+        index = torch.tensor([self.class_names.index(name) for name in names])
+        kept = self.class_embedding.vectors[index.to(self.class_embedding.vectors.device)].clone()
+        self.class_embedding.seg_layers.text_embedding = kept
+        self.class_names = tuple(names)
+
+    def forward(self, image: Tensor, pairs: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Logits.
+
+        Args:
+            image: (B, input_channels, *spatial).
+            pairs: (P, 2) long, (case, class) ascending by case: compute only these. None: all classes of all cases.
+
+        Returns:
+            (B, K, *spatial) logits without `pairs`, (P, *spatial) with them;
+            with deep supervision a list over the decoder's scales, the finest first.
+        """
+        skips = self.encoder(image)
+        features = self.decoder(skips)
+        image_feature = self.image_feature(skips[-1])
+        if self.decoder.deep_supervision:
+            layers = reversed(self.feature_layers)
+            scales = [layer(feature) for layer, feature in zip(layers, features, strict=True)]
+        else:
+            scales = [self.feature_layers[-1](features)]
+        num_cases, num_classes = image.shape[0], len(self.class_names)
+        wanted = all_pairs(num_cases, num_classes, image.device) if pairs is None else pairs
+        theta = self.controller(self.class_embedding.vectors, image_feature, wanted)
+        logits = [text_driven_head(scale, theta, wanted[:, 0]) for scale in scales]
+        if pairs is None:
+            logits = [logit.view(num_cases, num_classes, *logit.shape[1:]) for logit in logits]
+        return logits if self.decoder.deep_supervision else logits[0]
+
+
+def build_backbone(
+    input_channels: int, dotted_path: str, kwargs: dict, kwargs_req_import: Sequence[str], deep_supervision: bool
+) -> nn.Module:
+    """The network that the stock plans name, with 8 output channels and its own initialisation.
+
+    Raises:
+        ImportError: the class cannot be found.
+        ValueError: the network has no encoder or decoder as nnU-Net's U-Nets have.
+    """
+    backbone_class = pydoc.locate(dotted_path)
+    if backbone_class is None:
+        raise ImportError(f"Backbone {dotted_path!r} cannot be found. Install the package that holds it.")
+    imported = {
+        name: pydoc.locate(value) if name in kwargs_req_import and value is not None else value
+        for name, value in kwargs.items()
+    }
+    backbone = backbone_class(
+        input_channels=input_channels, num_classes=CHANNELS, deep_supervision=deep_supervision, **imported
+    )
+    if not hasattr(getattr(backbone, "decoder", None), "seg_layers") or not hasattr(backbone, "encoder"):
+        raise ValueError(
+            f"Backbone {dotted_path!r} has no encoder and decoder with seg_layers. Expected: a U-Net of "
+            f"dynamic_network_architectures such as PlainConvUNet or ResidualEncoderUNet."
+        )
+    if hasattr(backbone, "initialize"):
+        backbone.apply(backbone.initialize)
+    return backbone
+
+
+def release_seg_layers(decoder: nn.Module) -> nn.ModuleList:
+    """Take the 1x1x1 convolutions out of the decoder, which then returns the features of its stages.
+
+    Outside the decoder their names have no `.seg_layers.`, so that they move along with pretrained weights:
+    they make 8 channels whatever the number of classes.
+    """
+    layers = decoder.seg_layers
+    decoder.seg_layers = nn.ModuleList(nn.Identity() for _ in layers)
+    return layers

@@ -1,0 +1,87 @@
+"""What must fit before a night of GPU time is spent: manifest, labels, text embeddings and earlier folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import Manifest, read_json
+from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training.universal_plans import KEY
+
+
+def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
+    """Every class of dataset.json is supervised somewhere, and the other way round.
+
+    Raises:
+        UserError: otherwise.
+    """
+    supervised = set(manifest.supervised_classes())
+    if supervised != set(classes):
+        raise UserError(
+            folder / MANIFEST_FILE,
+            f"supervises {sorted(supervised - set(classes)) or 'nothing'} that dataset.json does not declare, and lacks "
+            f"{sorted(set(classes) - supervised) or 'nothing'} that it declares",
+            "the same classes in both files",
+            "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again",
+        )
+
+
+def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
+    """Every case is in the manifest, and its label map shows no class that the manifest does not call annotated.
+
+    Args:
+        dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers` and `load_case`).
+
+    Raises:
+        UserError: names the case.
+    """
+    regions = {_region(labels[name]): name for name in classes}
+    for case_id in dataset.identifiers:
+        annotated = set(manifest.case(case_id).annotated)
+        locations = _class_locations(dataset, case_id)
+        shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
+        if shown - annotated:
+            raise UserError(
+                f"{manifest.where}, case {case_id!r}",
+                f"its label map contains {sorted(shown - annotated)}, which the manifest does not call annotated",
+                "every class that occurs in a label map among 'annotated' of the case",
+                "correct the manifest, or convert and preprocess again",
+            )
+
+
+def _region(region: int | list[int] | tuple[int, ...]) -> int | tuple[int, ...]:
+    """nnU-Net's key of a region in `class_locations`."""
+    return tuple(region) if isinstance(region, list | tuple) else region
+
+
+def _class_locations(dataset, case_id: str) -> dict:
+    """Voxels per region as the preprocessing stored them (the images themselves are not read)."""
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle
+
+    folder = getattr(dataset, "source_folder", None)
+    if folder is None:
+        return dataset.load_case(case_id)[3]["class_locations"]
+    return load_pickle(str(Path(folder) / f"{case_id}.pkl"))["class_locations"]
+
+
+def check_same_text(model_folder: Path, text: TextTable) -> None:
+    """Folds of one model folder share its plans.json: they must be trained on the same text embeddings.
+
+    Raises:
+        UserError: a fold was trained with another table.
+    """
+    plans_file = model_folder / "plans.json"
+    if not plans_file.is_file() or not any(model_folder.glob("fold_*/checkpoint_*.pth")):
+        return
+    before = read_json(plans_file, "delete the model folder and train again").get(KEY, {}).get("text")
+    if before and before["sha256"] != text.sha256:
+        raise UserError(
+            plans_file,
+            f"a fold was trained with text embeddings of {before['encoder']} (hash {before['sha256'][:12]}), the "
+            f"preprocessed folder now holds {text.encoder} (hash {text.sha256[:12]})",
+            "one table for all folds of a model",
+            "run 'nnunetv2_clip embed' with the first encoder and prompt again, or move the model folder away",
+        )

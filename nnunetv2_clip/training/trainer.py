@@ -1,0 +1,341 @@
+"""CLIPUniversalTrainer: fills nnU-Net's hooks; the arithmetic is in networks/ and losses/."""
+
+# Shapes: B cases, K classes, P annotated (case, class) pairs.
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, autocast, nn
+from torch import distributed as dist
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_clip.errors import UserError, exit_on_user_error
+from nnunetv2_clip.evaluation.summary import masked_summary
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights, world_size
+from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import Manifest, read_json, write_json
+from nnunetv2_clip.paths import nnunet_folder
+from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
+from nnunetv2_clip.training.checks import check_cases, check_labels_agree, check_same_text
+from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
+from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
+from nnunetv2_clip.training.universal_plans import text_for, universal_plans
+
+SUPERVISED = "supervised_patches"
+
+
+class CLIPUniversalTrainer(nnUNetTrainer):
+    """One network for all classes of a partly labelled dataset.
+
+    Needs `label_presence.json` (nnunetv2_clip convert) and `text_embeddings.npz` (nnunetv2_clip embed) in the
+    preprocessed folder of the dataset; takes any stock plans.
+    """
+
+    # Settings that a variant overrides.
+    sampling_balance = 0.5  # 0: cases uniformly, 1: datasets and classes uniformly (training/sampling.py)
+    max_bad_steps = 25  # this many non-finite losses in a row stop the run
+
+    def __init__(
+        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")
+    ):
+        with exit_on_user_error():
+            folder = nnunet_folder("nnUNet_preprocessed") / plans["dataset_name"]
+            self.classes = class_names(dataset_json["labels"])
+            self.manifest = Manifest.load(folder / MANIFEST_FILE)
+            check_labels_agree(self.manifest, self.classes, folder)
+            self.text = text_for(self.classes, folder / TEXT_FILE)
+            plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy)
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            if self.is_cascaded:
+                raise UserError(
+                    f"configuration {configuration!r}",
+                    "a cascade takes a second network's label map as input, which the universal trainer does not support",
+                    "3d_fullres, 3d_lowres or 2d",
+                    "train 3d_fullres",
+                )
+            check_same_text(Path(self.output_folder_base), self.text)
+        self._bad_steps = 0
+        self._supervised = np.zeros(len(self.classes), dtype=np.int64)
+
+    # ---------------------------------------------------------------- building
+
+    def initialize(self):
+        super().initialize()
+        self._bare_network().set_text_embedding(torch.from_numpy(self.text.vectors).to(self.device))
+        self.logger.local_logger.my_fantastic_logging.setdefault(SUPERVISED, [])
+
+    def _bare_network(self) -> nn.Module:
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def _build_loss(self):
+        num_scales = len(self._get_deep_supervision_scales() or [1])
+        return MaskedLoss(
+            membership_table(self.dataset_json["labels"]),
+            self.label_manager.ignore_label,
+            deep_supervision_weights(num_scales),
+            self.configuration_manager.batch_dice,
+        ).to(self.device)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        reader = self.plans_manager.image_reader_writer_class.__name__
+        mirror_axes = mirror_axes_without_left_right(mirror_axes, self.plans_manager.transpose_forward, reader)
+        self.inference_allowed_mirroring_axes = mirror_axes  # stored in the checkpoint, obeyed at prediction
+        self.print_to_log_file(f"mirroring along axes {mirror_axes}: never along left-right")
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    # The workers keep ONE label map per scale: no expansion to regions there (see losses/targets.py).
+
+    @staticmethod
+    def get_training_transforms(
+        patch_size,
+        rotation_for_DA,
+        deep_supervision_scales,
+        mirror_axes,
+        do_dummy_2d_data_aug,
+        use_mask_for_norm=None,
+        is_cascaded=False,
+        foreground_labels=None,
+        regions=None,
+        ignore_label=None,
+    ):
+        return nnUNetTrainer.get_training_transforms(
+            patch_size,
+            rotation_for_DA,
+            deep_supervision_scales,
+            mirror_axes,
+            do_dummy_2d_data_aug,
+            use_mask_for_norm,
+            is_cascaded,
+            foreground_labels,
+            regions=None,
+            ignore_label=ignore_label,
+        )
+
+    @staticmethod
+    def get_validation_transforms(
+        deep_supervision_scales, is_cascaded=False, foreground_labels=None, regions=None, ignore_label=None
+    ):
+        return nnUNetTrainer.get_validation_transforms(
+            deep_supervision_scales, is_cascaded, foreground_labels, regions=None, ignore_label=ignore_label
+        )
+
+    def get_tr_and_val_datasets(self):
+        datasets = super().get_tr_and_val_datasets()
+        with exit_on_user_error():
+            for dataset in datasets:
+                case_ids = list(dataset.identifiers)
+                if self.local_rank == 0:
+                    check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
+                probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
+                dataset.identifiers = repeat_by_probability(case_ids, probabilities)
+        return datasets
+
+    # ---------------------------------------------------------------- one step
+
+    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), pairs (P, 2)."""
+        target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        presence = torch.from_numpy(self.manifest.presence(batch["keys"], self.classes))
+        send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
+        return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
+
+    def _autocast(self):
+        return autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
+        logits = self.network(image, pairs)
+        return logits if isinstance(logits, list | tuple) else [logits]
+
+    def train_step(self, batch: dict) -> dict:
+        image, label_maps, pairs = self._to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = self.loss(self._logits(image, pairs), label_maps, pairs)
+        something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
+        if not finite:
+            self._count_bad_step()
+        elif something_to_learn:
+            self._bad_steps = 0
+            self._update_weights(loss)
+            self._supervised += np.bincount(pairs[:, 1].cpu().numpy(), minlength=len(self.classes))
+        loss_value = loss.detach().cpu().numpy() if finite and something_to_learn else np.array(np.nan)
+        return {"loss": loss_value}
+
+    def _update_weights(self, loss: Tensor) -> None:
+        """One optimizer step with the gradient clipped at 12, as nnU-Net does."""
+        if self.grad_scaler is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _count_bad_step(self) -> None:
+        """The step is skipped: no gradient of a non-finite loss ever reaches the weights."""
+        self._bad_steps += 1
+        self.print_to_log_file(f"non-finite loss: step skipped ({self._bad_steps} in a row)")
+        if self._bad_steps >= self.max_bad_steps:
+            with exit_on_user_error():
+                raise UserError(
+                    f"epoch {self.current_epoch}",
+                    f"the loss was not finite {self._bad_steps} times in a row",
+                    "a finite loss",
+                    "continue from the last checkpoint with --c and a lower learning rate, and look for NaN in the "
+                    "images (nnUNetv2_plan_and_preprocess --verify_dataset_integrity)",
+                )
+
+    def validation_step(self, batch: dict) -> dict:
+        image, label_maps, pairs = self._to_device(batch)
+        with self._autocast():
+            logits = self._logits(image, pairs)
+            loss = self.loss(logits, label_maps, pairs)
+        counts = _true_false_counts(logits[0], label_maps[0], pairs, self.loss, len(self.classes))
+        return {"loss": loss.detach().cpu().numpy(), **counts}
+
+    # ---------------------------------------------------------------- one epoch
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        learnt = [output for output in train_outputs if not np.isnan(output["loss"])]
+        if not learnt:
+            self.print_to_log_file("WARNING: no batch of this epoch had an annotated class and a finite loss")
+        super().on_train_epoch_end(learnt or [{"loss": np.array(0.0)}])
+        supervised = self._supervised
+        if self.is_ddp:
+            everywhere = [None] * world_size()
+            dist.all_gather_object(everywhere, supervised)
+            supervised = np.sum(everywhere, axis=0)
+        self.logger.log(SUPERVISED, supervised.tolist(), self.current_epoch)
+        self._supervised = np.zeros_like(self._supervised)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]):
+        # A class without voxels in prediction and reference has Dice 0/0: NaN, which the mean leaves out.
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            super().on_validation_epoch_end(val_outputs)
+        log = self.logger.local_logger.my_fantastic_logging
+        for key in ("mean_fg_dice", "ema_fg_dice"):  # nothing was measurable: keep the last value, NaN would stay forever
+            if np.isnan(log[key][-1]):
+                log[key][-1] = log[key][-2] if len(log[key]) > 1 else 0.0
+
+    def on_epoch_end(self):
+        self._print_classes()
+        super().on_epoch_end()
+        self._write_training_curves()
+
+    def _print_classes(self) -> None:
+        dice = self.logger.get_value("dice_per_class_or_region", step=-1)
+        supervised = np.sum(self.logger.get_value(SUPERVISED, step=None), axis=0)
+        self.print_to_log_file("class: pseudo Dice (nan: not measurable), supervised patches so far")
+        for name, value, count in zip(self.classes, dice, supervised, strict=True):
+            self.print_to_log_file(f"  {name:26s} {value:6.3f} {int(count):8d}", add_timestamp=False)
+        never = [name for name, count in zip(self.classes, supervised, strict=True) if count == 0]
+        if never:
+            self.print_to_log_file(f"WARNING: never supervised so far: {', '.join(never)}")
+
+    def _write_training_curves(self) -> None:
+        """training_curves.json in the fold's folder: what the report draws."""
+        if self.local_rank != 0:
+            return
+        log = self.logger.local_logger.my_fantastic_logging
+        write_json(
+            Path(self.output_folder) / "training_curves.json",
+            {
+                "epochs": self.current_epoch,
+                "classes": list(self.classes),
+                "dice": [[None if np.isnan(v) else float(v) for v in row] for row in log["dice_per_class_or_region"]],
+                SUPERVISED: log[SUPERVISED],
+                "train_loss": [float(value) for value in log["train_losses"]],
+                "val_loss": [float(value) for value in log["val_losses"]],
+            },
+        )
+
+    # ---------------------------------------------------------------- the end of the training
+
+    def load_checkpoint(self, filename_or_checkpoint):
+        super().load_checkpoint(filename_or_checkpoint)
+        log = self.logger.local_logger.my_fantastic_logging
+        log.setdefault(SUPERVISED, [[0] * len(self.classes)] * self.current_epoch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        self._mute_unmasked_mean = True
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self._mute_unmasked_mean = False
+        if self.local_rank == 0:
+            self._write_masked_summary()
+
+    def print_to_log_file(self, *args, **kwargs):
+        # nnU-Net's own final mean counts every class in every case, annotated or not: replaced by the masked one.
+        if getattr(self, "_mute_unmasked_mean", False) and args and str(args[0]).startswith("Mean Validation Dice"):
+            return
+        super().print_to_log_file(*args, **kwargs)
+
+    def _write_masked_summary(self) -> None:
+        """summary.json in nnU-Net's format, with each class counted only in the cases that annotate it."""
+        validation = Path(self.output_folder) / "validation"
+        summary = masked_summary(
+            Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
+            validation,
+            self.dataset_json,
+            self.manifest,
+            validation / "summary.json",
+        )
+        for name, (key, metrics) in zip(self.classes, summary["mean"].items(), strict=True):
+            self.logger.log_summary(f"final_val/class_{key}_dice", metrics["Dice"])
+            self.print_to_log_file(f"  {name:26s} Dice {metrics['Dice']:.4f}", add_timestamp=False)
+        mean = summary["foreground_mean"]["Dice"]
+        self.logger.log_summary("final_val/foreground_dice", mean)
+        self.print_to_log_file(f"Mean Validation Dice over annotated classes: {mean}")
+
+
+def _over_ranks(any_pairs: bool, finite: bool, device: torch.device) -> tuple[bool, bool]:
+    """Does any rank have a pair, and do all ranks have a finite loss: all ranks must take the same decision."""
+    if world_size() == 1:
+        return any_pairs, finite
+    flags = torch.tensor([float(any_pairs), float(not finite)], device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags[0]), not bool(flags[1])
+
+
+def _true_false_counts(
+    logits: Tensor, label_map: Tensor, pairs: Tensor, loss: MaskedLoss, num_classes: int
+) -> dict[str, np.ndarray]:
+    """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
+    predicted = logits.flatten(1) > 0
+    target = pair_targets(label_map, pairs, loss.membership)
+    valid = pair_validity(label_map, pairs, loss.ignore)
+    if valid is not None:
+        predicted, target = predicted & valid, target & valid
+    per_pair = {"tp_hard": predicted & target, "fp_hard": predicted & ~target, "fn_hard": ~predicted & target}
+    counts = {}
+    for key, mask in per_pair.items():
+        total = torch.zeros(num_classes, dtype=torch.float64, device=mask.device if mask.device.type != "mps" else "cpu")
+        counts[key] = total.index_add_(0, pairs[:, 1].to(total.device), mask.sum(1).to(total)).cpu().numpy()
+    return counts
+
+
+def read_training_curves(fold_folder: Path | str) -> dict:
+    """The content of training_curves.json of a fold."""
+    return read_json(Path(fold_folder) / "training_curves.json", "train at least one epoch")
+
+
+__all__: Sequence[str] = ("CLIPUniversalTrainer", "read_training_curves")

@@ -1,0 +1,59 @@
+"""Stock plans in, plans that name the universal network out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.text.table import TextTable
+
+NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"
+KEY = "nnunetv2_clip"
+
+
+def text_for(classes: Sequence[str], path: Path) -> TextTable:
+    """The rows of the text table at `path` for these classes, in channel order, with their provenance.
+
+    Raises:
+        UserError: no usable table, or a class is not in it.
+    """
+    table = TextTable.load(path)
+    sentences = dict(zip(table.class_names, table.prompts, strict=True))
+    vectors = table.rows_for(classes)
+    return replace(table, class_names=tuple(classes), prompts=tuple(sentences[name] for name in classes), vectors=vectors)
+
+
+def universal_plans(plans: dict, configuration: str, text: TextTable, taxonomy: Taxonomy) -> dict:
+    """A copy of `plans` in which `configuration` builds the universal network on the backbone that it named before.
+
+    Args:
+        text: the embeddings of exactly the dataset's classes, in channel order.
+        taxonomy: of the manifest; the rows of the classes travel with the model.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    result = deepcopy(plans)
+    names = list(text.class_names)
+    result[KEY] = {
+        "version": __version__,
+        "classes": [row for row in taxonomy.to_json() if row["name"] in names],
+        "text": text.provenance,
+    }
+    stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
+    if stock.network_arch_class_name != NETWORK:
+        result["configurations"][configuration]["architecture"] = {
+            "network_class_name": NETWORK,
+            "arch_kwargs": {
+                "backbone_class": stock.network_arch_class_name,
+                "backbone_kwargs": stock.network_arch_init_kwargs,
+                "backbone_kwargs_req_import": list(stock.network_arch_init_kwargs_req_import),
+                "class_names": names,
+                "text_width": text.width,
+            },
+            "_kw_requires_import": [],
+        }
+    return result
