@@ -1,1 +1,1 @@
-"""The text branch: prompts, encoders and the table of text embeddings."""
+"""The text branch: class names -> prompts -> embeddings -> a table that travels as one file."""

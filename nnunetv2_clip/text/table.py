@@ -1,0 +1,196 @@
+"""The text table: the embeddings of a list of classes and where they come from, as one file that travels."""
+
+# Shapes: K classes, E width of the text embedding.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.paths import dataset_name, nnunet_folder
+
+SCHEMA_VERSION = 1
+FILE_NAME = "text_embeddings.npz"
+REMAKE = "make the table again with 'nnunetv2_clip embed'"
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """Text embeddings w_k of K classes, L2-normalised, with their provenance. Make one with `TextTable.of`.
+
+    Attributes:
+        class_names: (K,) names as in the taxonomy.
+        prompts: (K,) the sentences of each class; empty for encoders that read none (onehot, random, file).
+        encoder: what made the vectors, such as "open_clip:ViT-B-32/openai".
+        library: package and version that ran the encoder.
+        weights: file name and SHA-256 of a weights or tensor file given by hand, or an empty string.
+        vectors: (K, E) float32, each row of length 1.
+        where: the file, for messages.
+    """
+
+    class_names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    encoder: str
+    library: str
+    vectors: np.ndarray
+    weights: str = ""
+    where: str = field(default=FILE_NAME, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        class_names: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        encoder: str,
+        library: str,
+        vectors: np.ndarray,
+        weights: str = "",
+    ) -> TextTable:
+        """A table from vectors of any length; checks and normalises them.
+
+        Raises:
+            UserError: the vectors are not (K, E), not finite, or hold a row of zeros.
+        """
+        names = tuple(class_names)
+        vectors = np.asarray(vectors, dtype=np.float32)
+        _check_vectors(vectors, names, where=encoder)
+        exact = vectors.astype(np.float64)  # so that normalising a normalised row hardly moves it
+        unit = (exact / np.linalg.norm(exact, axis=1, keepdims=True)).astype(np.float32)
+        return cls(names, tuple(tuple(each) for each in prompts), encoder, library, unit, weights)
+
+    @property
+    def width(self) -> int:
+        """E, the length of each vector."""
+        return self.vectors.shape[1]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of names and vectors: two tables with the same hash train and predict the same."""
+        digest = hashlib.sha256(json.dumps([list(self.class_names), list(self.vectors.shape)]).encode())
+        digest.update(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def provenance(self) -> dict:
+        """All but the vectors, as JSON."""
+        return {
+            "class_names": list(self.class_names),
+            "prompts": [list(each) for each in self.prompts],
+            "encoder": self.encoder,
+            "library": self.library,
+            "weights": self.weights,
+            "sha256": self.sha256,
+        }
+
+    def rows_for(self, class_names: Iterable[str], width: int | None = None) -> np.ndarray:
+        """(len(class_names), E) float32: the vectors of these classes, in this order.
+
+        Args:
+            width: the E that a model expects, if it expects one.
+
+        Raises:
+            UserError: a class is not in the table, or the table has another width.
+        """
+        names = list(class_names)
+        position = {name: k for k, name in enumerate(self.class_names)}
+        missing = [name for name in names if name not in position]
+        if missing:
+            raise UserError(
+                self.where,
+                f"the text table lacks {len(missing)} of {len(names)} classes: {', '.join(missing)}."
+                f"{suggestion(missing[0], self.class_names)}",
+                f"a vector for each class; the table has {', '.join(self.class_names)}",
+                "make the table for this dataset with 'nnunetv2_clip embed -d DATASET --overwrite'",
+            )
+        if width is not None and width != self.width:
+            raise UserError(
+                self.where,
+                f"the vectors of {self.encoder!r} have width {self.width}",
+                f"width {width}, with which the model was made",
+                "use the table with which the model was made, or train a new model with this one",
+            )
+        return self.vectors[[position[name] for name in names]]
+
+    def save(self, path: Path | str) -> None:
+        """Write beside, then rename: a reader never sees half a table."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"schema_version": SCHEMA_VERSION, "created_by": f"nnunetv2_clip {__version__}", **self.provenance}
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(beside, "wb") as file:
+            np.savez(file, vectors=self.vectors, metadata=np.array(json.dumps(metadata)))
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> TextTable:
+        """Read and check a table.
+
+        Raises:
+            UserError: not there, no text table, another schema, damaged, or edited (the hash does not fit).
+        """
+        metadata, vectors = _read(path)
+        if not isinstance(metadata, dict) or metadata.get("schema_version") != SCHEMA_VERSION:
+            found = metadata.get("schema_version") if isinstance(metadata, dict) else metadata
+            raise UserError(path, f"schema_version is {found!r}", f"{SCHEMA_VERSION}", REMAKE)
+        try:
+            names, prompts = tuple(metadata["class_names"]), tuple(tuple(each) for each in metadata["prompts"])
+            encoder, library, sha256 = metadata["encoder"], metadata["library"], metadata["sha256"]
+        except (KeyError, TypeError) as error:
+            raise UserError(path, f"the metadata lack {error}", "a text table", REMAKE) from None
+        _check_vectors(vectors, names, path)
+        table = cls(names, prompts, encoder, library, vectors, metadata.get("weights", ""), str(path))
+        if table.sha256 != sha256 or len(prompts) != len(names):
+            raise UserError(
+                path,
+                f"names and vectors have the hash {table.sha256[:12]}",
+                f"{sha256[:12]}, which the file states; it is damaged or was edited",
+                REMAKE,
+            )
+        return table
+
+
+def table_path(dataset: str | int) -> Path:
+    """Where the table of a dataset lies: in its folder below nnUNet_preprocessed, which need not exist yet.
+
+    Raises:
+        UserError: nnUNet_preprocessed is not set, or there is no such dataset.
+    """
+    return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset) / FILE_NAME
+
+
+def _read(path: Path | str) -> tuple[object, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return json.loads(str(content["metadata"][()])), content["vectors"]
+    except FileNotFoundError:
+        raise UserError(path, "does not exist", "a text table", "make it with 'nnunetv2_clip embed'") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(path, f"cannot be read as a text table ({error})", "an .npz of embed", REMAKE) from None
+
+
+def _check_vectors(vectors: np.ndarray, names: Sequence[str], where: object) -> None:
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise UserError(where, f"classes named twice: {', '.join(twice)}", "each class once", REMAKE)
+    if vectors.ndim != 2 or vectors.shape[0] != len(names) or not vectors.size or vectors.dtype != np.float32:
+        raise UserError(
+            where,
+            f"the vectors are {vectors.dtype} of shape {vectors.shape}",
+            f"float32 of shape ({len(names)} classes, width)",
+            REMAKE,
+        )
+    if not np.isfinite(vectors).all():
+        bad = names[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
+        raise UserError(where, f"the vector of {bad!r} holds values that are not finite", "numbers", REMAKE)
+    if not vectors.any(axis=1).all():
+        bad = names[int(np.argmin(vectors.any(axis=1)))]
+        raise UserError(where, f"the vector of {bad!r} is all zeros", "a vector with a direction", REMAKE)
