@@ -224,7 +224,8 @@ class Taxonomy:
         try:
             content = yaml.safe_load(Path(table).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(table, f"cannot be read as YAML ({error})", "a class table", "see docs/classes.md") from None
+            remedy = "see docs/classes.md"
+            raise UserError(table, f"cannot be read as YAML ({error})", "a class table", remedy) from None
         rows = content.get("classes") if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(table, "has no list under the key 'classes'", "classes: [{index: 33, name: renal_vein}]")

@@ -142,7 +142,7 @@ def _parse_case(path: Path | str, case_id: str, entry: object, taxonomy: Taxonom
         lists[key] = [taxonomy.find(name, where).name for name in lists[key]]
     both = sorted(set(lists["annotated"]) & set(lists["absent"]))
     if both:
-        raise UserError(where, f"{both} are annotated and absent at once", "one of the two", "remove them from one list")
+        raise UserError(where, f"{both} are annotated and absent at once", "one of the two", "correct one list")
     tables = {}
     for key in ("source_files", "checksums"):
         tables[key] = entry.get(key, {})

@@ -9,7 +9,11 @@ def add_arguments(parser):
     parser.add_argument("-gpu_memory_target", type=float, help="GB of memory to plan for")
     parser.add_argument("-overwrite_plans_name", help="name of the plans file, without .json")
     parser.add_argument(
-        "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="voxel size of 3d_fullres, axes as in plans"
+        "-overwrite_target_spacing",
+        type=float,
+        nargs=3,
+        metavar="MM",
+        help="voxel size of 3d_fullres, axes as in plans",
     )
 
 

@@ -52,13 +52,14 @@ def load_predictor(
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     folder = Path(model_folder)
-    dataset_json = read_json(folder / "dataset.json", "give the folder TRAINER__PLANS__CONFIGURATION of a trained model")
+    dataset_json = read_json(folder / "dataset.json", "give the folder of a trained model (TRAINER__PLANS__CONFIG)")
     known = class_names(dataset_json["labels"])
     order = dict(zip(known, dataset_json.get("regions_class_order", ()), strict=False))
     names = list(known if classes is None else classes)
     for name in names:
         if name not in known:
-            raise UserError(folder, f"the model does not know the class {name!r}.{suggestion(name, known)}", f"one of {known}")
+            unknown = f"the model does not know the class {name!r}.{suggestion(name, known)}"
+            raise UserError(folder, unknown, f"one of {', '.join(known)}")
     predictor = nnUNetPredictor(
         tile_step_size=tile_step_size,
         use_mirroring=use_mirroring,

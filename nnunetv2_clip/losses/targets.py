@@ -14,7 +14,8 @@ from nnunetv2_clip.labels import IGNORE, class_names
 
 def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
     """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    regions = [labels[name] if isinstance(labels[name], list | tuple) else [labels[name]] for name in class_names(labels)]
+    regions = [labels[name] for name in class_names(labels)]
+    regions = [region if isinstance(region, list | tuple) else [region] for region in regions]
     num_values = max(max(region) for region in regions) + 1
     table = torch.zeros(max(num_values, labels.get(IGNORE, 0) + 1), len(regions), dtype=torch.bool)
     for k, region in enumerate(regions):

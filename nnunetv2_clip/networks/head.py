@@ -30,7 +30,7 @@ def all_pairs(num_cases: int, num_classes: int, device: torch.device | None = No
 
 
 def split_parameters(theta: Tensor) -> Layers:
-    """(P, 153) dynamic parameters -> W1 (P, 8, 8), b1 (P, 8, 1), W2 (P, 8, 8), b2 (P, 8, 1), w3 (P, 1, 8), b3 (P, 1, 1)."""
+    """(P, 153) -> W1 (P, 8, 8), b1 (P, 8, 1), W2 (P, 8, 8), b2 (P, 8, 1), w3 (P, 1, 8), b3 (P, 1, 1)."""
     w1, b1, w2, b2, w3, b3 = theta.split(LAYER_SIZES, dim=1)
     square, column = (-1, CHANNELS, CHANNELS), (-1, CHANNELS, 1)
     return (
@@ -43,9 +43,11 @@ def split_parameters(theta: Tensor) -> Layers:
     )
 
 
-def _chunks(num_pairs: int, num_voxels: int, device: torch.device) -> range:
+def _chunks(num_pairs: int, num_voxels: int, device: torch.device) -> tuple[range, int]:
+    """First voxel of each chunk, and the size of a chunk."""
     size = HIDDEN_VALUES_PER_CHUNK.get(device.type, 1 << 20) // (num_pairs * CHANNELS)
-    return range(0, num_voxels, max(size, 256)), max(size, 256)
+    size = max(size, 256)
+    return range(0, num_voxels, size), size
 
 
 def _hidden(layers: Layers, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,9 +116,7 @@ def text_driven_head(features: Tensor, theta: Tensor, case_index: Tensor) -> Ten
     theta = theta.to(features.dtype)
     counts = torch.bincount(case_index, minlength=flat.shape[0]).tolist()
     with torch.autocast(features.device.type, enabled=False):
-        parts = [
-            _TextDrivenHead.apply(flat[b], own) for b, own in enumerate(theta.split(counts)) if own.shape[0] > 0
-        ]
+        parts = [_TextDrivenHead.apply(flat[b], own) for b, own in enumerate(theta.split(counts)) if own.shape[0] > 0]
     if not parts:  # nothing annotated: an empty result that still reaches every parameter, with zero gradient
         return (flat.sum() + theta.sum()) * flat.new_zeros((0, *spatial))
     return torch.cat(parts).view(-1, *spatial)

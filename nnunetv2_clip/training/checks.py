@@ -22,7 +22,7 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
     if supervised != set(classes):
         raise UserError(
             folder / MANIFEST_FILE,
-            f"supervises {sorted(supervised - set(classes)) or 'nothing'} that dataset.json does not declare, and lacks "
+            f"supervises {sorted(supervised - set(classes)) or 'nothing'} that dataset.json does not declare, lacks "
             f"{sorted(set(classes) - supervised) or 'nothing'} that it declares",
             "the same classes in both files",
             "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again",

@@ -48,10 +48,11 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
     fresh = network.state_dict()
     weights = _load(source)["network_weights"]
     backbone = {key for key in fresh if key.startswith(("encoder.", "decoder."))}
+    found = {key: tuple(weights[key].shape) if key in weights else "nothing" for key in sorted(backbone)}
     wrong = [
-        f"{key} ({tuple(weights[key].shape)} instead of {tuple(fresh[key].shape)})" if key in weights else f"{key} (missing)"
-        for key in sorted(backbone)
-        if key not in weights or weights[key].shape != fresh[key].shape
+        f"{key} (found {shape}, expected {tuple(fresh[key].shape)})"
+        for key, shape in found.items()
+        if shape != tuple(fresh[key].shape)
     ]
     if wrong:
         raise UserError(
@@ -75,7 +76,7 @@ def _load(path: str) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net's checkpoints hold its plans
     except Exception as error:
-        raise UserError(path, f"cannot be read as a checkpoint ({error})", "a checkpoint_final.pth of nnU-Net") from None
+        raise UserError(path, f"is no checkpoint ({error})", "a checkpoint_final.pth of nnU-Net") from None
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(path, "holds no 'network_weights'", "a checkpoint_final.pth of nnU-Net")
     return checkpoint

@@ -17,7 +17,8 @@ def case_probabilities(case_ids: Sequence[str], manifest: Manifest, balance: flo
 
     p = (1 - balance) / n + balance * (d + c) / 2, where d shares the probability equally among the datasets and
     within each among its cases, and c shares it equally among the classes and within each among the cases that
-    supervise it. balance = 0 is nnU-Net's uniform draw; balance = 1 draws a dataset of 41 cases as often as one of 1,000.
+    supervise it. balance = 0 is nnU-Net's uniform draw; balance = 1 draws a dataset of
+    41 cases as often as one of 1,000.
     """
     cases = [manifest.case(case_id) for case_id in case_ids]
     in_dataset = Counter(case.dataset for case in cases)

@@ -46,7 +46,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     max_bad_steps = 25  # this many non-finite losses in a row stop the run
 
     def __init__(
-        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
     ):
         with exit_on_user_error():
             folder = nnunet_folder("nnUNet_preprocessed") / plans["dataset_name"]
@@ -59,7 +64,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             if self.is_cascaded:
                 raise UserError(
                     f"configuration {configuration!r}",
-                    "a cascade takes a second network's label map as input, which the universal trainer does not support",
+                    "a cascade feeds a first network's label map to a second, which this trainer does not support",
                     "3d_fullres, 3d_lowres or 2d",
                     "train 3d_fullres",
                 )
@@ -231,7 +236,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             warnings.simplefilter("ignore", RuntimeWarning)
             super().on_validation_epoch_end(val_outputs)
         log = self.logger.local_logger.my_fantastic_logging
-        for key in ("mean_fg_dice", "ema_fg_dice"):  # nothing was measurable: keep the last value, NaN would stay forever
+        for key in ("mean_fg_dice", "ema_fg_dice"):  # nothing measurable: keep the last value, NaN would stay
             if np.isnan(log[key][-1]):
                 log[key][-1] = log[key][-2] if len(log[key]) > 1 else 0.0
 
@@ -328,8 +333,8 @@ def _true_false_counts(
     per_pair = {"tp_hard": predicted & target, "fp_hard": predicted & ~target, "fn_hard": ~predicted & target}
     counts = {}
     for key, mask in per_pair.items():
-        total = torch.zeros(num_classes, dtype=torch.float64, device=mask.device if mask.device.type != "mps" else "cpu")
-        counts[key] = total.index_add_(0, pairs[:, 1].to(total.device), mask.sum(1).to(total)).cpu().numpy()
+        counts[key] = np.zeros(num_classes)
+        np.add.at(counts[key], pairs[:, 1].cpu().numpy(), mask.sum(1).cpu().numpy())
     return counts
 
 

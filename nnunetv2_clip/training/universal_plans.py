@@ -24,7 +24,8 @@ def text_for(classes: Sequence[str], path: Path) -> TextTable:
     table = TextTable.load(path)
     sentences = dict(zip(table.class_names, table.prompts, strict=True))
     vectors = table.rows_for(classes)
-    return replace(table, class_names=tuple(classes), prompts=tuple(sentences[name] for name in classes), vectors=vectors)
+    prompts = tuple(sentences[name] for name in classes)
+    return replace(table, class_names=tuple(classes), prompts=prompts, vectors=vectors)
 
 
 def universal_plans(plans: dict, configuration: str, text: TextTable, taxonomy: Taxonomy) -> dict:
