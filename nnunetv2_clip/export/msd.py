@@ -1,0 +1,238 @@
+"""A submission to the Medical Segmentation Decathlon: one zip with ten task folders, or a list of what is wrong."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.export.msd_masks import (
+    BadMask,
+    check_geometry,
+    check_values,
+    mask_bytes,
+    open_image,
+    painted_to_task,
+    read_integers,
+)
+from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import read_json
+
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the predictions of a task lie.
+
+    Attributes:
+        folder: holds them, in a sub-folder of the task's name or directly.
+        taxonomy: the classes whose universal indices were painted; None: the files hold the task's own values.
+    """
+
+    folder: Path
+    taxonomy: Taxonomy | None = None
+
+    def path(self, image: TestImage) -> Path:
+        in_task_folder = self.folder / image.task.folder
+        return (in_task_folder if in_task_folder.is_dir() else self.folder) / image.name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the submission that is to be made."""
+
+    image: TestImage
+    source: Source
+
+
+def prediction_source(folder: Path, taxonomy: Taxonomy = UNIVERSAL) -> Source:
+    """A folder of painted label maps as nnUNetv2_predict writes them.
+
+    Raises:
+        UserError: the folder is not there, or a dataset.json beside the predictions shows another model.
+    """
+    if not folder.is_dir():
+        raise UserError(folder, "is no folder", "predictions or a trained model", "check -i")
+    tasks_of = {folder / "dataset.json": CT_TASKS}
+    tasks_of.update({folder / task.folder / "dataset.json": (task,) for task in CT_TASKS})
+    for path, tasks in tasks_of.items():
+        if path.is_file():  # nnU-Net leaves the model's dataset.json beside its predictions
+            labels = check_universal_model(path, taxonomy)
+            check_model_knows(labels, tasks, path)
+    return Source(folder, taxonomy)
+
+
+def check_universal_model(path: Path, taxonomy: Taxonomy = UNIVERSAL) -> dict:
+    """The table `labels` of a model's dataset.json.
+
+    Raises:
+        UserError: the model does not paint universal indices.
+    """
+    content = read_json(path, "predict again, or remove the file")
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        raise UserError(path, "has no table 'labels'", "the model's dataset.json")
+    index_of = {row.name: row.index for row in taxonomy}
+    painted = dict(zip(class_names(labels), content.get("regions_class_order") or (), strict=False))
+    wrong = [name for name in class_names(labels) if painted.get(name) != index_of.get(name, -1)]
+    if wrong:
+        raise UserError(
+            path,
+            f"the model does not paint universal indices for {wrong}",
+            "predictions of a model trained with nnunetv2_clip",
+            "give the class table of your own classes with --class-table, or other predictions",
+        )
+    return labels
+
+
+def check_model_knows(labels: Mapping, tasks: Iterable[MsdTask], where: object) -> None:
+    """Raises UserError when a model lacks classes of the tasks."""
+    declared = class_names(labels)
+    missing = [f"{name} ({task.folder})" for task in tasks for name in task.classes if name not in declared]
+    if missing:
+        raise UserError(
+            where,
+            f"the model does not know {', '.join(missing)}",
+            "every class of the challenge's CT tasks",
+            "train with datasets that annotate them",
+        )
+
+
+def plan(sources: Mapping[str, Source], msd_root: Path) -> list[Entry]:
+    """Every file of the submission, after checks that need file headers only.
+
+    Args:
+        sources: task folder -> predictions, for every task that goes into the zip.
+
+    Raises:
+        UserError: a list of everything missing or mismatching.
+    """
+    problems: list[str] = []
+    entries: list[Entry] = []
+    for task in (task for task in TASKS if task.folder in sources):
+        try:
+            images = list(test_images(msd_root, task))
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for image in images:
+            entry = Entry(image, sources[task.folder])
+            problem = _first_problem(entry)
+            if problem:
+                problems.append(problem)
+            entries.append(entry)
+    refuse(problems, f"submission of {msd_root}")
+    return entries
+
+
+def _first_problem(entry: Entry) -> str | None:
+    prediction = entry.source.path(entry.image)
+    try:
+        reference = open_image(entry.image.path)
+    except BadMask as error:
+        return f"{entry.image.label}: the test image {entry.image.path} {error}"
+    try:
+        check_geometry(open_image(prediction), reference)
+    except BadMask as error:
+        return f"{entry.image.label}: the prediction {prediction} {error}"
+    return None
+
+
+def refuse(problems: Sequence[str], where: object, most: int = 200) -> None:
+    """Raises UserError with all problems (up to `most` lines), if there are any."""
+    if problems:
+        more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+        lines = "".join(f"\n  - {line}" for line in [*problems[:most], *more])
+        raise UserError(
+            where,
+            f"{len(problems)} problem{'s' * (len(problems) > 1)}:{lines}\n",
+            "one 3-D mask per test image, on the grid of that image",
+            "mend the list above and run the same command again; nothing was written",
+        )
+
+
+def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, silent: bool = False) -> None:
+    """Write the zip beside its place, then rename it; an unusable prediction leaves nothing behind.
+
+    Args:
+        entries: from `plan`.
+        workers: processes that read and compress masks.
+
+    Raises:
+        UserError: a list of all predictions with damaged or foreign voxels.
+    """
+    problems: list[str] = []
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:  # masks are compressed already
+            for entry, mask, problem in _masks(entries, workers, silent):
+                if problem:
+                    problems.append(problem)
+                elif not problems:
+                    archive.writestr(_zip_info(entry.image.label), mask)
+        refuse(problems, output)
+        os.replace(beside, output)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _masks(entries: Sequence[Entry], workers: int, silent: bool) -> Iterator[tuple[Entry, bytes, str | None]]:
+    with _mapper(workers) as mapper:
+        results = mapper(make_mask, entries)
+        for entry, (mask, problem) in zip(
+            entries, tqdm(results, "export", len(entries), unit="mask", disable=silent), strict=True
+        ):
+            yield entry, mask, problem
+
+
+@contextmanager
+def _mapper(workers: int):
+    if workers <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield pool.map
+
+
+def make_mask(entry: Entry) -> tuple[bytes, str | None]:
+    """The file of one mask, or what is wrong with its prediction."""
+    path = entry.source.path(entry.image)
+    try:
+        reference, prediction = open_image(entry.image.path), open_image(path)
+        check_geometry(prediction, reference)
+        mask = read_integers(prediction)
+        if entry.source.taxonomy is not None:
+            mask = painted_to_task(mask, entry.image.task, entry.source.taxonomy)
+        check_values(mask, entry.image.task.values)
+        return mask_bytes(mask, reference), None
+    except BadMask as error:
+        return b"", f"{entry.image.label}: the prediction {path} {error}"
+
+
+def _zip_info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, ZIP_TIME)
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def count_notes(entries: Iterable[Entry]) -> list[str]:
+    """Tasks whose test list is not as long as the published one (a cut-down download, a phantom)."""
+    counts = Counter(entry.image.task.folder for entry in entries)
+    return [
+        f"{task.folder} lists {counts[task.folder]} test images; the published task has {task.num_test}"
+        for task in TASKS
+        if counts[task.folder] not in (0, task.num_test)
+    ]

@@ -1,0 +1,144 @@
+"""One mask of a Decathlon submission: from a prediction to the bytes of its file."""
+
+# Shapes: X Y Z voxels in the order of the file (as nibabel reads it).
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.export.msd_tasks import MsdTask
+
+GEOMETRY_TOLERANCE_VOXELS = 0.05  # rounding of a header moves no corner by more; a real mismatch does
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.wrapstruct.WrapStructError,
+    nib.spatialimages.HeaderDataError,
+)
+
+
+class BadMask(ValueError):
+    """What is wrong with one file of a submission; collected into one list for the user."""
+
+
+def painted_to_task(painted: np.ndarray, task: MsdTask, taxonomy: Taxonomy = UNIVERSAL) -> np.ndarray:
+    """A task's label values from a label map of universal indices.
+
+    A class takes its own voxels and those of every class inside it, for nnU-Net has painted these over it;
+    classes later in the task (tumours) take theirs back. A painted map holds one class per voxel, so that where
+    two sub-structures of an organ overlap only the one painted last is known (see docs/msd.md).
+
+    Args:
+        painted: integer array of any shape, 0 = background.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Raises:
+        BadMask: a value is no index of the taxonomy.
+    """
+    index_of = {row.name: row.index for row in taxonomy}
+    unknown = sorted(present_values(painted) - {0, *index_of.values()})
+    if unknown:
+        raise BadMask(f"holds the values {unknown}, which are no universal class indices")
+    value_of = np.zeros(max(index_of.values()) + 1, dtype=np.uint8)
+    for row in taxonomy.subset(task.classes):
+        inside = {row.name, *taxonomy.descendants(row.name)}
+        value_of[[index_of[name] for name in inside]] = task.classes[row.name]
+    return value_of[painted]
+
+
+def present_values(label_map: np.ndarray) -> set[int]:
+    """Every value of an integer array, slab by slab (np.unique would sort hundreds of millions of voxels)."""
+    found: set[int] = set()
+    for slab in np.moveaxis(label_map, -1, 0):
+        lowest = int(slab.min(initial=0))
+        found.update((np.flatnonzero(np.bincount((slab - lowest).ravel())) + lowest).tolist())
+    return found
+
+
+def read_integers(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """The voxels of an image whose values are whole numbers, whatever the file's data type.
+
+    Raises:
+        BadMask: the voxels cannot be read, or some are no whole numbers.
+    """
+    try:
+        data = np.asanyarray(image.dataobj)
+    except READ_ERRORS as error:
+        raise BadMask(f"cannot be read to its end ({error})") from None
+    if not np.issubdtype(data.dtype, np.integer):
+        with np.errstate(invalid="ignore"):
+            whole = data.astype(np.int32)
+        if not np.array_equal(whole, data):
+            raise BadMask("holds values that are no whole numbers (probabilities?)")
+        data = whole
+    return data
+
+
+def check_values(mask: np.ndarray, values: Iterable[int]) -> None:
+    """Raises BadMask when `mask` holds anything but 0 and `values`."""
+    allowed = {0, *values}
+    foreign = sorted(present_values(mask) - allowed)
+    if foreign:
+        raise BadMask(f"holds the values {foreign}; the task has {sorted(allowed)}")
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """The header of a NIfTI file; voxels are read later.
+
+    Raises:
+        BadMask: not there or no NIfTI file.
+    """
+    try:
+        image = nib.load(path)
+    except FileNotFoundError:
+        raise BadMask("is missing") from None
+    except READ_ERRORS as error:
+        raise BadMask(f"cannot be read ({error})") from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise BadMask("is no NIfTI file")
+    return image
+
+
+def check_geometry(mask: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
+    """Raises BadMask unless the mask is 3-D and lies on the (first three) axes of the reference image."""
+    if mask.ndim != 3:
+        raise BadMask(f"has {mask.ndim} dimensions {mask.shape}; a mask has 3")
+    if mask.shape != reference.shape[:3]:
+        raise BadMask(f"has shape {mask.shape}; the test image has {reference.shape[:3]}")
+    shift = _largest_shift_mm(mask.affine, reference.affine, mask.shape)
+    if not shift <= GEOMETRY_TOLERANCE_VOXELS * nib.affines.voxel_sizes(reference.affine).min():
+        raise BadMask(f"lies elsewhere in space than the test image (its corners are up to {shift:.3g} mm away)")
+
+
+def _largest_shift_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1).T
+    moved = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
+    return float(np.linalg.norm(moved, axis=1).max())
+
+
+def mask_bytes(mask: np.ndarray, reference: nib.Nifti1Image) -> bytes:
+    """The .nii.gz file of a mask with the test image's header.
+
+    Only what a uint8 mask must change differs from the image's header: data type, scaling, display range,
+    extensions, and the fourth dimension of 4-D images. The same mask gives the same bytes.
+    """
+    header = reference.header.copy()
+    header.set_data_shape(mask.shape)
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = 0
+    header.extensions.clear()
+    image = type(reference)(mask.astype(np.uint8), reference.affine, header)
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

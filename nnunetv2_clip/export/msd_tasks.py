@@ -1,0 +1,121 @@
+"""The Medical Segmentation Decathlon as data: its ten tasks, their label values, their test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.manifest import read_json
+
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class MsdTask:
+    """One task of the challenge.
+
+    Attributes:
+        folder: name of its folder in the download and in a submission.
+        modality: CT or MRI.
+        values: label values of its masks beside 0.
+        num_test: number of test images of the published task.
+        classes: universal class -> label value, organ before tumour; empty for MRI.
+        nsd_tolerance_mm: tolerance of the surface Dice. Only that of Task07 could be checked against the
+            challenge's own text; the others are recalled from Antonelli et al. 2022, Methods.
+    """
+
+    folder: str
+    modality: str
+    values: tuple[int, ...]
+    num_test: int
+    nsd_tolerance_mm: float
+    classes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __reduce__(self):  # the read-only table does not cross process borders by itself
+        return _task, (self.folder,)
+
+
+def _ct(folder: str, num_test: int, nsd_tolerance_mm: float, **classes: int) -> MsdTask:
+    return MsdTask(folder, "CT", tuple(classes.values()), num_test, nsd_tolerance_mm, MappingProxyType(classes))
+
+
+# Label values: each task's dataset.json. Order: the challenge's.
+TASKS: tuple[MsdTask, ...] = (
+    MsdTask("Task01_BrainTumour", "MRI", (1, 2, 3), 266, 5.0),
+    MsdTask("Task02_Heart", "MRI", (1,), 10, 4.0),
+    _ct("Task03_Liver", 70, 7.0, liver=1, liver_tumor=2),
+    MsdTask("Task04_Hippocampus", "MRI", (1, 2), 130, 1.0),
+    MsdTask("Task05_Prostate", "MRI", (1, 2), 16, 4.0),
+    _ct("Task06_Lung", 32, 2.0, lung_tumor=1),
+    _ct("Task07_Pancreas", 139, 5.0, pancreas=1, pancreas_tumor=2),
+    _ct("Task08_HepaticVessel", 140, 3.0, hepatic_vessel=1, hepatic_vessel_tumor=2),
+    _ct("Task09_Spleen", 20, 3.0, spleen=1),
+    _ct("Task10_Colon", 64, 4.0, colon_tumor=1),
+)
+CT_TASKS = tuple(task for task in TASKS if task.modality == "CT")
+MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")
+
+
+def _task(folder: str) -> MsdTask:
+    return next(task for task in TASKS if task.folder == folder)
+
+
+def find_task(name: str, where: object) -> MsdTask:
+    """The task of a folder name.
+
+    Raises:
+        UserError: no such task.
+    """
+    folders = {task.folder.lower(): task for task in TASKS}
+    if name.lower() not in folders:
+        near = suggestion(name, folders)
+        raise UserError(where, f"unknown task {name!r}.{near}", f"one of {', '.join(task.folder for task in TASKS)}")
+    return folders[name.lower()]
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """One image of a task's test list: its file name (as a submission must spell it) and where it lies."""
+
+    __test__ = False  # not a test class for pytest
+
+    task: MsdTask
+    name: str
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """How messages name it, and its place in a submission."""
+        return f"{self.task.folder}/{self.name}"
+
+
+def test_images(msd_root: Path, task: MsdTask) -> Iterator[TestImage]:
+    """The test images that the task's dataset.json lists, in its order; they need not exist.
+
+    Raises:
+        UserError: the task is not there, or its dataset.json has no usable list `test`.
+    """
+    path = msd_root / task.folder / "dataset.json"
+    if not path.parent.is_dir():
+        raise UserError(path.parent, "does not exist", "the task as downloaded and unpacked", "check --msd")
+    content = read_json(path, "unpack the task's archive again")
+    listed = content.get("test") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise UserError(path, "has no list 'test'", 'a list such as ["./imagesTs/liver_132.nii.gz", ...]')
+    seen: set[str] = set()
+    for entry in listed:
+        relative = PurePosixPath(entry) if isinstance(entry, str) else None
+        if relative is None or relative.is_absolute() or ".." in relative.parts or not entry.endswith(FILE_ENDING):
+            raise UserError(path, f"lists the test image {entry!r}", "a path such as ./imagesTs/liver_132.nii.gz")
+        if relative.name.startswith("._"):  # leftovers of macOS archives
+            continue
+        if relative.name in seen:
+            raise UserError(path, f"lists the test image {relative.name!r} twice", "every image once")
+        seen.add(relative.name)
+        yield TestImage(task, relative.name, path.parent / relative)
+
+
+test_images.__test__ = False
