@@ -87,7 +87,7 @@ class LabelTable:
         Raises:
             UserError: the label map holds a value that is not in `classes_of`.
         """
-        values, inverse = np.unique(label_map, return_inverse=True)
+        values, inverse = _values_and_positions(label_map)
         known = {0: (), **classes_of}
         unknown = sorted(set(values.tolist()) - set(known))
         if unknown:
@@ -109,6 +109,15 @@ class LabelTable:
         return rows
 
 
+def _values_and_positions(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As np.unique with return_inverse, by counting instead of sorting where the values are small."""
+    if label_map.dtype.kind != "u" or label_map.dtype.itemsize > 2:
+        return np.unique(label_map, return_inverse=True)
+    occurs = np.zeros(np.iinfo(label_map.dtype).max + 1, dtype=bool)
+    occurs[label_map] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1).astype(np.uint16)[label_map]
+
+
 def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str], ignore: bool) -> tuple[dict, list]:
     """The entries `labels` and `regions_class_order` of dataset.json.
 
@@ -117,18 +126,29 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
         ignore: some voxel is unknown for every class.
 
     Returns:
-        labels: background, then every declared class as a region in painting order, then ignore.
+        labels: background, then every declared class as a region in painting order, then ignore. The first region
+            also lists the values below the highest one that no declared class uses.
         regions_class_order: the universal index of each region, in the same order.
     """
     rows = taxonomy.subset(declared)
     labels: dict = {"background": 0}
     labels.update({row.name: list(table.values_of(row.name)) for row in rows})
+    if rows:
+        # nnU-Net's integrity check wants 1, 2, 3, ... without gaps. Values that no declared class uses occur in no
+        # label map of the merge, so that listing them changes no voxel.
+        labels[rows[0].name] += unused_values(labels)
     if rows and all(len(labels[row.name]) == 1 for row in rows):
         # nnU-Net trains regions (one-vs-all sigmoid) only if one of them lists more than one value.
         labels[rows[0].name] = labels[rows[0].name] * 2
     if ignore:
         labels[IGNORE] = ignore_value(labels)
     return labels, [row.index for row in rows]
+
+
+def unused_values(labels: Mapping) -> list[int]:
+    """The positive values below the highest one that no region of `labels` lists."""
+    used = {value for name in class_names(labels) for value in labels[name]}
+    return sorted(set(range(1, max(used, default=0))) - used)
 
 
 def ignore_value(labels: Mapping) -> int:
