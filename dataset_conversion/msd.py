@@ -1,0 +1,68 @@
+"""Medical Segmentation Decathlon, the six CT tasks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, match_pairs, nifti_files, require_folder
+from nnunetv2_clip.errors import UserError
+
+
+@dataclass(frozen=True)
+class MsdTask(Source):
+    """A task folder with imagesTr and labelsTr; image and label have the same name, test images have no labels."""
+
+    folder: str = ""
+    stem: str = ""
+
+    def find_cases(self, root: Path) -> list[SourceCase]:
+        folder = self._task_folder(root)
+        files = {}
+        for part in ("imagesTr", "labelsTr"):
+            if not (folder / part).is_dir():
+                raise UserError(folder, f"has no folder {part}", self.unpack, "unpack the whole archive")
+            files[part] = nifti_files(folder / part)
+            foreign = [name for name in files[part] if not re.fullmatch(rf"{self.stem}_\d+", name)]
+            if foreign:
+                raise UserError(
+                    folder / part,
+                    f"holds {files[part][foreign[0]].name}",
+                    f"files named {self.stem}_<number>.nii.gz ({self.folder})",
+                    f"give {self.name} its own task folder",
+                )
+        pairs = match_pairs(files["imagesTr"], files["labelsTr"], folder)
+        return [SourceCase(f"msd_{name}", image, {"label": label}) for name, image, label in pairs]
+
+    def _task_folder(self, root: Path) -> Path:
+        """The task folder itself, or the folder that holds it."""
+        require_folder(root, self.unpack)
+        return root / self.folder if (root / self.folder).is_dir() else root
+
+
+def _task(name: str, folder: str, title: str, num_cases: int, *classes: str) -> MsdTask:
+    """A task whose label values 1, 2, ... are `classes`."""
+    return MsdTask(
+        name=name,
+        title=f"Medical Segmentation Decathlon, {title}",
+        licence="CC BY-SA 4.0",
+        url="http://medicaldecathlon.com",
+        unpack=f"the folder {folder} of {folder}.tar, with imagesTr and labelsTr",
+        num_cases=num_cases,
+        label_table={value: (class_name,) for value, class_name in enumerate(classes, start=1)},
+        annotated=classes,
+        folder=folder,
+        stem=name.removeprefix("msd_"),
+    )
+
+
+# The lungs of Task06, the liver of Task08 and the colon of Task10 are not annotated: those classes stay unknown.
+SOURCES = (
+    _task("msd_liver", "Task03_Liver", "Liver", 131, "liver", "liver_tumor"),
+    _task("msd_lung", "Task06_Lung", "Lung", 63, "lung_tumor"),
+    _task("msd_pancreas", "Task07_Pancreas", "Pancreas", 281, "pancreas", "pancreas_tumor"),
+    _task("msd_hepaticvessel", "Task08_HepaticVessel", "Vessel", 303, "hepatic_vessel", "hepatic_vessel_tumor"),
+    _task("msd_spleen", "Task09_Spleen", "Spleen", 41, "spleen"),
+    _task("msd_colon", "Task10_Colon", "Colon", 126, "colon_tumor"),
+)
