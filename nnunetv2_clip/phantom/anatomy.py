@@ -31,12 +31,15 @@ class Phantom:
         image: (X, Y, Z) int16, Hounsfield units, RAS.
         masks: class -> (X, Y, Z) bool, for all 32 classes; an organ includes its tumours, cysts and vessels.
             The mask of a class that this patient lacks is empty.
+        extras: what is no class but labelled by some source: "bone" (femur heads included), "heart", "skin" (the
+            whole body).
         affine: (4, 4) voxel to world, mm.
         seed: what it was drawn from.
     """
 
     image: np.ndarray
     masks: dict[str, np.ndarray]
+    extras: dict[str, np.ndarray]
     affine: np.ndarray
     seed: int
 
@@ -71,7 +74,7 @@ class Lesion:
 ORGANS: dict[str, Organ] = {
     "right_lung": Organ(-820, (Ellipsoid((70, -4, 520), (56, 76, 135)),), 4),
     "left_lung": Organ(-820, (Ellipsoid((-70, -4, 520), (54, 74, 132)),), 4),
-    "intestine": Organ(45, (Coil((0, 30, 195), (76, 38, 62), 12, 4.6),), 8, gas=0.1),
+    "intestine": Organ(45, (Coil((0, 30, 195), (76, 38, 62), 13, 6.0),), 8, gas=0.1),
     "colon": Organ(
         20,
         (
@@ -183,6 +186,7 @@ class _Drawing:
     hu: np.ndarray
     owner: np.ndarray
     masks: dict[str, np.ndarray] = field(default_factory=dict)
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
     def rng(self, name: str) -> np.random.Generator:
         return generator(self.seed, name)
@@ -223,7 +227,7 @@ def make_phantom(
     if "hepatic_vessel" not in missing and "liver" not in missing:
         _draw_hepatic_vessels(drawing)
     masks = {row.name: drawing.masks.get(row.name, np.zeros(drawing.grid.shape, dtype=bool)) for row in UNIVERSAL}
-    return Phantom(_render(drawing), masks, affine, seed)
+    return Phantom(_render(drawing), masks, _extras(drawing), affine, seed)
 
 
 def _start(seed: int, spacing_mm, body_mm) -> tuple[_Drawing, np.ndarray]:
@@ -295,8 +299,20 @@ def _draw_body(drawing: _Drawing, rng: np.random.Generator) -> None:
     mediastinum = grid.draw(Ellipsoid((0, -22, 530), (24, 40, 130)), rng)
     hu[mediastinum & drawing.cavity & ~bone] = -60
     hu[heart & drawing.cavity] = 150 * drawing.contrast
+    drawing.extras = {"bone": bone, "heart": heart & drawing.cavity & ~bone, "skin": level < 1}
     drawing.cavity &= ~bone & ~heart & ~disc
     drawing.cavity |= (level < fat) & (z < 110) & (np.abs(x) > 50)  # room for the femur heads
+
+
+def _extras(drawing: _Drawing) -> dict[str, np.ndarray]:
+    """Bone and heart without the organs that were painted over them."""
+    heads = np.any([drawing.masks.get(f"{side}_femur_head", False) for side in ("left", "right")], axis=0)
+    free = drawing.owner == 0
+    return {
+        "bone": (drawing.extras["bone"] & free) | heads,
+        "heart": drawing.extras["heart"] & free,
+        "skin": drawing.extras["skin"],
+    }
 
 
 def _draw_organs(drawing: _Drawing, missing: set[str], fused: set[str]) -> None:
