@@ -1,0 +1,151 @@
+"""nnU-Net's summary.json with metrics only where the reference knows the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
+from nnunetv2_clip.evaluation.overlap import Overlap
+from nnunetv2_clip.evaluation.parallel import run_cases
+from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import Manifest
+
+METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
+Region = int | tuple[int, ...]
+
+
+def masked_summary(
+    folder_ref: Path | str,
+    folder_pred: Path | str,
+    dataset_json: dict,
+    manifest: Manifest,
+    output_file: Path | str | None,
+    num_processes: int,
+) -> dict:
+    """What nnU-Net's `compute_metrics_on_folder` gives, for partly labelled references and painted predictions.
+
+    Differences from nnU-Net's own summary:
+    - A (case, class) pair that the manifest does not know (neither annotated nor absent) is NaN in every metric,
+      and means go over the other pairs only. A class without any pair has the mean NaN and is left out of
+      `foreground_mean`.
+    - Predictions are unpainted first (`painting.unpaint`): nnU-Net itself compares a region's label values with
+      the painted universal indices, which are other numbers.
+    - `cases_per_class` (region -> number of pairs) and `class_names` (region -> name) stand beside `mean`.
+
+    Args:
+        folder_ref: label files in the label values of `dataset_json` (labelsTr, gt_segmentations).
+        folder_pred: painted predictions; its files decide which cases are scored.
+        output_file: summary.json to write, None for none. nnU-Net's `load_summary_json` reads it.
+
+    Returns:
+        nnU-Net's dictionary: `metric_per_case`, `mean`, `foreground_mean`; regions as keys, not texts.
+
+    Raises:
+        UserError: no predictions, a prediction without reference or manifest entry, different grids, a bad file.
+    """
+    names = class_names(dataset_json["labels"])
+    reference_coding = LabelCoding.of(dataset_json["labels"], manifest.taxonomy, "dataset.json")
+    painted = is_painted(dataset_json, manifest.taxonomy)
+    prediction_coding = PaintedCoding(manifest.taxonomy, names) if painted else reference_coding
+    values = reference_coding.values
+    regions: dict[str, Region] = {name: values[name] if painted else values[name][0] for name in names}
+    jobs = [
+        CaseJob(case_id, reference, prediction, reference_coding, prediction_coding, names)
+        for case_id, reference, prediction in _pairs(Path(folder_ref), Path(folder_pred), dataset_json["file_ending"])
+    ]
+    presence = manifest.presence([job.case_id for job in jobs], names)
+    scored = run_cases(case_overlaps, jobs, num_processes, "Validation metrics")
+    per_case = [
+        {
+            "reference_file": str(job.reference),
+            "prediction_file": str(job.prediction),
+            "metrics": {
+                regions[name]: _metrics(found[name] if known else None) for name, known in zip(names, row, strict=True)
+            },
+        }
+        for job, row, found in zip(jobs, presence, scored, strict=True)
+    ]
+    means = {
+        region: {metric: _mean(case["metrics"][region][metric] for case in per_case) for metric in METRICS}
+        for region in regions.values()
+    }
+    result = {
+        "metric_per_case": per_case,
+        "mean": means,
+        "foreground_mean": {metric: _mean(mean[metric] for mean in means.values()) for metric in METRICS},
+        "cases_per_class": {str(regions[name]): int(presence[:, k].sum()) for k, name in enumerate(names)},
+        "class_names": {str(region): name for name, region in regions.items()},
+    }
+    if output_file is not None:
+        _save(result, Path(output_file))
+    return result
+
+
+def is_painted(dataset_json: dict, taxonomy: Taxonomy) -> bool:
+    """Does nnU-Net predict painted universal indices for this dataset, or label values (no region of several values)?
+
+    Raises:
+        UserError: `regions_class_order` paints other numbers than the universal indices.
+    """
+    labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
+    if not any(isinstance(region, list | tuple) and len(region) > 1 for region in labels.values()):
+        return False
+    expected = [taxonomy.find(name).index for name in class_names(labels)]
+    if order != expected:
+        raise UserError(
+            "dataset.json",
+            f"regions_class_order is {order}",
+            f"the universal indices of the classes, {expected}",
+            "use the dataset.json that 'nnunetv2_clip convert' wrote",
+        )
+    return True
+
+
+def _pairs(folder_ref: Path, folder_pred: Path, ending: str) -> list[tuple[str, Path, Path]]:
+    """(case, reference, prediction) of every prediction."""
+    predictions = sorted(path for path in folder_pred.glob(f"*{ending}") if not path.name.startswith("."))
+    if not predictions:
+        raise UserError(folder_pred, f"has no file *{ending}", "predictions of nnU-Net")
+    pairs = []
+    for prediction in predictions:
+        reference = folder_ref / prediction.name
+        if not reference.is_file():
+            raise UserError(prediction, f"has no reference {reference}", "a reference of the same name")
+        pairs.append((prediction.name[: -len(ending)], reference, prediction))
+    return pairs
+
+
+def _metrics(overlap: Overlap | None) -> dict[str, float]:
+    if overlap is None:
+        return dict.fromkeys(METRICS, float("nan"))
+    return {
+        "Dice": overlap.dice,
+        "IoU": overlap.iou,
+        "FP": overlap.false_positive,
+        "TP": overlap.true_positive,
+        "FN": overlap.false_negative,
+        "TN": overlap.true_negative,
+        "n_pred": overlap.num_predicted,
+        "n_ref": overlap.num_reference,
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean of what is not NaN; NaN (without a warning) when nothing is left."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _save(result: dict, output_file: Path) -> None:
+    """Write beside, then rename."""
+    from nnunetv2.evaluation.evaluate_predictions import save_summary_json
+
+    beside = output_file.with_name(f".{output_file.name}")
+    save_summary_json(result, str(beside))
+    beside.replace(output_file)
