@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import textwrap
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -113,11 +115,24 @@ def minilm_table(rows: Sequence[ClassRow]) -> TextTable:
 def _read_sentences(
     encoder: Encoder, names: Sequence[str], prompts: Sequence[Sequence[str]], weights=None, device: str = "cpu"
 ) -> TextTable:
+    _check_device(device)
+    if weights and not Path(weights).is_file():
+        raise UserError(f"--weights {weights}", "does not exist", "a weights file", "check the path")
     flat = [sentence for each in prompts for sentence in each]
     vectors, library = TEXT_ENCODERS[encoder.kind](encoder.argument, flat, weights, device)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     mean = unit.reshape(len(names), -1, unit.shape[1]).mean(axis=1)
     return TextTable.of(names, prompts, str(encoder), library, mean, _fingerprint(weights) if weights else "")
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.partition(":")[0])
+    if backend is None or not backend.is_available():
+        raise UserError(f"-device {device}", "is not available on this machine", "cpu, cuda or mps", "use -device cpu")
 
 
 def _refuse_unread_options(encoder: Encoder, templates, weights, class_order) -> None:
@@ -289,7 +304,7 @@ def _load_text_tower(open_clip: ModuleType, model_name: str, tag: str | None, we
     with TemporaryDirectory() as scratch:
         model = open_clip.create_model(
             model_name,
-            pretrained=str(_as_state_dict(Path(weights), Path(scratch))) if weights else tag,
+            pretrained=str(_as_state_dict(Path(weights).resolve(), Path(scratch))) if weights else tag,
             force_quick_gelu=quick_gelu,
             device="cpu",
             require_pretrained=True,
@@ -361,7 +376,9 @@ def _optional(module: str, remedy: str) -> ModuleType:
         UserError: it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside these packages are not the user's business
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError("--encoder", f"the package {error.name} is not installed", "", remedy) from None
 
@@ -371,7 +388,7 @@ def _versions(*distributions: str) -> str:
 
 
 def _not_loadable(encoder: str, weights: Path | str | None, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300]
+    reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     if weights:
         return UserError(
             weights,
@@ -383,10 +400,9 @@ def _not_loadable(encoder: str, weights: Path | str | None, error: Exception) ->
         f"--encoder {encoder}",
         f"its weights are neither in the cache nor can they be fetched ({reason})",
         "internet, a filled cache, or a local file",
-        "one of these: (1) run the same command where there is internet and copy the finished "
-        "text_embeddings.npz: it is all that training needs; "
-        "(2) copy ~/.cache/huggingface from a machine that has the weights (or point HF_HOME to it); "
-        "(3) open_clip: download the weights file elsewhere and give it with --weights FILE; "
-        "hf: give the model's folder, hf:FOLDER; "
-        "(4) another encoder that you name yourself: --encoder minilm needs no internet, but is not CLIP",
+        "one of these\n"
+        "  1. run the same command where there is internet and copy the finished table here: training needs no more\n"
+        "  2. copy ~/.cache/huggingface from a machine that has the weights, or let HF_HOME point to such a folder\n"
+        "  3. open_clip: fetch the weights file elsewhere and give it with --weights FILE; hf: give a folder, hf:FOLDER\n"
+        "  4. name another encoder: --encoder minilm needs no internet (it is not CLIP, and the table will say so)",
     )

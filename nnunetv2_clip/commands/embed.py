@@ -1,0 +1,215 @@
+"""nnunetv2_clip embed: the text table of a dataset's classes, and the comparison of tables."""
+
+from __future__ import annotations
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("-d", metavar="DATASET", help="dataset id or name; without it: the 32 universal classes, and -o is needed")
+    add(
+        "--encoder",
+        metavar="ENCODER",
+        help="open_clip:MODEL/TAG (default: open_clip:ViT-B-32/openai), "
+        "open_clip:hf-hub:ORG/NAME, minilm, hf:MODEL_OR_FOLDER, onehot, random:SEED or file:PATH (.pth .npy .npz)",
+    )
+    add(
+        "--prompt",
+        metavar="TEMPLATE",
+        action="append",
+        help="V1, V2, V3 (default) or an own template with one {}, in "
+        "which the class stands; give it several times to average",
+    )
+    add("--weights", metavar="FILE", help="local weights file for open_clip, instead of the download")
+    add("--class-order", metavar="FILE", help="for file:PATH: the class of each row, one name per line")
+    add("-o", metavar="FILE", help="write here (.npz; with --compare .png) instead of the preprocessed folder")
+    add("-device", choices=("cpu", "cuda", "mps"), default="cpu", help="where the encoder runs (default: cpu)")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a different table; models trained with it need the old one to go on",
+    )
+    add(
+        "--compare",
+        metavar="TABLE",
+        nargs="+",
+        help="draw the similarity matrices of these tables side by side and "
+        "rank organs' parts and left-right neighbours",
+    )
+
+
+def run(args):
+    if args.compare:
+        _refuse_with_compare(args)
+        return compare(args.compare, args.o, args.d)
+    return embed(args)
+
+
+def embed(args) -> None:
+    """Make, describe and save one table."""
+    from pathlib import Path
+
+    from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.text.encode import DEFAULT_ENCODER, encode
+    from nnunetv2_clip.text.table import table_path
+
+    if not args.d and not args.o:
+        raise UserError(
+            "embed",
+            "neither -d nor -o is given",
+            "a dataset (-d 900), or a file for the universal classes (-o FILE.npz)",
+        )
+    if args.o and not args.o.endswith(".npz"):
+        raise UserError(f"-o {args.o}", "not an .npz file", "a name that ends in .npz")
+    target = Path(args.o) if args.o else table_path(args.d)
+    rows = dataset_classes(args.d) if args.d else UNIVERSAL.rows
+    table = encode(args.encoder or DEFAULT_ENCODER, rows, args.prompt, args.weights, args.class_order, args.device)
+    state = save_unless_different(table, target, args.overwrite)
+    describe(table, target, state)
+
+
+def dataset_classes(dataset: str) -> tuple:
+    """The ClassRows of a dataset in channel order: names from dataset.json, prompt nouns from the manifest.
+
+    Raises:
+        UserError: no such dataset, or its dataset.json or manifest is missing or wrong.
+    """
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.labels import class_names
+    from nnunetv2_clip.manifest import read_json
+
+    taxonomy, folder = dataset_taxonomy(dataset)
+    dataset_file = folder / "dataset.json"
+    content = read_json(dataset_file, "run 'nnunetv2_clip convert' again")
+    labels = content.get("labels") if isinstance(content, dict) else None
+    names = class_names(labels) if isinstance(labels, dict) else ()
+    if not names:
+        raise UserError(dataset_file, "declares no class under 'labels'", "a merged dataset", "convert again")
+    return tuple(taxonomy.find(name, dataset_file) for name in names)
+
+
+def dataset_taxonomy(dataset: str) -> tuple:
+    """The Taxonomy in a dataset's manifest, and the folder that holds it.
+
+    The raw folder is asked first: after a new conversion the preprocessed one may still be the old.
+
+    Raises:
+        UserError: no such dataset, or no manifest in it.
+    """
+    import os
+    from pathlib import Path
+
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.manifest import FILE_NAME, Manifest
+    from nnunetv2_clip.paths import dataset_name
+
+    variables = ("nnUNet_raw", "nnUNet_preprocessed")
+    name = dataset_name(dataset, *variables)
+    folders = [Path(os.environ[variable]) / name for variable in variables if os.environ.get(variable)]
+    folder = next((each for each in folders if (each / FILE_NAME).is_file()), None)
+    if folder is None:
+        raise UserError(
+            f"-d {dataset}",
+            f"there is no {FILE_NAME} in {' or '.join(map(str, folders))}",
+            "a dataset merged by nnunetv2_clip",
+            "run 'nnunetv2_clip convert'; for a table of the universal classes leave -d out and give -o FILE.npz",
+        )
+    return Manifest.load(folder / FILE_NAME).taxonomy, folder
+
+
+def save_unless_different(table, target, overwrite: bool) -> str:
+    """Save the table; say "new", "replaced" or "unchanged".
+
+    Raises:
+        UserError: another table is there and `overwrite` is not given.
+    """
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.text.table import TextTable
+
+    if not target.exists():
+        table.save(target)
+        return "new"
+    try:
+        before = TextTable.load(target)
+    except UserError:
+        before = None  # damaged: nothing to protect, yet the user decides
+    if before is not None and before.sha256 == table.sha256:
+        return "unchanged"
+    if not overwrite:
+        found = f"another table is there ({before.encoder}, hash {before.sha256[:12]})" if before else "is damaged"
+        raise UserError(
+            target,
+            found,
+            f"no table, or the same as the new one ({table.encoder}, hash {table.sha256[:12]})",
+            "add --overwrite to replace it (a model trained with it needs it to go on training), or give -o FILE",
+        )
+    table.save(target)
+    return "replaced"
+
+
+def describe(table, target, state: str) -> None:
+    """Print what a user wants to know about a new table; warnings go to stderr."""
+    import sys
+
+    from nnunetv2_clip.text.similarity import pairs_by_similarity, warnings_of
+
+    print(f"{target} ({state})")
+    print(f"  classes x width  {len(table.class_names)} x {table.width}")
+    print(f"  encoder          {table.encoder}  ({table.library})")
+    if table.weights:
+        print(f"  weights          {table.weights}")
+    if table.prompts[0]:
+        more = f"  (mean of {len(table.prompts[0])} templates)" if len(table.prompts[0]) > 1 else ""
+        print(f"  first prompt     {table.prompts[0][0]!r}{more}")
+    print(f"  sha256           {table.sha256}")
+    pairs = pairs_by_similarity(table)
+    if pairs:
+        print("  nearest pair     {} and {}, cosine {:.3f}".format(*pairs[0]))
+    for warning in warnings_of(table):
+        print(f"Warning: {warning}", file=sys.stderr)
+
+
+def compare(files: list, output: str | None, dataset: str | None) -> None:
+    """Print the ranks of related classes in each table; draw the matrices if `output` names a file."""
+    import sys
+    from pathlib import Path
+
+    from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.text.similarity import rank_report, warnings_of
+    from nnunetv2_clip.text.similarity_figure import save_figure
+    from nnunetv2_clip.text.table import TextTable
+
+    if output and not output.endswith(".png"):
+        raise UserError(f"-o {output}", "not a .png file", "a name that ends in .png (an .svg is written beside it)")
+    tables = {}
+    for file in files:
+        label = Path(file).stem if Path(file).stem not in tables else str(file)
+        tables[label] = TextTable.load(file)
+    taxonomy = dataset_taxonomy(dataset)[0] if dataset else UNIVERSAL
+    print(rank_report(tables, taxonomy))
+    for label, table in tables.items():
+        for warning in warnings_of(table):
+            print(f"Warning: {label}: {warning}", file=sys.stderr)
+    if output:
+        print("\n".join(str(file) for file in save_figure(tables, Path(output))))
+
+
+def _refuse_with_compare(args) -> None:
+    from nnunetv2_clip.errors import UserError
+
+    options = {
+        "--encoder": args.encoder,
+        "--prompt": args.prompt,
+        "--weights": args.weights,
+        "--class-order": args.class_order,
+        "--overwrite": args.overwrite,
+    }
+    given = [option for option, value in options.items() if value]
+    if given:
+        raise UserError(
+            "--compare",
+            f"given together with {', '.join(given)}",
+            "tables that exist",
+            "make the tables first, then compare them",
+        )

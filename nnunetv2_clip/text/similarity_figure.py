@@ -1,0 +1,51 @@
+"""Similarity matrices of text tables side by side, as PNG and SVG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.text.similarity import cosines
+from nnunetv2_clip.text.table import TextTable
+
+INCHES_PER_CLASS = 0.2
+MARGIN_INCHES = 3.0  # class names and colour bar
+
+
+def save_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
+    """Write `path` (PNG) and the same with the ending .svg; one panel per table, each with its own colour scale.
+
+    Returns:
+        The two files.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = max(INCHES_PER_CLASS * max(len(table.class_names) for table in tables.values()), 2.0) + MARGIN_INCHES
+    figure = Figure(figsize=(side * len(tables), side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axis, (label, table) in zip(axes, tables.items(), strict=True):
+        _draw_panel(figure, axis, label, table)
+    files = path, path.with_suffix(".svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        beside = file.with_name(f".{os.getpid()}.{file.name}")
+        figure.savefig(beside, dpi=150)
+        os.replace(beside, file)
+    return files
+
+
+def _draw_panel(figure, axis, label: str, table: TextTable) -> None:
+    similarity = cosines(table)
+    off_diagonal = similarity[~np.eye(len(similarity), dtype=bool)]
+    # the diagonal is 1 in every table: scale to what differs
+    low, high = (off_diagonal.min(), off_diagonal.max()) if off_diagonal.size else (0.0, 1.0)
+    image = axis.imshow(similarity, cmap="viridis", vmin=low, vmax=max(high, low + 1e-3))
+    names = [name.replace("_", " ") for name in table.class_names]
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_title(f"{label}\n{table.encoder}, width {table.width}, {table.sha256[:12]}", fontsize=10)
+    figure.colorbar(image, ax=axis, shrink=0.7, label="cosine similarity (own scale; above it: yellow)")
