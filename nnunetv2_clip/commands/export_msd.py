@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ct-only", action="store_true", help="leave the MRI tasks out (for local use only)")
     parser.add_argument("--verify", type=Path, metavar="ZIP", help="check this zip instead of making one")
     parser.add_argument("--class-table", type=Path, help="your own classes (index from 33 on), if the model has any")
-    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], help="a model's folds (default 0 1 2 3 4)")
+    parser.add_argument("-f", nargs="+", help="a model's folds (default: all that are there)")
     parser.add_argument(
         "-chk", default="checkpoint_final.pth", help="a model's checkpoint (default checkpoint_final.pth)"
     )

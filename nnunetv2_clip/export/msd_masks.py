@@ -14,8 +14,8 @@ import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.export.msd_tasks import MsdTask
+from nnunetv2_clip.images import Geometry
 
-GEOMETRY_TOLERANCE_VOXELS = 0.05  # rounding of a header moves no corner by more; a real mismatch does
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -117,15 +117,9 @@ def check_geometry(mask: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
         raise BadMask(f"has {mask.ndim} dimensions {mask.shape}; a mask has 3")
     if mask.shape != reference.shape[:3]:
         raise BadMask(f"has shape {mask.shape}; the test image has {reference.shape[:3]}")
-    shift = _largest_shift_mm(mask.affine, reference.affine, mask.shape)
-    if not shift <= GEOMETRY_TOLERANCE_VOXELS * nib.affines.voxel_sizes(reference.affine).min():
-        raise BadMask(f"lies elsewhere in space than the test image (its corners are up to {shift:.3g} mm away)")
-
-
-def _largest_shift_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1).T
-    moved = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
-    return float(np.linalg.norm(moved, axis=1).max())
+    difference = Geometry(mask.shape, mask.affine).difference(Geometry(mask.shape, reference.affine))
+    if difference:
+        raise BadMask(f"lies elsewhere in space than the test image: {difference}")
 
 
 def mask_bytes(mask: np.ndarray, reference: nib.Nifti1Image) -> bytes:

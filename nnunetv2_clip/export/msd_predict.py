@@ -28,7 +28,7 @@ def predict_tasks(
     model_folder: Path,
     msd_root: Path,
     predictions: Path,
-    folds: Sequence[str],
+    folds: Sequence[str] | None,
     checkpoint: str,
     device: str,
     processes: int = 1,
@@ -36,6 +36,8 @@ def predict_tasks(
 ) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
+    Each task is predicted with its own classes alone, so that overlaps which a universal label map hides
+    (a hepatic vessel below a liver tumour) do not touch it.
     A second call goes on where the first was interrupted, and refuses a folder that another model has filled.
 
     Raises:
@@ -43,7 +45,7 @@ def predict_tasks(
     """
     labels = check_universal_model(model_folder / "dataset.json", taxonomy)
     check_model_knows(labels, CT_TASKS, model_folder)
-    checkpoints = [_checkpoint(model_folder, fold, checkpoint) for fold in folds]
+    checkpoints = _checkpoints(model_folder, folds, checkpoint)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
     _claim(predictions, model_folder, checkpoints)
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
@@ -54,12 +56,19 @@ def predict_tasks(
             _predict(model_folder, task, waiting, folder, folds, checkpoint, device, processes)
 
 
-def _checkpoint(model_folder: Path, fold: str, checkpoint: str) -> Path:
-    path = model_folder / f"fold_{fold}" / checkpoint
-    if not path.is_file():
-        there = sorted(file.relative_to(model_folder).as_posix() for file in model_folder.glob("fold_*/*.pth"))
-        raise UserError(path, "does not exist", f"one of {there}", "choose folds with -f and the file with -chk")
-    return path
+def _checkpoints(model_folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:
+    there = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
+    wanted = [model_folder / f"fold_{fold}" / checkpoint for fold in folds] if folds else there
+    missing = [path.relative_to(model_folder).as_posix() for path in wanted if path not in there]
+    if missing or not wanted:
+        names = [path.relative_to(model_folder).as_posix() for path in sorted(model_folder.glob("fold_*/*.pth"))]
+        raise UserError(
+            model_folder,
+            f"has no {', '.join(missing) or checkpoint}",
+            f"one of {names}",
+            "choose folds with -f and the checkpoint's name with -chk",
+        )
+    return wanted
 
 
 def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
@@ -103,16 +112,14 @@ def _predict(
     task: MsdTask,
     images: Sequence[TestImage],
     folder: Path,
-    folds: Sequence[str],
+    folds: Sequence[str] | None,
     checkpoint: str,
     device: str,
     processes: int,
 ) -> None:
     from nnunetv2_clip.inference.restricted import load_predictor
 
-    predictor = load_predictor(
-        model_folder, tuple(task.classes), tuple(task.classes.values()), tuple(folds), checkpoint, device
-    )
+    predictor = load_predictor(model_folder, tuple(task.classes), dict(task.classes), folds, checkpoint, device)
     predictor.predict_from_files(
         [[str(image.path)] for image in images],
         [str(folder / image.name[: -len(FILE_ENDING)]) for image in images],

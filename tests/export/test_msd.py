@@ -133,7 +133,7 @@ def moved(by_mm: float) -> np.ndarray:
     [
         (np.zeros((4, 3, 3), np.uint8), AFFINE, r"has shape (4, 3, 3); the test image has (4, 3, 2)"),
         (np.zeros((*SHAPE, 2), np.uint8), AFFINE, "has 4 dimensions"),
-        (np.zeros(SHAPE, np.uint8), moved(0.8), "up to 0.8 mm away"),
+        (np.zeros(SHAPE, np.uint8), moved(0.8), "up to 0.8 mm apart"),
         (np.zeros(SHAPE, np.uint8), AFFINE @ np.diag([-1, 1, 1, 1]), "lies elsewhere in space"),
         (np.full(SHAPE, 0.5, np.float32), AFFINE, "no whole numbers"),
         (np.full(SHAPE, np.nan, np.float32), AFFINE, "no whole numbers"),

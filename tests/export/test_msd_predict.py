@@ -1,0 +1,122 @@
+"""A model folder predicts each CT task with its own classes and values, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zipfile
+
+import msd_tree
+import nibabel as nib
+import numpy as np
+import pytest
+from msd_tree import AFFINE, SHAPE
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
+from nnunetv2_clip.export.msd_tasks import CT_TASKS
+from nnunetv2_clip.inference import restricted
+from nnunetv2_clip.labels import LabelTable, nnunet_labels
+
+
+class FakePredictor:
+    """Paints the number of its classes everywhere, and can die after some images."""
+
+    def __init__(self, log, classes, values, die_after):
+        self.log, self.classes, self.values, self.die_after = log, classes, values, die_after
+
+    def predict_from_files(self, images, outputs, **_):
+        for [image], output in zip(images, outputs, strict=True):
+            if len(self.log) == self.die_after:
+                open(output + ".nii.gz", "wb").write(b"half")
+                raise KeyboardInterrupt
+            self.log.append(os.path.basename(image))
+            mask = np.full(SHAPE, self.values[self.classes[-1]], np.uint8)
+            nib.save(nib.Nifti1Image(mask, AFFINE), output + ".nii.gz")
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    (folder / "plans.json").write_text("{}")
+    write_classes(folder, UNIVERSAL.names)
+    return folder
+
+
+def write_classes(folder, names):
+    labels, order = nnunet_labels(LabelTable.of(), UNIVERSAL, names, ignore=False)
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": order}))
+
+
+@pytest.fixture
+def predictors(monkeypatch):
+    """Replaces the network: `calls` lists what was asked for, `log` every predicted image."""
+    state = {"calls": [], "log": [], "die_after": None}
+
+    def load_predictor(model_folder, classes, label_values, folds, checkpoint, device):
+        state["calls"].append((classes, label_values))
+        return FakePredictor(state["log"], classes, label_values, state["die_after"])
+
+    monkeypatch.setattr(restricted, "load_predictor", load_predictor)
+    return state
+
+
+def export(model, msd, output, *more) -> int:
+    return main(["export-msd", "-i", str(model), "--msd", str(msd), "-o", str(output), "--ct-only", "-np", "1", *more])
+
+
+def test_each_task_is_predicted_with_its_own_classes_and_values(tmp_path, msd, model, predictors):
+    assert export(model, msd, tmp_path / "s.zip") == 0
+    assert predictors["calls"] == [(tuple(task.classes), dict(task.classes)) for task in CT_TASKS]
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        mask = nib.Nifti1Image.from_bytes(gzip.decompress(archive.read("Task07_Pancreas/pancreas_001.nii.gz")))
+    assert np.unique(mask.get_fdata()).tolist() == [2]
+    assert not (tmp_path / "s_predictions").exists()
+
+
+def test_an_interrupted_export_goes_on_and_repeats_the_half_written_image(tmp_path, msd, model, predictors):
+    predictors["die_after"] = 5
+    assert export(model, msd, tmp_path / "s.zip") == 130
+    assert not (tmp_path / "s.zip").exists()
+    predictors["die_after"] = None
+    assert export(model, msd, tmp_path / "s.zip") == 0
+    assert sorted(predictors["log"]) == sorted(name for task in CT_TASKS for name in msd_tree.case_names(task))
+
+
+def test_predictions_of_another_checkpoint_are_not_continued(tmp_path, msd, model, predictors, capsys):
+    predictors["die_after"] = 5
+    assert export(model, msd, tmp_path / "s.zip") == 130
+    (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"other weights")
+    assert export(model, msd, tmp_path / "s.zip") == 2
+    assert "holds files of another model" in capsys.readouterr().err
+
+
+def test_a_foreign_folder_is_not_used_for_predictions(tmp_path, msd, model, predictors, capsys):
+    (tmp_path / "s_predictions").mkdir()
+    (tmp_path / "s_predictions" / "thesis.tex").write_text("mine")
+    assert export(model, msd, tmp_path / "s.zip") == 2
+    assert "s_predictions: holds files of another model" in capsys.readouterr().err
+    assert (tmp_path / "s_predictions" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_model_without_a_tasks_class_is_refused_before_predicting(tmp_path, msd, model, predictors, capsys):
+    write_classes(model, [name for name in UNIVERSAL.names if name != "colon_tumor"])
+    assert export(model, msd, tmp_path / "s.zip") == 2
+    assert "does not know colon_tumor (Task10_Colon)" in capsys.readouterr().err
+    assert predictors["calls"] == []
+
+
+@pytest.mark.parametrize("more", [["-f", "3"], ["-chk", "checkpoint_best.pth"]])
+def test_a_missing_checkpoint_is_refused_with_those_there(tmp_path, msd, model, predictors, capsys, more):
+    assert export(model, msd, tmp_path / "s.zip", *more) == 2
+    assert "fold_0/checkpoint_final.pth" in capsys.readouterr().err
+
+
+def test_missing_test_images_are_listed_before_predicting(tmp_path, msd, model, predictors, capsys):
+    (msd / "Task10_Colon" / "imagesTs" / "colon_014.nii.gz").unlink()
+    assert export(model, msd, tmp_path / "s.zip") == 2
+    assert "Task10_Colon/colon_014.nii.gz" in capsys.readouterr().err
+    assert predictors["log"] == []
