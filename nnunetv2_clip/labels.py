@@ -122,33 +122,24 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
     """The entries `labels` and `regions_class_order` of dataset.json.
 
     Args:
-        declared: the classes that some case annotates: these become output channels.
+        declared: the classes that become output channels. A merge declares its whole taxonomy, annotated somewhere
+            or not: so the declared values have no gap, which nnU-Net's integrity check demands, and two merges agree.
+            (The network never predicts a class that it was not trained on.)
         ignore: some voxel is unknown for every class.
 
     Returns:
-        labels: background, then every declared class as a region in painting order, then ignore. The first region
-            also lists the values below the highest one that no declared class uses.
+        labels: background, then every declared class as a region in painting order, then ignore.
         regions_class_order: the universal index of each region, in the same order.
     """
     rows = taxonomy.subset(declared)
     labels: dict = {"background": 0}
     labels.update({row.name: list(table.values_of(row.name)) for row in rows})
-    if rows:
-        # nnU-Net's integrity check wants 1, 2, 3, ... without gaps. Values that no declared class uses occur in no
-        # label map of the merge, so that listing them changes no voxel.
-        labels[rows[0].name] += unused_values(labels)
     if rows and all(len(labels[row.name]) == 1 for row in rows):
         # nnU-Net trains regions (one-vs-all sigmoid) only if one of them lists more than one value.
         labels[rows[0].name] = labels[rows[0].name] * 2
     if ignore:
         labels[IGNORE] = ignore_value(labels)
     return labels, [row.index for row in rows]
-
-
-def unused_values(labels: Mapping) -> list[int]:
-    """The positive values below the highest one that no region of `labels` lists."""
-    used = {value for name in class_names(labels) for value in labels[name]}
-    return sorted(set(range(1, max(used, default=0))) - used)
 
 
 def ignore_value(labels: Mapping) -> int:

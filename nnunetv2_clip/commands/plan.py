@@ -13,7 +13,7 @@ def add_arguments(parser):
         type=float,
         nargs=3,
         metavar="MM",
-        help="voxel size of 3d_fullres, axes as in plans",
+        help="voxel size of 3d_fullres",
     )
 
 

@@ -91,9 +91,11 @@ def _folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> 
 
 def _restrict(predictor, known: Sequence[str], names: Sequence[str], label_values: Mapping, dataset_json: dict) -> None:
     """Drop the other classes from the network, from the weights of every fold and from the label manager."""
-    key = "class_embedding.seg_layers.text_embedding"
     rows = [known.index(name) for name in names]
     predictor.network.keep_classes(names)
-    predictor.list_of_parameters = [{**weights, key: weights[key][rows]} for weights in predictor.list_of_parameters]
+    predictor.list_of_parameters = [
+        {key: value[rows] if ".seg_layers." in key else value for key, value in weights.items()}
+        for weights in predictor.list_of_parameters
+    ]
     predictor.dataset_json = restricted_dataset_json(dataset_json, names, label_values)
     predictor.label_manager = predictor.plans_manager.get_label_manager(predictor.dataset_json)

@@ -22,13 +22,6 @@ HIDDEN_VALUES_PER_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 25}
 Layers = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def all_pairs(num_cases: int, num_classes: int, device: torch.device | None = None) -> Tensor:
-    """(B * K, 2) long: every class in every case, case by case."""
-    return torch.cartesian_prod(
-        torch.arange(num_cases, device=device), torch.arange(num_classes, device=device)
-    ).reshape(-1, 2)
-
-
 def split_parameters(theta: Tensor) -> Layers:
     """(P, 153) -> W1 (P, 8, 8), b1 (P, 8, 1), W2 (P, 8, 8), b2 (P, 8, 1), w3 (P, 1, 8), b3 (P, 1, 1)."""
     w1, b1, w2, b2, w3, b3 = theta.split(LAYER_SIZES, dim=1)

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
-from nnunetv2_clip.networks.head import CHANNELS, all_pairs, text_driven_head
+from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
+
+
+# What a class gets that the network was never trained on: a probability of 2e-9 after the sigmoid.
+UNTRAINED_LOGIT = -20.0
 
 
 class ClassEmbedding(nn.Module):
-    """The text embeddings of the classes: everything in the network whose size depends on the number of classes.
+    """Everything in the network whose size depends on the number of classes: their text embeddings, and which of
+    them the training supervised.
 
     It stands below a module called `seg_layers`, because nnU-Net's -pretrained_weights skips exactly the keys with
     `.seg_layers.` in them: so weights move between class lists with the stock flag.
@@ -28,11 +33,22 @@ class ClassEmbedding(nn.Module):
         super().__init__()
         self.seg_layers = nn.Module()
         self.seg_layers.register_buffer("text_embedding", torch.zeros(num_classes, text_width))
+        self.seg_layers.register_buffer("trained", torch.ones(num_classes, dtype=torch.bool))
 
     @property
     def vectors(self) -> Tensor:
         """(K, E), each of unit length."""
         return self.seg_layers.text_embedding
+
+    @property
+    def trained(self) -> Tensor:
+        """(K,) bool."""
+        return self.seg_layers.trained
+
+    def keep(self, index: Tensor) -> None:
+        """Only these classes, in this order."""
+        self.seg_layers.text_embedding = self.vectors[index].clone()
+        self.seg_layers.trained = self.trained[index].clone()
 
 
 class CLIPUniversalNet(nn.Module):
@@ -81,16 +97,16 @@ class CLIPUniversalNet(nn.Module):
         self.class_embedding = ClassEmbedding(num_classes, text_width)
         self.controller = Controller(text_width, image_width)
 
-    def set_text_embedding(self, vectors: Tensor) -> None:
-        """Fill the buffer with (K, E) vectors in the order of `class_names`."""
+    def set_classes(self, vectors: Tensor, trained: Tensor) -> None:
+        """Fill the buffers with (K, E) text embeddings and (K,) bool, in the order of `class_names`."""
         assert vectors.shape == self.class_embedding.vectors.shape, (vectors.shape, self.class_embedding.vectors.shape)
         self.class_embedding.vectors.copy_(vectors)
+        self.class_embedding.trained.copy_(trained)
 
     def keep_classes(self, names: Sequence[str]) -> None:
         """Restrict the network to some of its classes, in the given order: the head computes no others."""
-        index = torch.tensor([self.class_names.index(name) for name in names])
-        kept = self.class_embedding.vectors[index.to(self.class_embedding.vectors.device)].clone()
-        self.class_embedding.seg_layers.text_embedding = kept
+        index = [self.class_names.index(name) for name in names]
+        self.class_embedding.keep(torch.tensor(index, device=self.class_embedding.vectors.device))
         self.class_names = tuple(names)
 
     def forward(self, image: Tensor, pairs: Tensor | None = None) -> Tensor | list[Tensor]:
@@ -98,7 +114,8 @@ class CLIPUniversalNet(nn.Module):
 
         Args:
             image: (B, input_channels, *spatial).
-            pairs: (P, 2) long, (case, class) ascending by case: compute only these. None: all classes of all cases.
+            pairs: (P, 2) long, (case, class) ascending by case: compute only these. None: all classes of all cases;
+                those never trained get UNTRAINED_LOGIT.
 
         Returns:
             (B, K, *spatial) logits without `pairs`, (P, *spatial) with them;
@@ -112,13 +129,28 @@ class CLIPUniversalNet(nn.Module):
             scales = [layer(feature) for layer, feature in zip(layers, features, strict=True)]
         else:
             scales = [self.feature_layers[-1](features)]
-        num_cases, num_classes = image.shape[0], len(self.class_names)
-        wanted = all_pairs(num_cases, num_classes, image.device) if pairs is None else pairs
+        wanted = self._trained_pairs(image.shape[0]) if pairs is None else pairs
         theta = self.controller(self.class_embedding.vectors, image_feature, wanted)
         logits = [text_driven_head(scale, theta, wanted[:, 0]) for scale in scales]
         if pairs is None:
-            logits = [logit.view(num_cases, num_classes, *logit.shape[1:]) for logit in logits]
+            logits = [self._all_classes(logit, image.shape[0]) for logit in logits]
         return logits if self.decoder.deep_supervision else logits[0]
+
+    def _trained_pairs(self, num_cases: int) -> Tensor:
+        """(P, 2): every trained class in every case."""
+        classes = self.class_embedding.trained.nonzero()[:, 0]
+        return torch.cartesian_prod(torch.arange(num_cases, device=classes.device), classes).reshape(-1, 2)
+
+    def _all_classes(self, logits: Tensor, num_cases: int) -> Tensor:
+        """(B * trained, *spatial) -> (B, K, *spatial)."""
+        trained = self.class_embedding.trained
+        num_trained = logits.shape[0] // num_cases
+        logits = logits.view(num_cases, num_trained, *logits.shape[1:])
+        if num_trained == len(trained):
+            return logits
+        full = logits.new_full((num_cases, len(trained), *logits.shape[2:]), UNTRAINED_LOGIT)
+        full[:, trained] = logits
+        return full
 
 
 def build_backbone(

@@ -13,18 +13,17 @@ from nnunetv2_clip.training.universal_plans import KEY
 
 
 def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
-    """Every class of dataset.json is supervised somewhere, and the other way round.
+    """Every class that the manifest supervises is an output channel.
 
     Raises:
         UserError: otherwise.
     """
-    supervised = set(manifest.supervised_classes())
-    if supervised != set(classes):
+    undeclared = sorted(set(manifest.supervised_classes()) - set(classes))
+    if undeclared:
         raise UserError(
             folder / MANIFEST_FILE,
-            f"supervises {sorted(supervised - set(classes)) or 'nothing'} that dataset.json does not declare, lacks "
-            f"{sorted(set(classes) - supervised) or 'nothing'} that it declares",
-            "the same classes in both files",
+            f"supervises {undeclared}, which dataset.json does not declare",
+            "only classes of dataset.json",
             "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again",
         )
 

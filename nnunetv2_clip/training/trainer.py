@@ -51,7 +51,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
+        device=torch.device("cuda"),
     ):
         with exit_on_user_error():
             folder = nnunet_folder("nnUNet_preprocessed") / plans["dataset_name"]
@@ -76,8 +76,15 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def initialize(self):
         super().initialize()
-        self._bare_network().set_text_embedding(torch.from_numpy(self.text.vectors).to(self.device))
+        classes = self._trained_classes()
+        trained = torch.tensor([name in classes for name in self.classes])
+        self._bare_network().set_classes(torch.from_numpy(self.text.vectors), trained)
         self.logger.local_logger.my_fantastic_logging.setdefault(SUPERVISED, [])
+
+    def _trained_classes(self) -> set[str]:
+        """The classes that some training case of this fold supervises."""
+        with exit_on_user_error():
+            return set().union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
 
     def _bare_network(self) -> nn.Module:
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network

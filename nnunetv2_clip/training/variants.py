@@ -18,7 +18,7 @@ class _FixedLength(CLIPUniversalTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
+        device=torch.device("cuda"),
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.length
@@ -69,7 +69,7 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
+        device=torch.device("cuda"),
     ):
         import os
 
