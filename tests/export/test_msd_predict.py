@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import zipfile
+from pathlib import Path
 
 import msd_tree
 import nibabel as nib
@@ -29,7 +30,7 @@ class FakePredictor:
     def predict_from_files(self, images, outputs, **_):
         for [image], output in zip(images, outputs, strict=True):
             if len(self.log) == self.die_after:
-                open(output + ".nii.gz", "wb").write(b"half")
+                Path(output + ".nii.gz").write_bytes(b"half")
                 raise KeyboardInterrupt
             self.log.append(os.path.basename(image))
             mask = np.full(SHAPE, self.values[self.classes[-1]], np.uint8)
