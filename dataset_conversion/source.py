@@ -173,9 +173,7 @@ def nifti_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def match_pairs(
-    images: Mapping[str, Path], labels: Mapping[str, Path], where: object
-) -> list[tuple[str, Path, Path]]:
+def match_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], where: object) -> list[tuple[str, Path, Path]]:
     """(key, image, label) of every case, by equal keys.
 
     Raises:

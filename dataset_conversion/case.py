@@ -1,0 +1,130 @@
+"""One case from its source into the merge; each step is complete or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target, file_states
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import Volume, checksum, fingerprint, write_nifti
+from nnunetv2_clip.labels import ClassSet, LabelTable
+from nnunetv2_clip.manifest import CasePresence
+
+# In pending label maps; the merge replaces it by nnU-Net's ignore label, which is known when all cases are.
+PENDING_UNKNOWN = 65535
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """Everything a worker process needs.
+
+    Attributes:
+        known_sets: sets of classes whose label value (position + 1) is fixed before reading.
+        copy_images: copy images that need no change instead of linking them.
+    """
+
+    source: Source
+    case: SourceCase
+    target: Target
+    taxonomy: Taxonomy
+    known_sets: tuple[ClassSet, ...]
+    copy_images: bool
+
+
+def convert_case(task: CaseTask) -> None:
+    """Write image, label map and record of one case; the record comes last and marks the case as done.
+
+    Raises:
+        UserError: naming the file that is wrong.
+    """
+    case_id = task.case.case_id
+    inputs = file_states(task.case.files.values())
+    loaded = task.source.load_case(task.case)
+    _check(task, loaded)
+    classes_of = {
+        value: complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
+    }
+    where = ", ".join(map(str, task.case.labels.values()))
+    new_sets = _new_sets(loaded.label_map, classes_of, task.known_sets)
+    table = LabelTable(task.known_sets + new_sets)
+    label_map = table.remap(loaded.label_map, classes_of, where)
+    has_unknown = loaded.unknown is not None and bool(loaded.unknown.any())
+    if has_unknown:
+        label_map[loaded.unknown] = PENDING_UNKNOWN
+    record = CaseRecord(
+        presence=_presence(task, loaded),
+        new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
+        has_unknown=has_unknown,
+        inputs=inputs,
+    )
+    label_file = task.target.pending_label(case_id) if record.is_pending else task.target.label(case_id)
+    write_label_map(label_file, label_map, loaded.image.affine, task.target.unfinished(f"{case_id}.label"))
+    _place_image(loaded.image, task.target.image(case_id), task.target.unfinished(f"{case_id}.image"), task.copy_images)
+    task.target.write_record(case_id, record)
+
+
+def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, beside: Path) -> None:
+    """As uint8 where the values allow it, else as uint16."""
+    write_nifti(path, label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16), affine, beside)
+
+
+def _check(task: CaseTask, loaded: LoadedCase) -> None:
+    """What a converter owes to the merge."""
+    assert loaded.label_map.shape == loaded.image.data.shape, task.case.case_id
+    assert not set(loaded.annotated) & set(loaded.absent), task.case.case_id
+    if 0 in loaded.image.data.shape or loaded.image.data.min() == loaded.image.data.max():
+        raise UserError(task.case.image, "all voxels have the same value", "a CT", "download the file again")
+
+
+def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tuple[ClassSet, ...]) -> tuple:
+    """The sets that occur in the label map and have no label value yet, in an order that depends on them only."""
+    candidates = {value for value, classes in classes_of.items() if classes and classes not in set(known)}
+    if not candidates:
+        return ()
+    occurring = candidates.intersection(np.unique(label_map).tolist())
+    return ordered_sets(classes_of[value] for value in occurring)
+
+
+def ordered_sets(class_sets) -> tuple[ClassSet, ...]:
+    """Distinct sets, small ones first, then by name."""
+    return tuple(sorted(set(class_sets), key=lambda classes: (len(classes), sorted(classes))))
+
+
+def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
+    order = task.taxonomy.names.index
+    return CasePresence(
+        dataset=task.source.name,
+        annotated=tuple(sorted(loaded.annotated, key=order)),
+        absent=tuple(sorted(loaded.absent, key=order)),
+        group=f"scan_{fingerprint(loaded.image)}",
+        source_files={role: str(path) for role, path in task.case.files.items()},
+        checksums={role: checksum(path) for role, path in task.case.files.items()},
+        geometry_fixes=loaded.fixes,
+    )
+
+
+def _place_image(image: Volume, destination: Path, beside: Path, copy: bool) -> None:
+    """Link, copy or write the image, in this order of preference."""
+    if image.path is None or not image.path.name.endswith(FILE_ENDING):
+        data = image.data.astype(np.float32) if image.data.dtype.kind == "f" else image.data
+        write_nifti(destination, data, image.affine, beside)
+        return
+    if copy or not _link(image.path, beside):
+        shutil.copyfile(image.path, beside)
+    os.replace(beside, destination)
+
+
+def _link(path: Path, beside: Path) -> bool:
+    """Make a symbolic link; False where the file system has none."""
+    try:
+        os.symlink(path.resolve(), beside)
+    except (OSError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""The user's own dataset, described by a YAML table.
+
+name: my_hospital                     # case identifiers start with it
+images: images/{case}.nii.gz          # relative to the table; {case} is the part that names the case, * any text
+labels: labels/{case}_seg.nii.gz
+values:                               # label value -> class, classes, nothing, or ignore (unknown for all classes)
+  1: liver
+  2: liver_tumor                      # the liver is added where it is annotated
+  255: ignore
+annotated: [liver, liver_tumor]       # default: every class named in `values`
+absent: [spleen]                      # classes known not to occur; default none
+root: /data/my_hospital               # default: the folder of the table
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, is_junk, match_pairs
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.images import SUFFIXES, read_pair
+from nnunetv2_clip.labels import IGNORE
+
+KEYS = ("name", "images", "labels", "values", "annotated", "absent", "root", "title", "licence", "url")
+REQUIRED = ("name", "images", "labels", "values")
+PLACEHOLDER = "{case}"
+
+
+@dataclass(frozen=True)
+class CustomSource(Source):
+    """Files found by pattern; `ignored` are the label values that are unknown for every class."""
+
+    images: str = ""
+    labels: str = ""
+    ignored: tuple[int, ...] = ()
+
+    def find_cases(self, root: Path) -> list[SourceCase]:
+        if not root.is_dir():
+            raise UserError(root, "is no folder", self.unpack, "correct 'root' in the table")
+        images, labels = find_by_pattern(root, self.images), find_by_pattern(root, self.labels)
+        for pattern, found in (("images", images), ("labels", labels)):
+            if not found:
+                raise UserError(
+                    root,
+                    f"no file fits {pattern}: {getattr(self, pattern)!r}",
+                    "at least one .nii or .nii.gz file",
+                    "correct the pattern or 'root' in the table",
+                )
+        if PLACEHOLDER not in self.labels:
+            labels = dict.fromkeys(images, next(iter(labels.values()))) if len(images) == 1 else labels
+        return [
+            SourceCase(f"{self.name}_{key}" if key else self.name, image, {"label": label})
+            for key, image, label in match_pairs(images, labels, root)
+        ]
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        image, label = read_pair(case.image, case.labels["label"])
+        unknown = np.isin(label.data, self.ignored) if self.ignored else None
+        return LoadedCase(image, label.data, self.label_table, self.annotated, self.absent, unknown)
+
+    def settings(self) -> dict:
+        return {
+            **super().settings(),
+            "images": self.images,
+            "labels": self.labels,
+            "ignored": list(self.ignored),
+        }
+
+
+def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
+    """The source that a YAML table describes, and the folder in which it lies.
+
+    Raises:
+        UserError: unreadable, an unknown or missing key, or a class that does not exist.
+    """
+    table = _load(path)
+    name = table["name"]
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(path, f"name: {name!r}", "letters, digits, _ and -")
+    for key in ("images", "labels"):
+        _check_pattern(path, key, table[key])
+    label_table, ignored = _read_values(path, table["values"], taxonomy)
+    named = {class_name for classes in label_table.values() for class_name in classes}
+    annotated = _class_list(path, "annotated", table, taxonomy) if "annotated" in table else named
+    absent = _class_list(path, "absent", table, taxonomy)
+    if annotated - named:
+        raise UserError(
+            path,
+            f"annotated names {sorted(annotated - named)}, but no label value stands for it",
+            "annotated classes that occur in 'values'",
+            "add the label value, or list the class under 'absent' if it is known not to occur",
+        )
+    if annotated & absent:
+        raise UserError(path, f"{sorted(annotated & absent)} are annotated and absent at once", "one of the two")
+    if not annotated:
+        raise UserError(path, "no class is annotated", "at least one")
+    source = CustomSource(
+        name=name,
+        title=str(table.get("title", name)),
+        licence=str(table.get("licence", "not stated")),
+        url=str(table.get("url", "")),
+        unpack=f"the folder that {path} describes",
+        num_cases=None,
+        label_table=label_table,
+        annotated=_ordered(annotated, taxonomy),
+        absent=_ordered(absent, taxonomy),
+        images=table["images"],
+        labels=table["labels"],
+        ignored=ignored,
+    )
+    return source, path.parent / Path(str(table.get("root", "."))).expanduser()
+
+
+def find_by_pattern(root: Path, pattern: str) -> dict[str, Path]:
+    """Case -> file. The text at {case} names the case; without {case} there is one file, whose case is "".
+
+    Raises:
+        UserError: two files of one case.
+    """
+    parts = re.split(r"(\{case\}|\*)", pattern)
+    expression, seen = "", False
+    for part in parts:
+        if part == PLACEHOLDER:
+            expression += "(?P=case)" if seen else "(?P<case>[^/]+)"
+            seen = True
+        else:
+            expression += "[^/]*" if part == "*" else re.escape(part)
+    found: dict[str, Path] = {}
+    for path in sorted(root.glob(pattern.replace(PLACEHOLDER, "*"))):
+        match = re.fullmatch(expression, path.relative_to(root).as_posix())
+        if not match or not path.is_file() or is_junk(path):
+            continue
+        case = match["case"] if seen else ""
+        if case in found:
+            raise UserError(
+                root,
+                f"{found[case].relative_to(root)} and {path.relative_to(root)} are both case {case!r} of {pattern!r}",
+                "one file per case",
+                "make the pattern narrower",
+            )
+        found[case] = path
+    return found
+
+
+def _load(path: Path) -> dict:
+    import yaml
+
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(path, f"cannot be read as YAML ({error})", "a table of a custom source") from None
+    if not isinstance(table, dict):
+        raise UserError(path, "is no table", f"the keys {', '.join(REQUIRED)}")
+    for key in table:
+        if key not in KEYS:
+            raise UserError(path, f"unknown key {key!r}.{suggestion(str(key), KEYS)}", f"keys out of {list(KEYS)}")
+    missing = [key for key in REQUIRED if key not in table]
+    if missing:
+        raise UserError(path, f"lacks {missing}", f"the keys {', '.join(REQUIRED)}")
+    return table
+
+
+def _check_pattern(path: Path, key: str, pattern: object) -> None:
+    if not isinstance(pattern, str) or not pattern.endswith(SUFFIXES) or pattern.startswith("/") or "**" in pattern:
+        raise UserError(path, f"{key}: {pattern!r}", "a pattern below 'root' such as images/{case}.nii.gz")
+
+
+def _read_values(path: Path, values: object, taxonomy: Taxonomy) -> tuple[dict[int, tuple[str, ...]], tuple[int, ...]]:
+    """The label table and the values that are to be ignored."""
+    if not isinstance(values, dict) or not values:
+        raise UserError(path, f"values: {values!r}", "a table label value -> class")
+    table: dict[int, tuple[str, ...]] = {}
+    ignored = []
+    for value, classes in values.items():
+        where = f"{path}, label value {value!r}"
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(where, "is no label value", "an integer from 0 on")
+        if classes == IGNORE:
+            ignored.append(value)
+            classes = []
+        names = [classes] if isinstance(classes, str) else classes or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(where, f"stands for {classes!r}", "a class or a list of classes")
+        table[value] = tuple(taxonomy.find(name, where).name for name in names)
+    return table, tuple(ignored)
+
+
+def _class_list(path: Path, key: str, table: dict, taxonomy: Taxonomy) -> set[str]:
+    names = table.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(path, f"{key}: {names!r}", "a list of classes")
+    return {taxonomy.find(name, f"{path}, {key}").name for name in names}
+
+
+def _ordered(names: set[str], taxonomy: Taxonomy) -> tuple[str, ...]:
+    return tuple(row.name for row in taxonomy if row.name in names)

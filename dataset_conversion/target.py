@@ -1,0 +1,168 @@
+"""The folder that a merge writes: who owns it, which cases are done, where unfinished files lie.
+
+nnUNet_raw/DatasetXXX_Name/
+    imagesTr/ labelsTr/ dataset.json label_presence.json splits_final.json
+    .conversion/plan.json       what is converted; another plan is refused
+    .conversion/cases/*.json    one record per finished case, written last
+    .conversion/labels/         label maps whose final values follow from all cases
+    .conversion/unfinished/     files that are being written
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import CasePresence, read_json, write_json
+
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What a finished case tells about itself.
+
+    Attributes:
+        presence: its entry in the manifest, absent classes included even where no other case annotates them.
+        new_sets: sets of classes that occur in its label map and have no label value in the plan.
+        has_unknown: some voxel is unknown for every class.
+        inputs: source file -> [size in bytes, time of change in ns].
+    """
+
+    presence: CasePresence
+    new_sets: tuple[tuple[str, ...], ...]
+    has_unknown: bool
+    inputs: dict[str, list[int]]
+
+    @property
+    def is_pending(self) -> bool:
+        """The label map waits in .conversion/labels for its final values."""
+        return bool(self.new_sets) or self.has_unknown
+
+
+@dataclass(frozen=True)
+class Target:
+    """The raw folder of the merge and its twin in nnUNet_preprocessed."""
+
+    folder: Path
+    preprocessed: Path
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".conversion"
+
+    def image(self, case_id: str) -> Path:
+        return self.folder / "imagesTr" / f"{case_id}_0000{FILE_ENDING}"
+
+    def label(self, case_id: str) -> Path:
+        return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+
+    def pending_label(self, case_id: str) -> Path:
+        return self.state / "labels" / f"{case_id}{FILE_ENDING}"
+
+    def unfinished(self, name: str) -> Path:
+        """A place on the same file system for a file that will be renamed when it is complete."""
+        return self.state / "unfinished" / f"{name}.{os.getpid()}"
+
+    def claim(self, plan: dict) -> None:
+        """Make the folders and write down the plan, or make sure that the folder was begun with the same one.
+
+        Raises:
+            UserError: somebody else's folder, or a conversion with another plan.
+        """
+        plan_file = self.state / "plan.json"
+        plan = json.loads(json.dumps(plan))
+        if plan_file.is_file():
+            self._require_same(read_json(plan_file, "use another dataset id"), plan)
+        else:
+            self._require_free()
+        for folder in ("imagesTr", "labelsTr", ".conversion/cases", ".conversion/labels"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.state / "unfinished", ignore_errors=True)
+        (self.state / "unfinished").mkdir()
+        write_json(plan_file, plan)
+
+    def _require_free(self) -> None:
+        in_use = self.folder.exists() and any(path.name != ".conversion" for path in self.folder.iterdir())
+        if in_use or self.folder.is_file():
+            raise UserError(
+                self.folder,
+                "is in use and was not begun by 'nnunetv2_clip convert'",
+                "an unused dataset id, or the same command as before",
+                "choose another id with -d, or move the folder away",
+            )
+        number = self.folder.name.split("_")[0]
+        namesakes = [
+            path
+            for parent in (self.folder.parent, self.preprocessed.parent)
+            for path in parent.glob(f"{number}_*")
+            if path.name != self.folder.name
+        ]
+        if namesakes:
+            raise UserError(namesakes[0], "has the same dataset id", "an unused id", "choose another id with -d")
+        foreign = self.preprocessed.is_dir() and any(self.preprocessed.iterdir())
+        if foreign and not (self.preprocessed / MANIFEST_FILE).is_file():
+            raise UserError(
+                self.preprocessed,
+                "holds another dataset",
+                "an unused dataset id",
+                "choose another id with -d, or move the folder away",
+            )
+
+    def _require_same(self, before: object, plan: dict) -> None:
+        if before == plan:
+            return
+        before = before if isinstance(before, dict) else {}
+        changed = [key for key in plan if before.get(key) != plan[key]]
+        raise UserError(
+            self.folder,
+            f"was begun with other {' and '.join(changed)}",
+            "the same sources and options as before",
+            "choose another id with -d, or move the folder away to convert anew",
+        )
+
+    def record_file(self, case_id: str) -> Path:
+        return self.state / "cases" / f"{case_id}.json"
+
+    def recorded_cases(self) -> list[str]:
+        """The finished cases, sorted."""
+        return sorted(path.stem for path in (self.state / "cases").glob("*.json") if not path.name.startswith("."))
+
+    def write_record(self, case_id: str, record: CaseRecord) -> None:
+        write_json(self.record_file(case_id), asdict(record))
+
+    def read_record(self, case_id: str) -> CaseRecord:
+        content = json.loads(self.record_file(case_id).read_text(encoding="utf-8"))
+        presence = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content["presence"].items()
+        }
+        return CaseRecord(
+            presence=CasePresence(**presence),
+            new_sets=tuple(tuple(classes) for classes in content["new_sets"]),
+            has_unknown=content["has_unknown"],
+            inputs=content["inputs"],
+        )
+
+    def is_done(self, case_id: str, files: Iterable[Path]) -> bool:
+        """The case was converted from these very files and its output is still there."""
+        if not self.record_file(case_id).is_file() or not self.image(case_id).exists():
+            return False
+        record = self.read_record(case_id)
+        label = self.pending_label(case_id) if record.is_pending else self.label(case_id)
+        return label.is_file() and record.inputs == file_states(files)
+
+
+def file_states(files: Iterable[Path]) -> dict[str, list[int]]:
+    """File -> size and time of change, to notice that a source file was replaced; folders count with all they hold."""
+    states = {}
+    for path in files:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            status = file.stat()
+            states[str(file)] = [status.st_size, status.st_mtime_ns]
+    return states

@@ -1,0 +1,141 @@
+"""nnunetv2_clip convert"""
+
+EPILOG = """\
+examples:
+  nnunetv2_clip convert -d 900 --source msd_liver=Task03_Liver --source msd_spleen=Task09_Spleen
+  nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml --classes my_classes.yaml
+  nnunetv2_clip convert -d 900 --sources sources.yaml -np 4
+
+sources.yaml is a list of NAME: PATH, with paths relative to the file:
+  - msd_liver: Task03_Liver
+  - custom: my_hospital.yaml
+"""
+
+
+def add_arguments(parser):
+    import argparse
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("-d", required=True, metavar="ID", help="dataset id (900) or full name (Dataset900_Universal)")
+    parser.add_argument("--name", default="Universal", help="name after the id (default: Universal)")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
+    )
+    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources instead of, or beside, --source")
+    parser.add_argument("--classes", metavar="FILE", help="YAML table of your own classes (index from 33 on)")
+    parser.add_argument("--copy", action="store_true", help="copy images that need no change instead of linking them")
+    parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
+
+
+def run(args):
+    from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.dataset_conversion.merge import Merge, run_merge
+    from nnunetv2_clip.errors import UserError
+
+    if args.np < 1:
+        raise UserError("-np", str(args.np), "at least 1")
+    taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
+    target = find_target(args.d, args.name)
+    inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
+    summary = run_merge(Merge(inputs, target, taxonomy, args.copy, args.np))
+
+    total = sum(summary.num_cases.values())
+    print(f"{total} cases with {len(summary.classes)} classes in {target.folder}")
+    print(f"classes: {', '.join(summary.classes)}")
+    if summary.num_groups < total:
+        print(f"{total - summary.num_groups} cases show a scan that another case shows as well; they share a fold.")
+    if not summary.has_splits:
+        print("All cases are one scan: nothing can be held out. Train with fold 'all'.")
+    print(f"Next: nnunetv2_clip embed -d {args.d}; nnUNetv2_plan_and_preprocess -d {args.d}")
+
+
+def find_target(dataset, name):
+    """Where to write.
+
+    Raises:
+        UserError: no dataset id, or one of nnU-Net's folders cannot be used.
+    """
+    import re
+
+    from nnunetv2_clip.dataset_conversion.target import Target
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.paths import nnunet_folder
+
+    folder_name = dataset if dataset.startswith("Dataset") else f"Dataset{dataset.zfill(3)}_{name}"
+    if not re.fullmatch(r"Dataset\d{3,}_[A-Za-z0-9_-]+", folder_name):
+        raise UserError("-d", f"{dataset!r} with --name {name!r}", "an id such as 900 and a name of letters and digits")
+    folders = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
+    if folders[0].resolve() == folders[1].resolve():
+        raise UserError("nnUNet_raw", f"is the same folder as nnUNet_preprocessed: {folders[0]}", "two folders")
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(folder, "is a file", "nnU-Net's folder", "correct nnUNet_raw or nnUNet_preprocessed")
+    return Target(folders[0] / folder_name, folders[1] / folder_name)
+
+
+def named_sources(options, file):
+    """(name, path) of every source on the command line and in the YAML file.
+
+    Raises:
+        UserError: something that is no source.
+    """
+    from pathlib import Path
+
+    from nnunetv2_clip.errors import UserError
+
+    pairs = []
+    for option in options:
+        name, found, path = option.partition("=")
+        if not found or not name or not path:
+            raise UserError(f"--source {option}", "is no source", "NAME=PATH, for instance msd_liver=Task03_Liver")
+        pairs.append((name, Path(path).expanduser()))
+    if file:
+        pairs.extend(read_sources(Path(file)))
+    if not pairs:
+        raise UserError("convert", "no source is given", "--source NAME=PATH or --sources FILE")
+    return pairs
+
+
+def read_sources(file):
+    """(name, path) of every source in a YAML list."""
+    from pathlib import Path
+
+    import yaml
+
+    from nnunetv2_clip.errors import UserError
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(file, f"cannot be read as YAML ({error})", "a list of NAME: PATH") from None
+    rows = [content] if isinstance(content, dict) else content
+    pairs = []
+    for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(row, dict) or not all(isinstance(text, str) for pair in row.items() for text in pair):
+            raise UserError(file, f"{row!r} is no source", "a list of NAME: PATH")
+        pairs.extend((name, file.parent / Path(path).expanduser()) for name, path in row.items())
+    return pairs
+
+
+def find_input(name, path, taxonomy):
+    """The source of this name with its folder.
+
+    Raises:
+        UserError: no such source, or a custom table that does not fit.
+    """
+    from nnunetv2_clip.dataset_conversion.custom import read_table
+    from nnunetv2_clip.dataset_conversion.merge import Input
+    from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
+    from nnunetv2_clip.errors import UserError
+
+    if name != "custom":
+        return Input(find_source(name), path.absolute())
+    source, root = read_table(path, taxonomy)
+    if source.name in all_sources():
+        raise UserError(path, f"the name {source.name!r} is that of a public dataset", "a name of your own")
+    return Input(source, root.absolute())
