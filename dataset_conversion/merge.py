@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
+from nnunetv2_clip.manifest import Manifest, write_json
 from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.splits import make_splits
 
@@ -60,7 +60,7 @@ class Summary:
     """What a finished merge holds."""
 
     num_cases: dict[str, int]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # annotated in some case
     num_groups: int
     has_splits: bool
 
@@ -75,9 +75,7 @@ def run_merge(merge: Merge) -> Summary:
     """
     cases = find_all_cases(merge)
     run_all(_check_case, cases, 1, "checking headers")
-    known_sets = LabelTable.of(
-        classes for entry in merge.inputs for classes in entry.source.class_sets(merge.taxonomy)
-    ).class_sets
+    known_sets = known_class_sets(merge)
     merge.target.claim(_plan(merge, known_sets))
     _require_no_leftovers(merge.target, cases)
     waiting = [
@@ -115,21 +113,27 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
     return list(found.values())
 
 
+def known_class_sets(merge: Merge) -> tuple[ClassSet, ...]:
+    """The sets of classes with a label value before any label map is read: position + 1 is the value.
+
+    Every class alone is among them, the user's own as well: each class is declared and needs a value.
+    """
+    alone = {frozenset({row.name}) for row in merge.taxonomy}
+    return LabelTable.of(alone.union(*(entry.source.class_sets(merge.taxonomy) for entry in merge.inputs))).class_sets
+
+
 def finish(merge: Merge, case_ids: Sequence[str], known_sets: tuple[ClassSet, ...]) -> Summary:
     """Final label values, manifest, splits and dataset.json; the same records always give the same files."""
     target = merge.target
     records = {case_id: target.read_record(case_id) for case_id in sorted(case_ids)}
-    declared = merge.taxonomy.subset({name for record in records.values() for name in record.presence.annotated})
-    names = {row.name for row in declared}
     table = LabelTable(
         known_sets + ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
     )
     has_unknown = any(record.has_unknown for record in records.values())
-    labels, order = nnunet_labels(table, merge.taxonomy, names, has_unknown)
+    labels, order = nnunet_labels(table, merge.taxonomy, merge.taxonomy.names, has_unknown)
     pending = [(case_id, record) for case_id, record in records.items() if record.is_pending]
     run_all(partial(_settle, target, known_sets, table, labels), pending, 1, "final label values")
-    # A class that no case annotates gives no output channel, so that knowing it absent is of no use.
-    cases = {case_id: _keep_absent(record.presence, names) for case_id, record in records.items()}
+    cases = {case_id: record.presence for case_id, record in records.items()}
     splits = make_splits(cases)
     for folder in (target.folder, target.preprocessed):
         Manifest(merge.taxonomy, cases).save(folder / MANIFEST_FILE)
@@ -140,7 +144,8 @@ def finish(merge: Merge, case_ids: Sequence[str], known_sets: tuple[ClassSet, ..
     for case in cases.values():
         num_cases[case.dataset] += 1
     groups = {case.group for case in cases.values()}
-    return Summary(num_cases, tuple(row.name for row in declared), len(groups), bool(splits))
+    annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
+    return Summary(num_cases, tuple(row.name for row in annotated), len(groups), bool(splits))
 
 
 def run_all(function: Callable, tasks: Sequence, num_processes: int, title: str) -> None:
@@ -215,10 +220,6 @@ def _settle(
     if record.has_unknown:
         values[PENDING_UNKNOWN] = labels[IGNORE]
     write_label_map(target.label(case_id), values[volume.data], volume.affine, target.unfinished(f"{case_id}.label"))
-
-
-def _keep_absent(presence: CasePresence, names: set[str]) -> CasePresence:
-    return replace(presence, absent=tuple(name for name in presence.absent if name in names))
 
 
 def _require_no_leftovers(target: Target, cases: Sequence[tuple[Source, SourceCase]]) -> None:

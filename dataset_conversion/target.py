@@ -29,7 +29,7 @@ class CaseRecord:
     """What a finished case tells about itself.
 
     Attributes:
-        presence: its entry in the manifest, absent classes included even where no other case annotates them.
+        presence: its entry in the manifest.
         new_sets: sets of classes that occur in its label map and have no label value in the plan.
         has_unknown: some voxel is unknown for every class.
         inputs: source file -> [size in bytes, time of change in ns].
