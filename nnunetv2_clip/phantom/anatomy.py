@@ -169,7 +169,7 @@ LESIONS: dict[str, Lesion] = {
 LIVER_HILUM, HEPATIC_VEINS = (50, 8, 372), (28, -24, 425)
 FUSED_SHAPES: dict[str, tuple[Shape, ...]] = {
     "kidneys": (Tube(((56, -30, 262), (0, -14, 250), (-52, -30, 270)), (15, 11, 15)),),
-    "lungs": (Ellipsoid((0, 46, 520), (40, 22, 60)),),
+    "lungs": (Ellipsoid((0, 62, 505), (62, 16, 55)),),
 }
 PAIRS = {"kidneys": ("right_kidney", "left_kidney"), "lungs": ("right_lung", "left_lung")}
 
@@ -327,7 +327,7 @@ def _draw_organs(drawing: _Drawing, missing: set[str], fused: set[str]) -> None:
             if name in PAIRS[pair] and not missing.intersection(PAIRS[pair]):
                 side = drawing.grid.coordinates[0] >= 0 if name.startswith("right") else drawing.grid.coordinates[0] < 0
                 bridge = np.any([drawing.grid.draw(shape, rng) for shape in FUSED_SHAPES[pair]], axis=0)
-                inside = inside | (bridge & side & drawing.cavity)
+                inside = inside | (bridge & side & (drawing.cavity | drawing.extras["heart"]))
         drawing.owner[inside] = value
         level = organ.hu * (drawing.contrast if organ.enhanced else 1) + rng.normal(0, 6)
         drawing.hu[inside] = level
