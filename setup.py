@@ -71,6 +71,7 @@ def main() -> None:
             "nibabel",
             "scipy",
             "connected-components-3d",
+            "surface-distance",
             "matplotlib",
             "tqdm",
             "pyyaml",
