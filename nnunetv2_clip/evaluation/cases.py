@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
+from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, MaskCoding, PaintedCoding
 
 Coding = LabelCoding | PaintedCoding | MaskCoding
@@ -19,6 +20,7 @@ class CaseJob:
     Attributes:
         reference, prediction: label file, or folder of masks.
         names: the classes to score: supervised in this case, and known to the prediction.
+        tolerances_mm: class -> tolerance of the surface metrics; None leaves them out.
     """
 
     case_id: str
@@ -27,6 +29,7 @@ class CaseJob:
     reference_coding: Coding
     prediction_coding: Coding
     names: tuple[str, ...]
+    tolerances_mm: dict[str, float] | None = None
 
 
 def read_case(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
@@ -37,7 +40,7 @@ def read_case(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
     """
     reference = job.reference_coding.read(job.reference)
     prediction = job.prediction_coding.read(job.prediction)
-    difference = reference.grid.differs_from(prediction.grid)
+    difference = prediction.grid.difference(reference.grid)
     if difference:
         raise UserError(
             f"case {job.case_id!r}",
@@ -53,3 +56,23 @@ def case_overlaps(job: CaseJob) -> dict[str, Overlap]:
     """The overlap of every class of the job."""
     reference, prediction = read_case(job)
     return overlaps(reference, prediction, job.names)
+
+
+def case_metrics(job: CaseJob) -> dict[str, dict[str, float]]:
+    """Class -> metrics and voxel counts (the names of `results.METRICS` and `results.COUNTS`)."""
+    reference, prediction = read_case(job)
+    spacing_mm = reference.grid.spacing_mm
+    voxel_ml = float(spacing_mm[0] * spacing_mm[1] * spacing_mm[2]) / 1000
+    found = {}
+    for name, overlap in overlaps(reference, prediction, job.names).items():
+        found[name] = {
+            "Dice": overlap.dice,
+            "volume_difference_ml": (overlap.num_predicted - overlap.num_reference) * voxel_ml,
+            "n_ref": overlap.num_reference,
+            "n_pred": overlap.num_predicted,
+            "n_overlap": overlap.true_positive,
+        }
+        if job.tolerances_mm is not None:
+            nsd, hd95 = surface_metrics(reference, prediction, name, job.tolerances_mm[name])
+            found[name].update(NSD=nsd, HD95=hd95)
+    return found

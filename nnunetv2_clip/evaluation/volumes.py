@@ -7,53 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from scipy import ndimage
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import SUFFIXES, Geometry, read_label_map, stem
 from nnunetv2_clip.labels import IGNORE, class_names
 from nnunetv2_clip.painting import Unpainted
 
 # Shapes: X Y Z voxels of one volume along the file's axes (nibabel's order, turned to RAS).
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 MAX_LABEL_VALUE = 4095  # beyond this a file is no label map; keeps the tables over label values small
 SLAB_VOXELS = 1 << 22  # how many voxels are counted at once: bounds the memory of the counting
 Box = tuple[slice, ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a file lie.
-
-    Attributes:
-        shape: number of voxels along the three axes.
-        affine: (4, 4), voxel index to mm.
-    """
-
-    shape: tuple[int, ...]
-    affine: np.ndarray
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        return tuple(float(size) for size in np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
-
-    @property
-    def voxel_ml(self) -> float:
-        return float(np.prod(self.spacing_mm)) / 1000
-
-    def differs_from(self, other: Grid) -> str:
-        """What differs, in words; empty when the grids agree to 0.01 mm at every corner of the volume."""
-        if self.shape != other.shape:
-            return f"shape {self.shape} and {other.shape}"
-        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
-        corners[:3] *= np.array(self.shape)[:, None]
-        gap = np.abs(self.affine @ corners - other.affine @ corners).max()
-        if gap <= 0.01:
-            return ""
-        spacings = [tuple(round(size, 4) for size in grid.spacing_mm) for grid in (self, other)]
-        return f"origin, direction or spacing ({spacings[0]} and {spacings[1]} mm; corners up to {gap:.3g} mm apart)"
 
 
 @dataclass(frozen=True)
@@ -68,7 +36,7 @@ class LabelVolume:
 
     label_map: np.ndarray
     values: Mapping[str, tuple[int, ...]]
-    grid: Grid
+    grid: Geometry
     ignore: int | None = None
 
     @cached_property
@@ -128,7 +96,7 @@ class LabelCoding:
 
     def read(self, path: Path) -> LabelVolume:
         """Raises UserError: unreadable, no integers, or a label value that dataset.json does not declare."""
-        label_map, grid = read_label_map(path)
+        label_map, grid = read_labels(path)
         known = {0, *(value for values in self.values.values() for value in values)}
         known |= {self.ignore} if self.ignore is not None else set()
         _refuse_unknown(label_map, known, path, "the label values of dataset.json")
@@ -144,7 +112,7 @@ class PaintedCoding:
 
     def read(self, path: Path) -> LabelVolume:
         """Raises UserError: unreadable, no integers, or an index that no class has."""
-        painted, grid = read_label_map(path)
+        painted, grid = read_labels(path)
         _refuse_unknown(painted, {0, *(row.index for row in self.taxonomy)}, path, "universal indices")
         unpainted = Unpainted(painted, self.taxonomy, self.names or self.taxonomy.names, grid.spacing_mm)
         return LabelVolume(unpainted.label_map, unpainted.values, grid)
@@ -160,9 +128,8 @@ class MaskCoding:
         """Class name -> file, of the files that are named after a class or an alias."""
         found = {}
         for path in sorted(folder.iterdir()):
-            stem = strip_ending(path.name)
-            if stem is not None and not stem.startswith(".") and stem in self.taxonomy:
-                found[self.taxonomy.find(stem).name] = path
+            if path.name.endswith(SUFFIXES) and not path.name.startswith(".") and stem(path) in self.taxonomy:
+                found[self.taxonomy.find(stem(path)).name] = path
         return found
 
     def read(self, folder: Path) -> LabelVolume:
@@ -177,12 +144,12 @@ class MaskCoding:
         label_map, grid = None, None
         sets: list[tuple[str, ...]] = [()]
         for name, path in files.items():
-            mask, own_grid = read_label_map(path)
+            mask, own_grid = read_labels(path)
             if label_map is None:
                 label_map, grid = np.zeros(own_grid.shape, np.uint16), own_grid
-            difference = own_grid.differs_from(grid)
+            difference = own_grid.difference(grid)
             if difference:
-                raise UserError(path, f"{difference} differ from the other masks of the case", "one grid per case")
+                raise UserError(path, f"lies on another grid than the other masks: {difference}", "one grid")
             _add_mask(label_map, mask != 0, name, sets)
         values = {name: tuple(v for v, classes in enumerate(sets) if name in classes) for name in files}
         return LabelVolume(label_map, values, grid)
@@ -198,49 +165,20 @@ def _add_mask(label_map: np.ndarray, mask: np.ndarray, name: str, sets: list[tup
     label_map[mask] = moved[inside]
 
 
-def read_label_map(path: Path) -> tuple[np.ndarray, Grid]:
-    """(X, Y, Z) uint8 or uint16 and its grid; NIfTI is turned to the nearest RAS axes.
+def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """(X, Y, Z) uint8 or uint16 and its grid, turned to the axes nearest to RAS.
 
     Raises:
         UserError: unreadable, not three-dimensional, or with values that are no small integers.
     """
-    array, affine = _read_nifti(path) if str(path).endswith(NIFTI_ENDINGS) else _read_itk(path)
-    if array.ndim != 3:
-        raise UserError(path, f"has {array.ndim} dimensions", "a three-dimensional label map")
-    if not np.issubdtype(array.dtype, np.integer):
-        whole = np.asarray(np.rint(array))
-        if not np.array_equal(whole, array):  # also true for NaN
-            raise UserError(path, "holds values that are no integers", "a label map", "save it as integers")
-        array = whole
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    volume = read_label_map(path)
+    low, high = int(volume.data.min()), int(volume.data.max())
     if low < 0 or high > MAX_LABEL_VALUE:
         raise UserError(path, f"has values from {low} to {high}", f"label values from 0 to {MAX_LABEL_VALUE}")
-    return np.ascontiguousarray(array, np.uint8 if high < 256 else np.uint16), Grid(array.shape, affine)
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import nibabel
-
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
-        return np.asanyarray(image.dataobj), image.affine
-    except Exception as error:  # nibabel, gzip and zlib each raise their own kinds for a damaged file
-        raise UserError(path, f"cannot be read ({error})", "a NIfTI file", "write the file again") from None
-
-
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import SimpleITK
-
-    try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise UserError(path, f"cannot be read ({str(error).splitlines()[-1]})", "an image file") from None
-    affine = np.eye(4)
-    dimension = image.GetDimension()
-    if dimension == 3:
-        affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-        affine[:3, 3] = image.GetOrigin()
-    return SimpleITK.GetArrayFromImage(image).T, affine
+    turn = nibabel.io_orientation(volume.affine)
+    turned = nibabel.orientations.apply_orientation(volume.data, turn)
+    affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.data.shape)
+    return np.ascontiguousarray(turned, np.uint8 if high < 256 else np.uint16), Geometry(turned.shape, affine)
 
 
 def _refuse_unknown(label_map: np.ndarray, known: set[int], path: Path, meaning: str) -> None:
@@ -261,8 +199,3 @@ def label_values(label_map: np.ndarray) -> set[int]:
     for start in range(0, flat.size, SLAB_VOXELS):
         counts += np.bincount(flat[start : start + SLAB_VOXELS], minlength=counts.size)
     return set(np.flatnonzero(counts).tolist())
-
-
-def strip_ending(name: str) -> str | None:
-    """The file name without .nii.gz or .nii; None for other files."""
-    return next((name[: -len(ending)] for ending in NIFTI_ENDINGS if name.endswith(ending)), None)

@@ -6,7 +6,8 @@ import nibabel
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.evaluation.volumes import Grid, LabelVolume
+from nnunetv2_clip.evaluation.volumes import LabelVolume
+from nnunetv2_clip.images import Geometry
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 
@@ -14,8 +15,8 @@ TABLE = LabelTable.of()
 INDEX = {row.name: row.index for row in UNIVERSAL}
 
 
-def grid(shape: tuple, spacing_mm: tuple = (1, 1, 1)) -> Grid:
-    return Grid(tuple(shape), np.diag([*spacing_mm, 1.0]))
+def grid(shape: tuple, spacing_mm: tuple = (1, 1, 1)) -> Geometry:
+    return Geometry(tuple(shape), np.diag([*spacing_mm, 1.0]))
 
 
 def volume(label_map: np.ndarray, ignore: int | None = None, spacing_mm: tuple = (1, 1, 1), **values) -> LabelVolume:

@@ -1,0 +1,128 @@
+"""An evaluation as files: JSON for programs, CSV for spreadsheets, Markdown and HTML for people."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
+from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
+
+LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
+DIGITS = {"Dice": 3, "NSD": 3, "HD95": 2, "volume_difference_ml": 1}
+NUM_WORST = 10
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+section div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
+p, li { color: #44505e; }
+"""
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> None:
+    """evaluation.json, evaluation.csv (one line per case and class), evaluation.md and evaluation.html in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation.save(folder / "evaluation.json")
+    write_text(folder / "evaluation.csv", pairs_csv(evaluation))
+    tables = report_tables(evaluation)
+    write_text(folder / "evaluation.md", _markdown(evaluation, tables))
+    write_text(folder / "evaluation.html", page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
+
+
+def report_tables(evaluation: Evaluation) -> list[Table]:
+    """Per class, per dataset, cases seen in training, worst pairs: those that have rows."""
+    tables = [class_table(evaluation, evaluation.headline_pairs, "Per class")]
+    datasets = evaluation.datasets()
+    if len(datasets) > 1:
+        tables += [
+            class_table(evaluation, [pair for pair in evaluation.headline_pairs if pair.dataset == name], name)
+            for name in datasets
+        ]
+    if evaluation.leaked:
+        note = "Not in any other figure of this page: the scan also stood in the model's training."
+        tables.append(class_table(evaluation, evaluation.leaked_pairs, "Cases seen in training", note))
+        rows = tuple((case_id, reason) for case_id, reason in sorted(evaluation.leaked.items()))
+        tables.append(Table("Why they count as seen", ("Case", "Reason"), rows))
+    return [*tables, _worst_table(evaluation)]
+
+
+def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note: str = "") -> Table:
+    """Mean ± standard deviation per class with n, the number of cases in which Dice is defined; last the mean."""
+    pairs = tuple(pairs)
+    metrics = evaluation.metrics
+    summary = evaluation.summarise(pairs)
+    num_pairs = {name: sum(pair.class_name == name for pair in pairs) for name in summary}
+    rows = [
+        (name, str(num_pairs[name]), str(row["Dice"].n), *(_cell(row[metric], metric) for metric in metrics))
+        for name, row in summary.items()
+    ]
+    over = evaluation.mean_over_classes(pairs)
+    if rows:
+        means = (number(over[metric].mean, DIGITS[metric]) for metric in metrics)
+        rows.append(("mean over classes", str(sum(num_pairs.values())), "", *means))
+    columns = ("Class", "cases", "n", *(LABELS[metric] for metric in metrics))
+    return Table(title, columns, tuple(rows), note or "cases: class annotated or known absent; n: Dice is defined.")
+
+
+def pairs_csv(evaluation: Evaluation) -> str:
+    """One line per scored (case, class) pair; an empty field where a metric is not defined."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = (*evaluation.metrics, *COUNTS)
+    writer.writerow(("case", "dataset", "class", "state", "seen_in_training", *columns))
+    for pair in evaluation.pairs:
+        values = (pair.metrics[column] for column in columns)
+        start = (pair.case_id, pair.dataset, pair.class_name, pair.state, int(pair.case_id in evaluation.leaked))
+        writer.writerow((*start, *("" if value != value else value for value in values)))
+    return stream.getvalue()
+
+
+def rule_lines() -> list[str]:
+    return [f"{name}: {rule}." for name, rule in RULES.items()]
+
+
+def page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
+    """One self-contained HTML page; `pictures` are inline SVG texts."""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    body = "".join(table.html() for table in tables) + "".join(f"<figure>{svg}</figure>" for svg in pictures)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f"<body><h1>{html.escape(title)}</h1>\n{body}<ul>{items}</ul></body></html>\n"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _cell(statistic: Statistic, metric: str) -> str:
+    return plus_minus(statistic.mean, statistic.std, DIGITS[metric])
+
+
+def _worst_table(evaluation: Evaluation) -> Table:
+    """The annotated pairs with the lowest Dice: where to look first."""
+    defined = [pair for pair in evaluation.headline_pairs if pair.metrics["Dice"] == pair.metrics["Dice"]]
+    worst = sorted(defined, key=lambda pair: (pair.metrics["Dice"], -pair.metrics["n_ref"]))[:NUM_WORST]
+    rows = tuple(
+        (pair.case_id, pair.class_name, number(pair.metrics["Dice"]), *(str(pair.metrics[count]) for count in COUNTS))
+        for pair in worst
+    )
+    return Table("Lowest Dice", ("Case", "Class", "Dice", "reference voxels", "predicted", "common"), rows)
+
+
+def _markdown(evaluation: Evaluation, tables: list[Table]) -> str:
+    notes = "\n".join(f"- {note}" for note in (*evaluation.notes, *rule_lines()))
+    return "\n".join(["# Evaluation\n", *(table.markdown() for table in tables), notes, ""])

@@ -1,0 +1,170 @@
+"""The outcome of an evaluation: metrics per case and class, their summary, and the file that other commands read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.manifest import read_json, write_json
+
+SCHEMA_VERSION = 1
+ANNOTATED, ABSENT = "annotated", "absent"
+METRICS = ("Dice", "NSD", "HD95", "volume_difference_ml")
+COUNTS = ("n_ref", "n_pred", "n_overlap")
+RULES = {
+    "pairs": "only classes that are annotated or known to be absent in the case",
+    "Dice": "2|A and B| / (|A| + |B|); both empty: not defined and left out of means; one empty: 0",
+    "NSD": "surface Dice at the tolerance; both empty: not defined; one empty: 0",
+    "HD95": "95th percentile of the surface distances in mm, the larger direction; not defined if a mask is empty",
+    "volume_difference_ml": "predicted minus reference volume",
+    "ignore": "voxels of the ignore label belong to no mask",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One class in one case.
+
+    Attributes:
+        state: "annotated", or "absent" where the class is known not to occur.
+        metrics: names out of METRICS and COUNTS; NaN where a metric is not defined.
+    """
+
+    case_id: str
+    dataset: str
+    class_name: str
+    state: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean, standard deviation (n - 1) and median over the n defined values; NaN where they do not exist."""
+
+    n: int
+    mean: float
+    std: float
+    median: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Statistic:
+        known = [float(value) for value in values if not math.isnan(value)]
+        nan = float("nan")
+        if not known:
+            return cls(0, nan, nan, nan)
+        return cls(len(known), fmean(known), stdev(known) if len(known) > 1 else nan, median(known))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All pairs of one evaluation.
+
+    Attributes:
+        class_order: classes in the order of tables.
+        leaked: cases whose scan also stood in the model's training, with the reason; not in headline figures.
+        settings: folders, tolerances and whatever else decides the numbers.
+        notes: what a reader must know (classes left out, references without prediction).
+    """
+
+    pairs: tuple[Pair, ...]
+    class_order: tuple[str, ...]
+    leaked: dict[str, str] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline_pairs(self) -> tuple[Pair, ...]:
+        return tuple(pair for pair in self.pairs if pair.case_id not in self.leaked)
+
+    @property
+    def leaked_pairs(self) -> tuple[Pair, ...]:
+        return tuple(pair for pair in self.pairs if pair.case_id in self.leaked)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were computed."""
+        present = set().union(*(pair.metrics for pair in self.pairs))
+        return tuple(metric for metric in METRICS if metric in present)
+
+    def datasets(self) -> tuple[str, ...]:
+        return tuple(sorted({pair.dataset for pair in self.headline_pairs}))
+
+    def summarise(self, pairs: Iterable[Pair]) -> dict[str, dict[str, Statistic]]:
+        """Class -> metric -> statistic, for the classes that occur in `pairs`."""
+        by_class: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            by_class.setdefault(pair.class_name, []).append(pair)
+        return {
+            name: {metric: Statistic.of(pair.metrics[metric] for pair in by_class[name]) for metric in self.metrics}
+            for name in self.class_order
+            if name in by_class
+        }
+
+    def mean_over_classes(self, pairs: Iterable[Pair]) -> dict[str, Statistic]:
+        """Metric -> statistic over the class means: every class counts the same."""
+        table = self.summarise(pairs)
+        return {metric: Statistic.of(row[metric].mean for row in table.values()) for metric in self.metrics}
+
+    def save(self, path: Path) -> None:
+        """Write as JSON (NaN as null), beside first, then rename."""
+        write_json(path, _strict(self.to_json()))
+
+    def to_json(self) -> dict:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "created_by": f"nnunetv2_clip {__version__}",
+            "settings": self.settings,
+            "rules": RULES,
+            "notes": list(self.notes),
+            "class_order": list(self.class_order),
+            "classes": _plain(self.summarise(self.headline_pairs)),
+            "mean_over_classes": _plain(self.mean_over_classes(self.headline_pairs)),
+            "datasets": {
+                dataset: _plain(self.summarise(pair for pair in self.headline_pairs if pair.dataset == dataset))
+                for dataset in self.datasets()
+            },
+            "leaked": {"cases": self.leaked, "classes": _plain(self.summarise(self.leaked_pairs))},
+            "pairs": [asdict(pair) for pair in self.pairs],
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """The evaluation in an evaluation.json, or in the folder that holds one.
+
+        Raises:
+            UserError: no evaluation of this version.
+        """
+        path = Path(path)
+        path = path / "evaluation.json" if path.is_dir() else path
+        content = read_json(path, "run 'nnunetv2_clip evaluate', which writes evaluation.json")
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "pairs" not in content:
+            raise UserError(path, "is no evaluation.json of this version", "the file that 'evaluate' writes")
+        pairs = tuple(Pair(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
+        leaked = content.get("leaked", {}).get("cases", {})
+        notes, order = tuple(content.get("notes", ())), tuple(content["class_order"])
+        return cls(pairs, order, leaked, content.get("settings", {}), notes)
+
+
+def _plain(table: object) -> object:
+    """Statistics as dictionaries, at any depth."""
+    if isinstance(table, Statistic):
+        return asdict(table)
+    return {key: _plain(value) for key, value in table.items()}
+
+
+def _strict(value: object) -> object:
+    """NaN and infinity as null, which every JSON reader takes."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(metrics: dict) -> dict[str, float]:
+    return {name: float("nan") if value is None else value for name, value in metrics.items()}

@@ -1,0 +1,107 @@
+"""An evaluation from end to end: which pairs are scored, which cases the model has seen, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
+from nnunetv2_clip.evaluation.folders import Side
+from nnunetv2_clip.evaluation.parallel import run_cases
+from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, Pair
+from nnunetv2_clip.evaluation.volumes import MaskCoding
+from nnunetv2_clip.manifest import CasePresence, Manifest
+
+UNKNOWN_DATASET = "all"
+
+
+def evaluate(
+    reference: Side,
+    prediction: Side,
+    taxonomy: Taxonomy,
+    manifest: Manifest | None = None,
+    tolerances_mm: Mapping[str, float] | None = None,
+    leaked: Mapping[str, str] | None = None,
+    num_processes: int = 1,
+) -> Evaluation:
+    """Score every predicted case in the classes that its reference knows.
+
+    Args:
+        manifest: which classes each case annotates, and from which dataset it comes; None: every class of the
+            reference counts as annotated.
+        tolerances_mm: class -> tolerance; None leaves NSD and HD95 out.
+        leaked: case -> why its scan counts as seen in training.
+
+    Raises:
+        UserError: a prediction without reference or manifest entry, no common class, a mask file that is missing,
+            different grids or an unreadable file.
+    """
+    jobs = []
+    for case_id in _predicted_cases(reference, prediction):
+        presence = manifest.case(case_id) if manifest else None
+        names = _scored_classes(case_id, presence, reference, prediction, taxonomy)
+        tolerances = {name: tolerances_mm[name] for name in names} if tolerances_mm is not None else None
+        paths = reference.files[case_id], prediction.files[case_id]
+        jobs.append(CaseJob(case_id, *paths, reference.coding, prediction.coding, names, tolerances))
+    pairs = []
+    for job, metrics in zip(jobs, run_cases(case_metrics, jobs, num_processes, "Evaluating"), strict=True):
+        presence = manifest.case(job.case_id) if manifest else None
+        dataset = presence.dataset if presence else UNKNOWN_DATASET
+        for name, values in metrics.items():
+            state = ABSENT if presence and name in presence.absent else ANNOTATED
+            pairs.append(Pair(job.case_id, dataset, name, state, values))
+    seen = {case_id: reason for case_id, reason in (leaked or {}).items() if case_id in prediction.files}
+    order = tuple(row.name for row in taxonomy.painting_order())
+    return Evaluation(tuple(pairs), order, seen, notes=_notes(reference, prediction, manifest))
+
+
+def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
+    """The cases of the prediction folder; each needs a reference."""
+    without = sorted(set(prediction.files) - set(reference.files))
+    if without:
+        raise UserError(
+            prediction.folder,
+            f"{len(without)} predictions have no reference in {reference.folder} ({', '.join(without[:5])} ...)",
+            "a reference of the same name for every prediction",
+            "give the matching -ref folder, or move these predictions away",
+        )
+    return sorted(prediction.files)
+
+
+def _scored_classes(
+    case_id: str, presence: CasePresence | None, reference: Side, prediction: Side, taxonomy: Taxonomy
+) -> tuple[str, ...]:
+    """The classes that the case supervises and both sides know, in painting order."""
+    in_reference, in_prediction = reference.classes_of(case_id), prediction.classes_of(case_id)
+    supervised = presence.supervised if presence else in_reference
+    if presence and isinstance(reference.coding, MaskCoding):
+        _require_files(case_id, frozenset(presence.annotated), in_reference, reference)
+    if isinstance(prediction.coding, MaskCoding):
+        _require_files(case_id, supervised & prediction.classes, in_prediction, prediction)
+    known = supervised & reference.classes & prediction.classes
+    return tuple(row.name for row in taxonomy.painting_order() if row.name in known)
+
+
+def _require_files(case_id: str, needed: frozenset[str], present: frozenset[str], side: Side) -> None:
+    missing = sorted(needed - present)
+    if missing:
+        raise UserError(
+            side.files[case_id],
+            f"case {case_id!r} has no mask file of {', '.join(missing)}",
+            "a file for every class, with an empty mask where nothing was found",
+            "add the files",
+        )
+
+
+def _notes(reference: Side, prediction: Side, manifest: Manifest | None) -> tuple[str, ...]:
+    notes = []
+    unknown = sorted(reference.classes - prediction.classes)
+    if unknown:
+        notes.append(f"Not scored, because the predictions do not know them: {', '.join(unknown)}.")
+    missing = len(set(reference.files) - set(prediction.files))
+    if missing:
+        notes.append(f"{missing} of {len(reference.files)} references have no prediction and are not part of this.")
+    if manifest is None:
+        notes.append("No manifest: every class of the reference counts as annotated in every case.")
+    return tuple(notes)

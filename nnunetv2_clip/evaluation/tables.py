@@ -1,0 +1,87 @@
+"""Tables of text and numbers, written as Markdown, HTML or LaTeX."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the rows.
+
+    Attributes:
+        rows: one text per column.
+        note: what a reader must know, printed below.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        widths = [max(len(text) for text in texts) for texts in zip(self.columns, *self.rows, strict=True)]
+        lines = [_markdown_line(self.columns, widths), _markdown_line(_rulers(widths), widths)]
+        lines += [_markdown_line(row, widths) for row in self.rows]
+        parts = [f"### {self.title}", "\n".join(lines)] + ([self.note] if self.note else [])
+        return "\n\n".join(parts) + "\n"
+
+    def html(self) -> str:
+        """A <section>; texts are escaped."""
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>\n" for row in self.rows
+        )
+        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+        return f"<section><h2>{html.escape(self.title)}</h2>\n<div>{table}</div>\n{note}</section>\n"
+
+    def latex(self) -> str:
+        """A table environment for the package booktabs."""
+        line = lambda texts: " & ".join(map(_latex, texts)) + r" \\"  # noqa: E731
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{_latex(f'{self.title}. {self.note}' if self.note else self.title)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                r"\toprule",
+                line(self.columns),
+                r"\midrule",
+                *map(line, self.rows),
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def plus_minus(mean: float, std: float, digits: int = 3) -> str:
+    """mean ± std; the mean alone where one value has no deviation."""
+    return number(mean, digits) + (f" ± {number(std, digits)}" if math.isfinite(std) else "")
+
+
+def _rulers(widths: list[int]) -> list[str]:
+    """Left for the names, right for the numbers."""
+    return ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
+
+
+def _markdown_line(texts: tuple[str, ...] | list[str], widths: list[int]) -> str:
+    first = texts[0].replace("|", "\\|").ljust(widths[0])
+    rest = [text.replace("|", "\\|").rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True)]
+    return "| " + " | ".join([first, *rest]) + " |"
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
+        text = text.replace(plain, escaped)
+    return text.replace("±", r"$\pm$")

@@ -1,0 +1,205 @@
+"""The command 'evaluate' from files to tables."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from nnunetv2_clip.cli import main
+from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
+from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
+
+LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three cases as an nnU-Net raw dataset, and their painted predictions."""
+    truth = {"a": row(LIVER, LIVER, BOTH, BOTH, 0), "b": row(LIVER, LIVER, 0, 0, 0), "c": row(1, 0, 0, 0, 0)}
+    painted = {"a": row(6, 6, 6, 27, 0), "b": row(6, 0, 27, 1, 1), "c": row(1, 6, 6, 27, 0)}
+    for case in truth:
+        save(truth[case], tmp_path / "labelsTr" / f"{case}.nii.gz", (10, 10, 10))
+        save(painted[case], tmp_path / "pred" / f"{case}.nii.gz", (10, 10, 10))
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset_json("spleen", "liver", "liver_tumor")))
+    known = {
+        "a": presence("liver", "liver_tumor", dataset="one"),
+        "b": presence("liver", absent=("liver_tumor",), dataset="two"),
+        "c": presence("spleen", dataset="two"),
+    }
+    manifest(**known).save(tmp_path / "label_presence.json")
+    return tmp_path
+
+
+def evaluate(folder, *options, code=0):
+    folders = "-ref", str(folder / "labelsTr"), "-pred", str(folder / "pred")
+    assert main(["evaluate", *folders, "-np", "1", *options]) == code
+    return json.loads((folder / "pred" / "evaluation" / "evaluation.json").read_text()) if code == 0 else None
+
+
+def pairs(found) -> dict:
+    return {(pair["case_id"], pair["class_name"]): pair for pair in found["pairs"]}
+
+
+def test_only_supervised_pairs_are_in_the_table(study):
+    found = pairs(evaluate(study))
+    assert set(found) == {("a", "liver"), ("a", "liver_tumor"), ("b", "liver"), ("b", "liver_tumor"), ("c", "spleen")}
+    assert found["b", "liver_tumor"]["state"] == "absent"
+
+
+def test_numbers_of_a_case(study):
+    metrics = pairs(evaluate(study))["b", "liver"]["metrics"]
+    assert metrics["Dice"] == 0.5  # truth LL..., prediction L.L.. once the tumour is liver again
+    assert (metrics["n_ref"], metrics["n_pred"], metrics["n_overlap"]) == (2, 2, 1)
+    assert pairs(evaluate(study))["a", "liver_tumor"]["metrics"]["volume_difference_ml"] == -1  # one voxel of 1 ml
+
+
+def test_classes_and_datasets_are_summarised_with_n(study):
+    found = evaluate(study)
+    assert found["classes"]["liver"]["Dice"] == {
+        "n": 2, "mean": 0.75, "std": pytest.approx(0.5 / math.sqrt(2)), "median": 0.75,
+    }  # fmt: skip
+    assert found["classes"]["liver_tumor"]["Dice"]["mean"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["datasets"]["two"]["liver"]["Dice"]["mean"] == 0.5
+    assert found["mean_over_classes"]["Dice"]["mean"] == pytest.approx((0.75 + 1 / 3 + 1) / 3)
+
+
+def test_without_manifest_every_declared_class_counts_as_annotated(study):
+    (study / "label_presence.json").unlink()
+    found = evaluate(study)
+    assert len(found["pairs"]) == 9
+    assert found["classes"]["spleen"]["Dice"]["n"] == 2  # neither truth nor prediction of case a has a spleen
+    assert any("No manifest" in note for note in found["notes"])
+
+
+def test_files_say_the_same(study, capsys):
+    found = evaluate(study)
+    folder = study / "pred" / "evaluation"
+    lines = list(csv.DictReader((folder / "evaluation.csv").open()))
+    assert {(line["case"], line["class"]): line["Dice"] for line in lines} == {
+        (pair["case_id"], pair["class_name"]): "" if pair["metrics"]["Dice"] is None else str(pair["metrics"]["Dice"])
+        for pair in found["pairs"]
+    }
+    markdown = (folder / "evaluation.md").read_text()
+    assert "| liver             |     2 | 2 | 0.750 ± 0.354 |" in markdown
+    assert "<td>0.750 ± 0.354</td>" in (folder / "evaluation.html").read_text()
+    assert "0.750 ± 0.354" in capsys.readouterr().out
+
+
+def test_evaluation_is_read_back_as_written(study):
+    evaluate(study)
+    loaded = Evaluation.load(study / "pred" / "evaluation")
+    loaded.save(study / "again.json")
+    assert json.loads((study / "again.json").read_text()) == json.loads(
+        (study / "pred" / "evaluation" / "evaluation.json").read_text()
+    )
+
+
+def test_overlap_only_leaves_surface_metrics_out(study):
+    metrics = pairs(evaluate(study, "--overlap-only"))["a", "liver"]["metrics"]
+    assert "Dice" in metrics and "NSD" not in metrics and "HD95" not in metrics
+
+
+def test_tolerances_decide_the_surface_dice(study):
+    (study / "wide.yaml").write_text("default_mm: 1000")
+    strict = pairs(evaluate(study))["b", "liver"]["metrics"]["NSD"]
+    wide = pairs(evaluate(study, "--tolerances", str(study / "wide.yaml")))["b", "liver"]["metrics"]["NSD"]
+    assert strict < wide == 1
+
+
+def test_different_grids_are_refused_with_the_case(study, capsys):
+    save(row(6, 6, 6, 27, 0, 0), study / "pred" / "a.nii.gz", (10, 10, 10))
+    evaluate(study, code=2)
+    assert "case 'a'" in (message := capsys.readouterr().err) and "different grids" in message
+    save(row(6, 6, 6, 27, 0), study / "pred" / "a.nii.gz", (11, 10, 10))
+    evaluate(study, code=2)
+    assert "case 'a'" in capsys.readouterr().err
+    assert not (study / "pred" / "evaluation").exists()
+
+
+def test_prediction_without_reference_is_refused(study, capsys):
+    save(row(0), study / "pred" / "stranger.nii.gz")
+    evaluate(study, code=2)
+    assert "stranger" in capsys.readouterr().err
+
+
+def test_references_without_prediction_are_counted(study):
+    (study / "pred" / "c.nii.gz").unlink()
+    found = evaluate(study)
+    assert "spleen" not in found["classes"]
+    assert any("1 of 3 references have no prediction" in note for note in found["notes"])
+
+
+def test_class_that_the_model_does_not_know_is_not_scored_as_missed(study):
+    (study / "pred" / "dataset.json").write_text(json.dumps(dataset_json("liver", "liver_tumor")))
+    found = evaluate(study)
+    assert "spleen" not in found["classes"]
+    assert any("spleen" in note for note in found["notes"])
+
+
+def test_cases_seen_in_training_are_reported_apart(study):
+    known = {
+        "a": presence("liver", "liver_tumor", dataset="one", group="scan_1"),
+        "b": presence("liver", dataset="two", group="scan_2", checksums={"image": "abc"}),
+        "c": presence("spleen", dataset="two", group="scan_3"),
+    }
+    manifest(**known).save(study / "label_presence.json")
+    training = manifest(
+        x=presence("liver", group="scan_1"), y=presence("liver", group="other", checksums={"image": "abc"})
+    )
+    training.save(study / "train.json")
+    found = evaluate(study, "--train-manifest", str(study / "train.json"))
+    assert set(found["leaked"]["cases"]) == {"a", "b"}
+    assert set(found["classes"]) == {"spleen"}
+    assert found["leaked"]["classes"]["liver"]["Dice"]["n"] == 2
+    assert "Cases seen in training" in (study / "pred" / "evaluation" / "evaluation.md").read_text()
+
+
+def test_mask_folders_give_the_same_numbers(study):
+    expected = {key: pair["metrics"] for key, pair in pairs(evaluate(study)).items()}
+    masks = {
+        "a": {"liver": row(1, 1, 1, 1, 0), "liver_tumor": row(0, 0, 0, 1, 0), "spleen": row(0, 0, 0, 0, 0)},
+        "b": {"liver": row(1, 0, 1, 0, 0), "liver_tumor": row(0, 0, 1, 0, 0), "spleen": row(0, 0, 0, 1, 1)},
+        "c": {"liver": row(0, 1, 1, 1, 0), "liver_tumor": row(0, 0, 0, 1, 0), "spleen": row(1, 0, 0, 0, 0)},
+    }
+    for path in (study / "pred").glob("*.nii.gz"):
+        path.unlink()
+    for case, drawn in masks.items():
+        for name, mask in drawn.items():
+            save(mask, study / "pred" / case / f"{name}.nii.gz", (10, 10, 10))
+    found = {key: pair["metrics"] for key, pair in pairs(evaluate(study)).items()}
+    assert found == expected
+
+
+def test_missing_mask_of_a_predicted_class_is_refused(study, capsys):
+    for path in (study / "pred").glob("*.nii.gz"):
+        path.unlink()
+    for name in ("liver", "liver_tumor"):
+        save(row(0, 0, 0, 0, 0), study / "pred" / "a" / f"{name}.nii.gz", (10, 10, 10))
+    save(row(0, 0, 0, 0, 0), study / "pred" / "b" / "liver.nii.gz", (10, 10, 10))
+    evaluate(study, code=2)
+    assert "case 'b' has no mask file of liver_tumor" in capsys.readouterr().err
+
+
+def test_predictions_in_label_values_are_taken_when_asked(study):
+    for case in "abc":
+        (study / "pred" / f"{case}.nii.gz").write_bytes((study / "labelsTr" / f"{case}.nii.gz").read_bytes())
+    found = evaluate(study, "--label-values")
+    assert {pair["metrics"]["Dice"] for pair in found["pairs"]} == {1, None}
+
+
+def test_workers_give_the_same(study):
+    assert evaluate(study, "-np", "2") == evaluate(study)
+
+
+def test_statistic_leaves_out_what_is_not_defined():
+    assert Statistic.of([1, float("nan"), 3]) == Statistic(2, 2, pytest.approx(math.sqrt(2)), 2)
+    assert Statistic.of([float("nan")]).n == 0
+
+
+def test_every_class_counts_the_same_in_the_mean():
+    pairs = [Pair("a", "d", "liver", "annotated", {"Dice": value}) for value in (0.2, 0.4, 0.6)]
+    pairs.append(Pair("a", "d", "spleen", "annotated", {"Dice": 1.0}))
+    evaluation = Evaluation(tuple(pairs), ("spleen", "liver"))
+    np.testing.assert_allclose(evaluation.mean_over_classes(pairs)["Dice"].mean, (0.4 + 1) / 2)
