@@ -11,17 +11,19 @@ from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_t
 class SmallPlanner(nnUNetPlanner_torchres):
     """A small U-Net and small patches: a first try on a CPU, the demo, tests.
 
-    8 base features instead of 32 and a quarter of a gigabyte instead of eight; everything else is nnU-Net's planning.
+    8 base features instead of 32, one convolution a stage instead of two, and patches for a hundredth of the memory
+    that nnU-Net plans for; everything else is nnU-Net's planning.
     """
 
     default_plans_name = "CLIPSmallPlans"
-    default_memory_gb = 0.6
+    default_memory_gb = 0.08
 
     def __init__(self, dataset_name_or_id, gpu_memory_target_in_gb=default_memory_gb, *args, **kwargs):
         kwargs.setdefault("plans_name", self.default_plans_name)
         super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, *args, **kwargs)
         self.UNet_base_num_features = 8
         self.UNet_max_features_3d = self.UNet_max_features_2d = 64
+        self.UNet_blocks_per_stage_encoder = self.UNet_blocks_per_stage_decoder = (1,) * 14
 
 
 class TorchPlanner(nnUNetPlanner_torchres):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
 
-
 # What a class gets that the network was never trained on: a probability of 2e-9 after the sigmoid.
 UNTRAINED_LOGIT = -20.0
 
@@ -58,12 +57,11 @@ class CLIPUniversalNet(nn.Module):
         input_channels: of the image.
         num_classes: output channels as nnU-Net counts them; must equal the number of class names.
         backbone_class: dotted path of an encoder-decoder with `encoder` and `decoder` as nnU-Net's U-Nets have them.
-        backbone_kwargs: its arguments, as the stock plans name them.
-        backbone_kwargs_req_import: which of them are dotted paths.
         class_names: the classes in channel order.
         text_width: E.
         image_width: size of the global image feature f.
         deep_supervision: logits at every decoder stage, the finest first.
+        backbone_kwargs: arguments of the backbone, as the stock plans name them.
 
     Source: paper, section 3.2 and Figure 2.
     """
@@ -73,12 +71,11 @@ class CLIPUniversalNet(nn.Module):
         input_channels: int,
         num_classes: int,
         backbone_class: str,
-        backbone_kwargs: dict,
-        backbone_kwargs_req_import: Sequence[str],
         class_names: Sequence[str],
         text_width: int,
         image_width: int = 256,
         deep_supervision: bool = True,
+        **backbone_kwargs,
     ):
         super().__init__()
         if num_classes != len(class_names):
@@ -86,9 +83,7 @@ class CLIPUniversalNet(nn.Module):
                 f"The plans name {len(class_names)} classes, dataset.json {num_classes}. The two files come from "
                 f"different models; take plans.json and dataset.json from one model folder."
             )
-        backbone = build_backbone(
-            input_channels, backbone_class, backbone_kwargs, backbone_kwargs_req_import, deep_supervision
-        )
+        backbone = build_backbone(input_channels, backbone_class, deep_supervision, backbone_kwargs)
         self.class_names = tuple(class_names)
         self.encoder = backbone.encoder
         self.decoder = backbone.decoder
@@ -153,9 +148,7 @@ class CLIPUniversalNet(nn.Module):
         return full
 
 
-def build_backbone(
-    input_channels: int, dotted_path: str, kwargs: dict, kwargs_req_import: Sequence[str], deep_supervision: bool
-) -> nn.Module:
+def build_backbone(input_channels: int, dotted_path: str, deep_supervision: bool, kwargs: dict) -> nn.Module:
     """The network that the stock plans name, with 8 output channels and its own initialisation.
 
     Raises:
@@ -165,12 +158,8 @@ def build_backbone(
     backbone_class = pydoc.locate(dotted_path)
     if backbone_class is None:
         raise ImportError(f"Backbone {dotted_path!r} cannot be found. Install the package that holds it.")
-    imported = {
-        name: pydoc.locate(value) if name in kwargs_req_import and value is not None else value
-        for name, value in kwargs.items()
-    }
     backbone = backbone_class(
-        input_channels=input_channels, num_classes=CHANNELS, deep_supervision=deep_supervision, **imported
+        input_channels=input_channels, num_classes=CHANNELS, deep_supervision=deep_supervision, **kwargs
     )
     if not hasattr(getattr(backbone, "decoder", None), "seg_layers") or not hasattr(backbone, "encoder"):
         raise ValueError(

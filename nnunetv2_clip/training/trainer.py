@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -76,9 +77,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def initialize(self):
         super().initialize()
-        classes = self._trained_classes()
-        trained = torch.tensor([name in classes for name in self.classes])
-        self._bare_network().set_classes(torch.from_numpy(self.text.vectors), trained)
+        trained = self._trained_classes()
+        self.trained = np.array([name in trained for name in self.classes])
+        self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
         self.logger.local_logger.my_fantastic_logging.setdefault(SUPERVISED, [])
 
     def _trained_classes(self) -> set[str]:
@@ -256,11 +257,10 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
         supervised = np.sum(self.logger.get_value(SUPERVISED, step=None), axis=0)
         self.print_to_log_file("class: pseudo Dice (nan: not measurable), supervised patches so far")
-        for name, value, count in zip(self.classes, dice, supervised, strict=True):
-            self.print_to_log_file(f"  {name:26s} {value:6.3f} {int(count):8d}", add_timestamp=False)
-        never = [name for name, count in zip(self.classes, supervised, strict=True) if count == 0]
-        if never:
-            self.print_to_log_file(f"WARNING: never supervised so far: {', '.join(never)}")
+        for k in np.flatnonzero(self.trained):
+            never = "  WARNING: not once yet" if supervised[k] == 0 else ""
+            line = f"  {self.classes[k]:26s} {dice[k]:6.3f} {int(supervised[k]):8d}{never}"
+            self.print_to_log_file(line, add_timestamp=False)
 
     def _write_training_curves(self) -> None:
         """training_curves.json in the fold's folder: what the report draws."""
@@ -310,6 +310,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.dataset_json,
             self.manifest,
             validation / "summary.json",
+            default_num_processes,
         )
         for name, (key, metrics) in zip(self.classes, summary["mean"].items(), strict=True):
             self.logger.log_summary(f"final_val/class_{key}_dice", metrics["Dice"])

@@ -49,12 +49,11 @@ def universal_plans(plans: dict, configuration: str, text: TextTable, taxonomy: 
         result["configurations"][configuration]["architecture"] = {
             "network_class_name": NETWORK,
             "arch_kwargs": {
+                **stock.network_arch_init_kwargs,
                 "backbone_class": stock.network_arch_class_name,
-                "backbone_kwargs": stock.network_arch_init_kwargs,
-                "backbone_kwargs_req_import": list(stock.network_arch_init_kwargs_req_import),
                 "class_names": names,
                 "text_width": text.width,
             },
-            "_kw_requires_import": [],
+            "_kw_requires_import": list(stock.network_arch_init_kwargs_req_import),
         }
     return result
