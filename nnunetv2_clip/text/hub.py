@@ -1,14 +1,18 @@
-"""No hang without internet: the Hugging Face hub retries for a minute, one short question answers it at once."""
+"""Weights from the Hugging Face hub without the hang: its client retries for a minute, one short question does not."""
 
 from __future__ import annotations
 
 import logging
 import os
 import ssl
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from nnunetv2_clip.errors import UserError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 5.0
@@ -52,3 +56,25 @@ def quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def not_loadable(encoder: str, weights: Path | str | None, error: Exception) -> UserError:
+    """What to say when a library could not load an encoder: the given file is wrong, or the ways out."""
+    reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+    if weights:
+        return UserError(
+            weights,
+            f"is not loadable as the weights of {encoder} ({reason})",
+            "a state dict of this model (.safetensors, .bin, .pt)",
+            "check that model and file belong together, and that the file is complete",
+        )
+    return UserError(
+        f"--encoder {encoder}",
+        f"its weights are neither in the cache nor can they be fetched ({reason})",
+        "internet, a filled cache, or a local file",
+        "one of these\n"
+        "  1. run the same command where there is internet and copy the finished table here: training needs no more\n"
+        "  2. copy ~/.cache/huggingface from a machine that has the weights, or let HF_HOME point to such a folder\n"
+        "  3. open_clip: fetch the weights file elsewhere and give --weights FILE; hf: the model's folder, hf:FOLDER\n"
+        "  4. name another encoder: --encoder minilm needs no internet (it is not CLIP, and the table will say so)",
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from nnunetv2_clip.text.similarity import cosines
 from nnunetv2_clip.text.table import TextTable
 
@@ -33,19 +31,16 @@ def save_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         beside = file.with_name(f".{os.getpid()}.{file.name}")
-        figure.savefig(beside, dpi=150)
+        figure.savefig(beside, dpi=150, bbox_inches="tight")
         os.replace(beside, file)
     return files
 
 
 def _draw_panel(figure, axis, label: str, table: TextTable) -> None:
     similarity = cosines(table)
-    off_diagonal = similarity[~np.eye(len(similarity), dtype=bool)]
-    # the diagonal is 1 in every table: scale to what differs
-    low, high = (off_diagonal.min(), off_diagonal.max()) if off_diagonal.size else (0.0, 1.0)
-    image = axis.imshow(similarity, cmap="viridis", vmin=low, vmax=max(high, low + 1e-3))
+    image = axis.imshow(similarity, cmap="viridis", vmin=similarity.min(), vmax=1)
     names = [name.replace("_", " ") for name in table.class_names]
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_title(f"{label}\n{table.encoder}, width {table.width}, {table.sha256[:12]}", fontsize=10)
-    figure.colorbar(image, ax=axis, shrink=0.7, label="cosine similarity (own scale; above it: yellow)")
+    figure.colorbar(image, ax=axis, shrink=0.7, label="cosine similarity")

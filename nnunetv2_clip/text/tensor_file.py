@@ -1,0 +1,93 @@
+"""Embeddings made elsewhere: a matrix in a .pth, .npy or .npz file, brought into the order of our classes."""
+
+# Shapes: K classes, E width of the text embedding.
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.classes import UNIVERSAL, ClassRow, normalise
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.text.table import TextTable
+
+
+def imported_vectors(path: Path, rows: Sequence[ClassRow], class_order: Path | str | None = None) -> np.ndarray:
+    """(K, E) float32 from a tensor file made elsewhere, brought into the order of `rows`.
+
+    Which row is which class: a table of ours says it; else `class_order`; else 32 rows are the universal classes
+    1..32; else there must be one row per class, by universal index.
+
+    Raises:
+        UserError: not readable as one matrix, or the rows do not fit the classes.
+    """
+    names = [row.name for row in rows]
+    tensor, own_names = _read_tensor(path)
+    if tensor.ndim != 2:
+        raise UserError(path, f"the tensor has shape {tensor.shape}", "two axes: classes x width")
+    if class_order:
+        order = [normalise(line) for line in _read_lines(class_order) if line.strip()]
+    elif own_names:
+        order = list(own_names)
+    elif len(tensor) == len(UNIVERSAL) and all(name in UNIVERSAL.names for name in names):
+        order = list(UNIVERSAL.names)
+    else:
+        order = [row.name for row in sorted(rows, key=lambda row: row.index)]
+    if len(order) != len(tensor):
+        raise UserError(
+            path,
+            f"the tensor has {len(tensor)} rows for {len(order)} classes",
+            f"one row per class{f' of {class_order}' if class_order else ', by universal index'}",
+            "name the class of each row, one per line, in a file given with --class-order",
+        )
+    missing = [name for name in names if name not in order]
+    if missing:
+        raise UserError(
+            class_order or path,
+            f"no row for {', '.join(missing)}.{suggestion(missing[0], order)}",
+            f"the classes {', '.join(names)}",
+            "correct the names in --class-order, or make a tensor with these classes",
+        )
+    return tensor[[order.index(name) for name in names]]
+
+
+def _read_tensor(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows, E) float32, and the class names if the file is a table of ours."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = dict(content)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(path, f"cannot be read ({error})", "an .npz file") from None
+        if "metadata" in arrays:
+            table = TextTable.load(path)
+            return table.vectors, table.class_names
+        if len(arrays) != 1:
+            raise UserError(path, f"holds the arrays {sorted(arrays)}", "one array, classes x width")
+        return np.asarray(next(iter(arrays.values())), dtype=np.float32), ()
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32), ()
+        if path.suffix in (".pth", ".pt"):
+            import torch
+
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(tensor, torch.Tensor):
+                raise UserError(path, f"holds a {type(tensor).__name__}", "one tensor, classes x width")
+            return tensor.detach().float().numpy(), ()
+    except UserError:
+        raise
+    except Exception as error:  # each format fails in its own ways: unpickling, zip, end of file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(path, f"cannot be read as a tensor ({reason})", "a matrix, classes x width") from None
+    raise UserError(path, f"the ending {path.suffix!r}", ".pth, .pt, .npy or .npz")
+
+
+def _read_lines(path: Path | str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"cannot be read ({error})", "a text file, one class name per line") from None
