@@ -82,11 +82,19 @@ class Target:
             self._require_same(read_json(plan_file, "use another dataset id"), plan)
         else:
             self._require_free()
+            write_json(plan_file, plan)  # before anything that would look like somebody else's dataset
         for folder in ("imagesTr", "labelsTr", ".conversion/cases", ".conversion/labels"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        self._clear_unfinished()
+
+    def _clear_unfinished(self) -> None:
+        """Remove what an interrupted run was writing; nothing refers to it."""
         shutil.rmtree(self.state / "unfinished", ignore_errors=True)
         (self.state / "unfinished").mkdir()
-        write_json(plan_file, plan)
+        for folder in (self.folder, self.state, self.state / "cases", self.preprocessed):
+            for path in folder.glob(".*.json.*"):  # as write_json names a file before it is complete
+                if path.suffix[1:].isdigit():
+                    path.unlink(missing_ok=True)
 
     def _require_free(self) -> None:
         in_use = self.folder.exists() and any(path.name != ".conversion" for path in self.folder.iterdir())

@@ -1,0 +1,158 @@
+"""Custom tables: patterns, label values, the user's own classes, unknown voxels."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.dataset_conversion.custom import find_by_pattern, read_table
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.manifest import Manifest
+
+TABLE = """
+name: mine
+images: images/{case}.nii.gz
+labels: labels/{case}_seg.nii.gz
+values: {1: liver, 2: liver_tumor, 4: [stomach, spleen]}
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(text=TABLE, **changes):
+        lines = [line for line in text.strip().splitlines() if line.split(":")[0] not in changes]
+        lines += [f"{key}: {value}" for key, value in changes.items() if value is not None]
+        path = tmp_path / "source" / "table.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
+
+
+def decoded(nnunet, case_id, voxel):
+    value = int(np.asanyarray(nib.load(nnunet.raw / "labelsTr" / f"{case_id}.nii.gz").dataobj)[voxel])
+    labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
+    return {name for name, values in labels.items() if value in np.atleast_1d(values)}
+
+
+def test_values_become_classes_and_organs_are_completed(folder, table, nnunet, convert):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 2, 4)
+    assert convert("--source", f"custom={table()}")[0] == 0
+    assert decoded(nnunet, "mine_p1", (0, 0, 0)) == {"liver"}
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"liver", "liver_tumor"}
+    assert decoded(nnunet, "mine_p1", (2, 0, 0)) == {"stomach", "spleen"}
+    case = Manifest.load(nnunet.raw / "label_presence.json").case("mine_p1")
+    assert case.dataset == "mine"
+    assert case.annotated == ("spleen", "liver", "stomach", "liver_tumor")
+
+
+def test_unannotated_class_leaves_no_voxel(folder, table, nnunet, convert):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 2, 4)
+    convert("--source", f"custom={table(annotated='[liver]', absent='[kidney_tumor]')}")
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"liver"}
+    assert decoded(nnunet, "mine_p1", (2, 0, 0)) == {"background"}
+    case = Manifest.load(nnunet.raw / "label_presence.json").case("mine_p1")
+    assert (case.annotated, case.absent) == (("liver",), ("kidney_tumor",))
+
+
+def test_ignored_value_becomes_the_ignore_label_of_nnunet(folder, table, nnunet, convert):
+    for number in (1, 2):
+        folder.image(f"images/p{number}.nii.gz", number)
+    folder.label("labels/p1_seg.nii.gz", 1, 255)
+    folder.label("labels/p2_seg.nii.gz", 4, 1)
+    assert convert("--source", f"custom={table(values='{1: liver, 4: [aorta, spleen, liver], 255: ignore}')}")[0] == 0
+    assert decoded(nnunet, "mine_p1", (0, 0, 0)) == {"liver"}
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"ignore"}
+    assert decoded(nnunet, "mine_p1", (2, 0, 0)) == {"background"}
+    assert decoded(nnunet, "mine_p2", (0, 0, 0)) == {"aorta", "spleen", "liver"}
+    labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
+    highest = max(value for name, values in labels.items() if isinstance(values, list) for value in values)
+    assert labels["ignore"] == highest + 1
+    assert list(labels)[-1] == "ignore"
+
+
+def test_own_class_gets_a_label_value_and_a_channel(folder, table, nnunet, convert, tmp_path):
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("classes: [{index: 33, name: renal_vein}, {index: 34, name: unused_class}]")
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 2)
+    path = table(values="{1: liver, 2: renal_vein}")
+    code, message = convert("--source", f"custom={path}")
+    assert code == 2
+    assert "unknown class 'renal_vein'" in message
+    assert convert("--source", f"custom={path}", "--classes", classes)[0] == 0
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"renal_vein"}
+    labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
+    values = sorted({value for values in labels.values() if isinstance(values, list) for value in values})
+    assert values == list(range(1, len(values) + 1))
+
+
+def test_alias_is_as_good_as_the_name(table):
+    source, _ = read_table(table(values="{1: inferior vena cava}"), UNIVERSAL)
+    assert source.annotated == ("postcava",)
+
+
+def test_root_is_relative_to_the_table(table):
+    path = table(root="data")
+    assert read_table(path, UNIVERSAL)[1] == path.parent / "data"
+
+
+def test_one_volume_needs_no_placeholder(folder, table):
+    image, label = folder.image("ct.nii.gz", 1), folder.label("labels.nii.gz", 1)
+    source, root = read_table(table(images="ct.nii.gz", labels="labels.nii.gz"), UNIVERSAL)
+    (case,) = source.find_cases(root)
+    assert (case.case_id, case.image, case.labels) == ("mine", image, {"label": label})
+
+
+def test_placeholder_and_star(tmp_path):
+    for name in ("s1/s1_ct.nii.gz", "s2/s2_ct.nii.gz", "s3/other_ct.nii.gz", "s1/._s1_ct.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find_by_pattern(tmp_path, "{case}/{case}_ct.nii.gz")) == ["s1", "s2"]
+    assert list(find_by_pattern(tmp_path, "{case}/*_ct.nii.gz")) == ["s1", "s2", "s3"]
+    with pytest.raises(UserError, match="are both case 's1'"):
+        (tmp_path / "s1/second_ct.nii.gz").touch()
+        find_by_pattern(tmp_path, "{case}/*_ct.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"values": "{1: livr}"}, "unknown class 'livr'. Did you mean 'liver'"),
+        ({"annotated": "[splen]"}, "Did you mean 'spleen'"),
+        ({"annotated": "[aorta]"}, "no label value stands for it"),
+        ({"absent": "[liver]"}, "annotated and absent at once"),
+        ({"values": None}, "lacks .'values'."),
+        ({"values": "{liver: 1}"}, "is no label value"),
+        ({"values": "{1: 2}"}, "stands for 2"),
+        ({"values": "{1: [3]}"}, "stands for .3."),
+        ({"values": "[]"}, "a table label value -> class"),
+        ({"values": "{1: ignore}"}, "no class is annotated"),
+        ({"label": "x.nii.gz"}, "unknown key 'label'. Did you mean 'labels'"),
+        ({"images": "images/{case}.png"}, "images: "),
+        ({"images": "/abs/{case}.nii.gz"}, "images: "),
+        ({"name": "a b"}, "name: 'a b'"),
+        ({"name": "[1"}, "cannot be read as YAML"),
+    ],
+)
+def test_mistake_in_the_table_is_named(table, changes, message):
+    path = table(**changes)
+    with pytest.raises(UserError, match=message) as caught:
+        read_table(path, UNIVERSAL)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_table_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        read_table(tmp_path / "nowhere.yaml", UNIVERSAL)
+
+
+def test_name_of_a_public_dataset_is_refused(table, convert):
+    code, message = convert("--source", f"custom={table(name='msd_liver')}")
+    assert code == 2
+    assert "is that of a public dataset" in message
