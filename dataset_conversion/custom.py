@@ -26,18 +26,25 @@ from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
 
-KEYS = ("name", "images", "labels", "values", "annotated", "absent", "root", "title", "licence", "url")
+KEYS = ("name", "images", "labels", "values", "annotated", "absent", "other_values", "root", "title", "licence", "url")
 REQUIRED = ("name", "images", "labels", "values")
 PLACEHOLDER = "{case}"
 
 
 @dataclass(frozen=True)
 class CustomSource(Source):
-    """Files found by pattern; `ignored` are the label values that are unknown for every class."""
+    """Files found by pattern.
+
+    Attributes:
+        images, labels: patterns below the root folder.
+        ignored: label values that are unknown for every class.
+        others_are_background: label values without a row in the table are allowed and mean nothing.
+    """
 
     images: str = ""
     labels: str = ""
     ignored: tuple[int, ...] = ()
+    others_are_background: bool = False
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         if not root.is_dir():
@@ -61,7 +68,9 @@ class CustomSource(Source):
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
         unknown = np.isin(label.data, self.ignored) if self.ignored else None
-        return LoadedCase(image, label.data, self.label_table, self.annotated, self.absent, unknown)
+        others = dict.fromkeys(np.unique(label.data).tolist(), ()) if self.others_are_background else {}
+        classes_of = {**others, **self.label_table}
+        return LoadedCase(image, label.data, classes_of, self.annotated, self.absent, unknown)
 
     def settings(self) -> dict:
         return {
@@ -69,6 +78,7 @@ class CustomSource(Source):
             "images": self.images,
             "labels": self.labels,
             "ignored": list(self.ignored),
+            "others_are_background": self.others_are_background,
         }
 
 
@@ -84,6 +94,8 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
         raise UserError(path, f"name: {name!r}", "letters, digits, _ and -")
     for key in ("images", "labels"):
         _check_pattern(path, key, table[key])
+    if table.get("other_values", "background") != "background":
+        raise UserError(path, f"other_values: {table['other_values']!r}", "background, or no such key")
     label_table, ignored = _read_values(path, table["values"], taxonomy)
     named = {class_name for classes in label_table.values() for class_name in classes}
     annotated = _class_list(path, "annotated", table, taxonomy) if "annotated" in table else named
@@ -112,6 +124,7 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
         images=table["images"],
         labels=table["labels"],
         ignored=ignored,
+        others_are_background="other_values" in table,
     )
     return source, path.parent / Path(str(table.get("root", "."))).expanduser()
 

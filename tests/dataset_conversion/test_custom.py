@@ -1,6 +1,7 @@
 """Custom tables: patterns, label values, the user's own classes, unknown voxels."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -76,6 +77,18 @@ def test_ignored_value_becomes_the_ignore_label_of_nnunet(folder, table, nnunet,
     assert list(labels)[-1] == "ignore"
 
 
+def test_values_that_are_not_named_are_an_error_unless_the_table_says_otherwise(folder, table, nnunet, convert):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 9, 4)
+    code, message = convert("--source", f"custom={table()}")
+    assert code == 2
+    assert "unknown label values [9]" in message
+    shutil.rmtree(nnunet.raw)
+    assert convert("--source", f"custom={table(other_values='background')}")[0] == 0
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"background"}
+    assert decoded(nnunet, "mine_p1", (2, 0, 0)) == {"stomach", "spleen"}
+
+
 def test_own_class_gets_a_label_value_and_a_channel(folder, table, nnunet, convert, tmp_path):
     classes = tmp_path / "classes.yaml"
     classes.write_text("classes: [{index: 33, name: renal_vein}, {index: 34, name: unused_class}]")
@@ -136,6 +149,7 @@ def test_placeholder_and_star(tmp_path):
         ({"label": "x.nii.gz"}, "unknown key 'label'. Did you mean 'labels'"),
         ({"images": "images/{case}.png"}, "images: "),
         ({"images": "/abs/{case}.nii.gz"}, "images: "),
+        ({"other_values": "liver"}, "other_values: 'liver'"),
         ({"name": "a b"}, "name: 'a b'"),
         ({"name": "[1"}, "cannot be read as YAML"),
     ],
