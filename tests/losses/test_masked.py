@@ -1,0 +1,110 @@
+"""The masked loss: annotated pairs give the plain loop's loss and gradient, all others give exactly nothing."""
+
+# Shapes: B cases, K classes, P pairs.
+
+import pytest
+import torch
+
+from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights, pair_losses
+from nnunetv2_clip.losses.targets import membership_table, pair_targets
+
+LABELS = {"background": 0, "liver": [1, 3], "spleen": [2], "liver_tumor": [3]}
+IGNORE_LABELS = {**LABELS, "ignore": 4}
+
+
+def plain_pair_loss(logits, target, valid=None):
+    """Voxel by voxel, as the formulas stand in the books."""
+    entropy, overlap, size, count = 0.0, 0.0, 0.0, 0
+    for x, t, known in zip(logits, target, valid if valid is not None else [True] * len(logits), strict=True):
+        if not known:
+            continue
+        p = torch.sigmoid(x)
+        entropy = entropy - (torch.log(p) if t else torch.log(1 - p))
+        overlap, size, count = overlap + p * float(t), size + p + float(t), count + 1
+    return entropy / count + 1 - (2 * overlap + 1e-5) / (size + 1e-5)
+
+
+def test_membership_follows_the_regions():
+    table = membership_table(IGNORE_LABELS)
+    assert table.tolist() == [
+        [False, False, False],
+        [True, False, False],
+        [False, True, False],
+        [True, False, True],
+        [False, False, False],
+    ]
+
+
+def test_targets_of_a_tumour_voxel_are_organ_and_tumour():
+    label_map = torch.tensor([[[0, 1, 2, 3]], [[3, 3, 0, 1]]], dtype=torch.int16)
+    pairs = torch.tensor([[0, 0], [0, 2], [1, 1]])
+    targets = pair_targets(label_map, pairs, membership_table(LABELS))
+    assert targets.int().tolist() == [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+
+
+def test_a_perfect_sure_prediction_costs_nothing():
+    logits = torch.tensor([[40.0, -40.0, 40.0]], dtype=torch.float64)
+    assert pair_losses(logits, torch.tensor([[True, False, True]])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_one_voxel_by_hand():
+    # p = 1/2, t = 1: entropy ln 2, Dice 2 * 0.5 / 1.5 = 2/3
+    loss = pair_losses(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.bool))
+    assert loss.item() == pytest.approx(0.6931471805599453 + 1 / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("with_ignore", [False, True])
+def test_a_batch_equals_the_mean_over_its_pairs_in_a_plain_loop(with_ignore):
+    torch.manual_seed(1)
+    labels = IGNORE_LABELS if with_ignore else LABELS
+    label_map = torch.randint(0, 5 if with_ignore else 4, (2, 1, 3, 4, 2), dtype=torch.int16)
+    pairs = torch.tensor([[0, 0], [0, 2], [1, 0], [1, 1], [1, 2]])
+    logits = torch.randn(5, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    table = membership_table(labels)
+    loss = MaskedLoss(table, labels.get("ignore"), (1.0,))([logits], [label_map], pairs)
+    slow = 0.0
+    for p, (b, k) in enumerate(pairs.tolist()):
+        values = label_map[b].flatten().long()
+        valid = (values != labels["ignore"]).tolist() if with_ignore else None
+        slow = slow + plain_pair_loss(logits[p].flatten(), table[values, k].tolist(), valid) / len(pairs)
+    assert loss.item() == pytest.approx(slow.item(), abs=1e-10)
+    fast_gradient, slow_gradient = (torch.autograd.grad(each, logits)[0] for each in (loss, slow))
+    assert (fast_gradient - slow_gradient).abs().max() < 1e-10
+
+
+def test_a_pair_with_ignored_voxels_only_does_not_count():
+    logits = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    label_map = torch.tensor([[[4, 4, 4, 4]], [[1, 0, 0, 1]]], dtype=torch.int16)
+    loss = MaskedLoss(membership_table(IGNORE_LABELS), 4, (1.0,))
+    both = loss([logits], [label_map], torch.tensor([[0, 0], [1, 0]]))
+    alone = loss([logits[1:]], [label_map[1:]], torch.tensor([[0, 0]]))
+    assert both.item() == pytest.approx(alone.item(), abs=1e-12)
+    (gradient,) = torch.autograd.grad(both, logits)
+    assert gradient[0].abs().max() == 0
+
+
+def test_no_pair_gives_zero_and_not_nan():
+    logits = torch.zeros(0, 4, requires_grad=True)
+    loss = MaskedLoss(membership_table(LABELS), None, (1.0,))
+    value = loss([logits], [torch.zeros(2, 1, 4, dtype=torch.int16)], torch.zeros(0, 2, dtype=torch.long))
+    assert value.item() == 0
+
+
+def test_batch_dice_sums_over_the_cases_of_a_class():
+    target = torch.tensor([[True, False], [False, False]])
+    logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], dtype=torch.float64)
+    shared = pair_losses(logits, target, classes=torch.tensor([0, 0]))
+    # overlap 1, sizes 2 + 1: Dice 2/3 for both; entropy 0 for the first, 40 / 2 for the second
+    assert shared[0].item() == pytest.approx(1 / 3, abs=1e-5)
+    assert shared[1].item() == pytest.approx(20 + 1 / 3, abs=1e-5)
+
+
+def test_half_precision_logits_are_summed_in_single_precision():
+    logits = torch.full((1, 100_000), -3.0, dtype=torch.bfloat16)
+    exact = pair_losses(logits.double(), torch.zeros(1, 100_000, dtype=torch.bool))
+    assert pair_losses(logits, torch.zeros(1, 100_000, dtype=torch.bool)).item() == pytest.approx(exact.item(), rel=1e-4)
+
+
+def test_deep_supervision_weights_are_those_of_nnunet():
+    assert deep_supervision_weights(4) == pytest.approx((4 / 7, 2 / 7, 1 / 7, 0))
+    assert deep_supervision_weights(1) == (1.0,)

@@ -1,0 +1,90 @@
+"""The text-driven head equals its plain loop, forward and backward, and computes nothing but the wanted pairs."""
+
+# Shapes: B cases, P pairs, C = 8 channels.
+
+import pytest
+import torch
+from torch.nn import functional
+
+from nnunetv2_clip.networks import head
+from nnunetv2_clip.networks.head import NUM_DYNAMIC_PARAMETERS, split_parameters, text_driven_head
+
+
+def plain_loop(features, theta, case_index):
+    """Paper, section 3.2, one convolution after the other."""
+    logits = []
+    for own, b in zip(theta, case_index.tolist(), strict=True):
+        w1, b1, w2, b2, w3, b3 = split_parameters(own[None])
+        x = features[b][None].flatten(2)
+        x = functional.conv1d(x, w1[0][:, :, None], b1[0, :, 0]).relu()
+        x = functional.conv1d(x, w2[0][:, :, None], b2[0, :, 0]).relu()
+        logits.append(functional.conv1d(x, w3[0][:, :, None], b3[0, :, 0])[0, 0])
+    return torch.stack(logits).view(-1, *features.shape[2:])
+
+
+def random_problem(shape=(2, 8, 3, 5, 4), cases=(0, 0, 1), dtype=torch.float64):
+    torch.manual_seed(0)
+    features = torch.randn(shape, dtype=dtype, requires_grad=True)
+    theta = torch.randn(len(cases), NUM_DYNAMIC_PARAMETERS, dtype=dtype, requires_grad=True)
+    return features, theta, torch.tensor(cases, dtype=torch.long)
+
+
+def test_a_class_has_153_dynamic_parameters():
+    assert NUM_DYNAMIC_PARAMETERS == 153
+
+
+@pytest.mark.parametrize("cases", [(0,), (0, 0, 1), (1, 1), (0, 2, 2, 2)])
+@pytest.mark.parametrize("spatial", [(3, 5, 4), (7, 3), (1, 1, 1)])
+def test_values_and_gradients_equal_the_plain_loop(cases, spatial, monkeypatch):
+    monkeypatch.setattr(head, "HIDDEN_VALUES_PER_CHUNK", {"cpu": 1})
+    features, theta, case_index = random_problem((3, 8, *spatial), cases)
+    weight = torch.randn(len(cases), *spatial, dtype=torch.float64)
+    results = []
+    for function in (text_driven_head, plain_loop):
+        logits = function(features, theta, case_index)
+        results.append((logits, *torch.autograd.grad((logits * weight).sum(), (features, theta))))
+    for fast, slow in zip(*results, strict=True):
+        assert torch.allclose(fast, slow, rtol=0, atol=1e-12)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    features, theta, case_index = random_problem((1, 8, 1000), (0, 0))
+    whole = text_driven_head(features, theta, case_index)
+    monkeypatch.setattr(head, "HIDDEN_VALUES_PER_CHUNK", {"cpu": 256 * 2 * 8})
+    assert torch.allclose(text_driven_head(features, theta, case_index), whole, rtol=0, atol=1e-12)
+
+
+def test_gradcheck():
+    features, theta, case_index = random_problem((2, 8, 3, 2), (0, 1, 1))
+    assert torch.autograd.gradcheck(lambda f, t: text_driven_head(f, t, case_index), (features, theta))
+
+
+def test_a_case_without_pair_gets_exactly_zero_gradient():
+    features, theta, case_index = random_problem((2, 8, 4, 4), (1, 1))
+    text_driven_head(features, theta, case_index).sum().backward()
+    assert features.grad[0].abs().max() == 0
+    assert features.grad[1].abs().max() > 0
+
+
+def test_no_pair_gives_an_empty_result_and_zero_gradient():
+    features, theta, case_index = random_problem((2, 8, 4, 4), ())
+    logits = text_driven_head(features, theta, case_index)
+    assert logits.shape == (0, 4, 4)
+    logits.sum().backward()
+    assert features.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_lower_precision_stays_near_double(dtype, tolerance):
+    features, theta, case_index = random_problem((1, 8, 6, 6), (0, 0))
+    exact = text_driven_head(features, theta, case_index)
+    rough = text_driven_head(features.to(dtype), theta, case_index)
+    assert rough.dtype == dtype
+    assert ((rough - exact).abs() / (1 + exact.abs())).max() < tolerance
+
+
+def test_non_contiguous_features_are_welcome():
+    features, theta, case_index = random_problem((1, 8, 6, 5), (0,))
+    turned = features.transpose(2, 3)
+    same = text_driven_head(turned.contiguous(), theta, case_index)
+    assert torch.equal(text_driven_head(turned, theta, case_index), same)
