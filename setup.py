@@ -73,6 +73,8 @@ def main() -> None:
             "connected-components-3d",
             "surface-distance",
             "matplotlib",
+            "pillow",
+            "jinja2",
             "tqdm",
             "pyyaml",
         ],
