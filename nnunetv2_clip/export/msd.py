@@ -92,7 +92,7 @@ def check_universal_model(path: Path, taxonomy: Taxonomy = UNIVERSAL) -> dict:
             path,
             f"the model does not paint universal indices for {wrong}",
             "predictions of a model trained with nnunetv2_clip",
-            "give the class table of your own classes with --class-table, or other predictions",
+            "give the class table of your own classes with --classes, or other predictions",
         )
     return labels
 

@@ -1,0 +1,224 @@
+"""One case of the report: its scores, volumes and pictures."""
+
+# Shapes: X Y Z voxels, turned to RAS.
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
+from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, PaintedCoding
+from nnunetv2_clip.images import Geometry, read_image
+from nnunetv2_clip.report.colors import color_of
+from nnunetv2_clip.report.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.report.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
+
+LONGEST_SIDE_PX = 420
+DETAIL_MM = 120.0
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """What a worker needs to describe one case.
+
+    Attributes:
+        names: the classes that the prediction knows.
+        reference: label file; None when no truth is known.
+        supervised: the classes that the reference annotates or knows to be absent.
+    """
+
+    case_id: str
+    image: Path
+    prediction: Path
+    taxonomy: Taxonomy
+    names: tuple[str, ...]
+    reference: Path | None = None
+    reference_coding: LabelCoding | None = None
+    supervised: tuple[str, ...] = ()
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plane of a case: the CT with the prediction and, where known, the reference."""
+
+    plane: str
+    left: str
+    top: str
+    position: int
+    num_slices: int
+    size: tuple[int, int]
+    ct: str
+    prediction: str
+    reference: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """Three planes through what the title says."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """Everything that the page shows of a case.
+
+    Attributes:
+        overlaps: class -> overlap, for the classes that the reference knows.
+        volumes_ml: class -> predicted volume.
+    """
+
+    case_id: str
+    dataset: str
+    overlaps: dict[str, Overlap]
+    volumes_ml: dict[str, float]
+    voxel_ml: float
+    views: tuple[View, ...]
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Class -> Dice where it is defined (not both masks empty)."""
+        return {name: found.dice for name, found in self.overlaps.items() if not math.isnan(found.dice)}
+
+    @property
+    def mean_dice(self) -> float:
+        values = self.dice.values()
+        return sum(values) / len(values) if values else float("nan")
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The arrays of one case, all (X, Y, Z); `painted` and `truth` hold universal indices."""
+
+    hu: np.ndarray
+    grid: Geometry
+    prediction: LabelVolume
+    reference: LabelVolume | None
+    painted: np.ndarray
+    truth: np.ndarray | None
+
+
+def describe_case(files: CaseFiles) -> CaseReport:
+    """Read the files of a case, score it and draw it.
+
+    Raises:
+        UserError: a file cannot be read, or image, prediction and reference lie on different grids.
+    """
+    scan = _read(files)
+    found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
+    counts = np.bincount(scan.prediction.label_map.ravel(), minlength=scan.prediction.max_value + 1)
+    volumes = {name: _volume_ml(scan, counts, name) for name in files.names}
+    views = [_overview(files, scan)]
+    name = _class_to_look_at(files, volumes, found)
+    if name is not None:
+        views.append(_detail(files, scan, name, found))
+    return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views))
+
+
+def _read(files: CaseFiles) -> _Scan:
+    hu, grid = read_ct(files.image)
+    prediction = PaintedCoding(files.taxonomy, files.names).read(files.prediction)
+    _same_grid(files, grid, prediction.grid, files.prediction)
+    reference = None
+    if files.reference is not None:
+        reference = files.reference_coding.read(files.reference)
+        _same_grid(files, grid, reference.grid, files.reference)
+    truth = None if reference is None else _painted_indices(reference, files.taxonomy)
+    return _Scan(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
+
+
+def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
+    """(X, Y, Z) Hounsfield units turned to RAS, and their grid."""
+    volume = read_image(path)
+    axes = nib.io_orientation(volume.affine)
+    data = nib.apply_orientation(volume.data, axes)
+    return data, Geometry(data.shape, volume.affine @ nib.orientations.inv_ornt_aff(axes, volume.data.shape))
+
+
+def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:
+    difference = other.difference(image)
+    if difference:
+        raise UserError(
+            f"case {files.case_id!r}",
+            f"{path} does not lie on the grid of {files.image}: {difference}",
+            "files of the same scan in its own geometry",
+            "check that -i, -pred and -ref belong together",
+        )
+
+
+def _painted_indices(volume: LabelVolume, taxonomy: Taxonomy) -> np.ndarray:
+    """(X, Y, Z) universal indices, sub-structures over their organ."""
+    index_of = np.zeros(volume.max_value + 1, np.uint16)
+    for row in taxonomy.subset(volume.values):
+        index_of[[value for value in volume.values[row.name] if value <= volume.max_value]] = row.index
+    return index_of[volume.label_map]
+
+
+def _volume_ml(scan: _Scan, counts: np.ndarray, name: str) -> float:
+    values = [value for value in scan.prediction.values[name] if value < len(counts)]
+    return float(counts[values].sum()) * _voxel_ml(scan.grid)
+
+
+def _voxel_ml(grid: Geometry) -> float:
+    return float(np.prod(grid.spacing_mm)) / 1000
+
+
+def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[str, Overlap]) -> str | None:
+    """The class with the lowest Dice; without truth the largest predicted sub-structure (a tumour, a vessel)."""
+    if found:
+        scored = {name: overlap.dice for name, overlap in found.items() if not math.isnan(overlap.dice)}
+        return min(scored, key=scored.get, default=None)
+    inner = {row.name: volumes[row.name] for row in files.taxonomy.subset(files.names) if row.parents}
+    largest = max(inner, key=inner.get, default=None)
+    return largest if largest and inner[largest] else None
+
+
+def _overview(files: CaseFiles, scan: _Scan) -> View:
+    anything = scan.painted > 0
+    if not anything.any() and scan.truth is not None:
+        anything = scan.truth > 0
+    return _view("Largest predicted area", files, scan, anything, tuple(slice(0, size) for size in scan.hu.shape))
+
+
+def _detail(files: CaseFiles, scan: _Scan, name: str, found: dict[str, Overlap]) -> View:
+    mask = scan.prediction.mask(name)
+    title = f"Detail: {name.replace('_', ' ')}"
+    if found:
+        mask = mask | scan.reference.mask(name)
+        title += f", the lowest Dice of this case ({found[name].dice:.3f})"
+    return _view(title, files, scan, mask, detail_box(mask, scan.grid.spacing_mm, DETAIL_MM))
+
+
+def _view(title: str, files: CaseFiles, scan: _Scan, mask: np.ndarray, box: tuple[slice, ...]) -> View:
+    """Three planes through the largest areas of `mask`, as far as the box reaches."""
+    return View(title, tuple(_panel(plane, files, scan, informative_slice(mask, plane), box) for plane in PLANES))
+
+
+def _panel(plane: Plane, files: CaseFiles, scan: _Scan, position: int, box: tuple[slice, ...]) -> Panel:
+    colors = {row.index: color_of(row) for row in files.taxonomy}
+    here = tuple(slice(position, position + 1) if axis == plane.axis else part for axis, part in enumerate(box))
+    size = picture_size(scan.hu[box].shape, scan.grid.spacing_mm, plane, LONGEST_SIDE_PX)
+
+    def overlay(indices: np.ndarray) -> str:
+        return overlay_picture(cut(indices[here], plane, 0), size, colors)
+
+    return Panel(
+        plane=plane.name,
+        left=plane.left,
+        top=plane.top,
+        position=position + 1,
+        num_slices=scan.hu.shape[plane.axis],
+        size=size,
+        ct=ct_picture(cut(scan.hu[here], plane, 0), size),
+        prediction=overlay(scan.painted),
+        reference=None if scan.truth is None else overlay(scan.truth),
+    )

@@ -1,0 +1,124 @@
+"""Find the files of the report's cases: image, prediction, reference, and what the reference knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.volumes import LabelCoding
+from nnunetv2_clip.images import SUFFIXES, stem
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
+from nnunetv2_clip.report.cases import CaseFiles
+
+
+def find_cases(
+    images: Path,
+    predictions: Path,
+    references: Path | None = None,
+    dataset_json: Path | None = None,
+    manifest: Path | None = None,
+) -> list[CaseFiles]:
+    """The files of every prediction, in alphabetical order.
+
+    Args:
+        references: label files in the label values of dataset.json; a case without one is shown without truth.
+        dataset_json: None: the one beside `references`, else the one that nnU-Net left beside the predictions.
+        manifest: None: label_presence.json beside dataset.json if there is one; without any, every class of
+            dataset.json counts as annotated in every case.
+
+    Raises:
+        UserError: a folder is empty, an image is missing, or no dataset.json is found for the references.
+    """
+    found = _label_files(predictions, "-pred", "predictions of nnUNetv2_predict (.nii.gz)")
+    images_of = _images(images)
+    missing = [case_id for case_id in found if case_id not in images_of]
+    if missing:
+        raise UserError(
+            images,
+            f"has no image of {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}",
+            f"<case>_0000.nii.gz or <case>.nii.gz for every file of {predictions}",
+            "check -i",
+        )
+    json_path = _find_dataset_json(predictions, references, dataset_json)
+    labels = None if json_path is None else _labels(json_path)
+    presence = _manifest(json_path, manifest)
+    taxonomy = presence.taxonomy if presence else UNIVERSAL
+    names = class_names(labels) if labels else taxonomy.names
+    truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
+    coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
+    if truth and not set(truth) & set(found):
+        raise UserError(references, "has no file named like a prediction", "the labels of the predicted cases")
+    return [
+        _case(case_id, images_of[case_id], path, taxonomy, names, truth.get(case_id), coding, presence)
+        for case_id, path in found.items()
+    ]
+
+
+def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, coding, presence) -> CaseFiles:
+    known = presence is not None and (reference is not None or case_id in presence.cases)
+    entry = presence.case(case_id) if known else None
+    supervised = names if entry is None else tuple(name for name in names if name in entry.supervised)
+    return CaseFiles(
+        case_id,
+        image,
+        prediction,
+        taxonomy,
+        tuple(names),
+        reference,
+        coding if reference else None,
+        tuple(supervised) if reference else (),
+        entry.dataset if entry else "",
+    )
+
+
+def _label_files(folder: Path, option: str, expected: str) -> dict[str, Path]:
+    """Case -> file."""
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder}", "is no folder", expected)
+    files = {stem(path): path for path in sorted(folder.iterdir()) if _is_nifti(path)}
+    if not files:
+        raise UserError(f"{option} {folder}", "holds no NIfTI file", expected)
+    return files
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    files = _label_files(folder, "-i", "the images of the predicted cases (.nii.gz)")
+    first_channel = {name[: -len("_0000")]: path for name, path in files.items() if name.endswith("_0000")}
+    return {**files, **first_channel}
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def _find_dataset_json(predictions: Path, references: Path | None, given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    beside = [references / "dataset.json", references.parent / "dataset.json"] if references else []
+    candidates = [*beside, predictions / "dataset.json"]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None and references is not None:
+        raise UserError(
+            "--dataset-json",
+            f"found no dataset.json beside {references} or {predictions}",
+            "the dataset.json whose label values the references hold",
+            "give it with --dataset-json",
+        )
+    return found
+
+
+def _labels(path: Path) -> dict:
+    content = read_json(path, "give the dataset.json of the references with --dataset-json")
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
+    return labels
+
+
+def _manifest(json_path: Path | None, given: Path | None) -> Manifest | None:
+    if given is not None:
+        return Manifest.load(given)
+    beside = json_path.parent / FILE_NAME if json_path else None
+    return Manifest.load(beside) if beside and beside.is_file() else None

@@ -1,0 +1,97 @@
+"""The report page: everything in one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.report import tables
+from nnunetv2_clip.report.cases import CaseReport
+from nnunetv2_clip.report.colors import hex_color
+from nnunetv2_clip.report.curves import TrainingReport
+from nnunetv2_clip.report.pictures import CT_WINDOW_HU
+
+MAX_CHIPS = 8  # Dice figures beside a case's pictures; the table has them all
+ASSETS = files("nnunetv2_clip.report") / "assets"
+
+
+def render_page(
+    title: str,
+    cases: Sequence[CaseReport],
+    taxonomy: Taxonomy,
+    training: TrainingReport | None = None,
+    max_pictures: int = 100,
+    presence_known: bool = True,
+) -> str:
+    """The HTML of the page.
+
+    Args:
+        cases: in any order; the page shows the worst first, cases without reference last.
+        max_pictures: how many cases (the worst) are shown with pictures; the tables hold all.
+        presence_known: False adds the note that every class counts as annotated.
+    """
+    cases = _worst_first(cases)
+    cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
+    names = [row.name for row in taxonomy.painting_order()]
+    scored = tables.scored_classes(cases, names)
+    predicted = [name for name in names if any(case.volumes_ml.get(name) for case in cases)]
+    class_rows = [tables.class_row(cases, name) for name in scored]
+    means = [row.mean.value for row in class_rows if row.mean.value is not None]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("page.html.j2"))
+    return template.render(
+        title=title,
+        cases=cases,
+        training=training,
+        scored=scored,
+        predicted=predicted,
+        shown=[name for name in names if name in {*scored, *predicted}],
+        class_rows=class_rows,
+        overall=tables.mean_cell(means),
+        num_pairs=sum(len(case.overlaps) for case in cases),
+        num_referenced=sum(bool(case.overlaps) for case in cases),
+        num_drawn=sum(bool(case.views) for case in cases),
+        datasets=sorted({case.dataset for case in cases if case.dataset}),
+        colors={row.name: hex_color(row) for row in taxonomy},
+        presence_known=presence_known,
+        max_chips=MAX_CHIPS,
+        window=CT_WINDOW_HU,
+        created=datetime.now().strftime("%d %B %Y, %H:%M"),
+        version=__version__,
+        dice_cell=tables.dice_cell,
+        mean_cell=tables.mean_cell,
+        volume_cell=tables.volume_cell,
+        css=_trusted(_asset("page.css")),
+        js=_trusted(_asset("page.js")),
+    )
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write beside, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(html, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _worst_first(cases: Sequence[CaseReport]) -> list[CaseReport]:
+    return sorted(cases, key=lambda case: (math.isnan(case.mean_dice), case.mean_dice, case.case_id))
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _trusted(text: str):
+    from markupsafe import Markup
+
+    return Markup(text)

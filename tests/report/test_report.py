@@ -1,0 +1,166 @@
+"""The report tells the truth of the files it is given, or says which file does not fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.report.cases import describe_case, read_ct
+from nnunetv2_clip.report.find import find_cases
+from nnunetv2_clip.report.page import render_page
+
+
+def report(study, *more, references: bool = True) -> int:
+    arguments = ["report", "-i", study.images, "-pred", study.predictions, "-o", study.root / "page.html", "-np", 1]
+    arguments += ["-ref", study.references] if references else []
+    return main([str(argument) for argument in (*arguments, *more)])
+
+
+def page(study) -> str:
+    return (study.root / "page.html").read_text(encoding="utf-8")
+
+
+def cells(html: str, table: str, case_id: str) -> list[str]:
+    body = re.search(rf'id="{table}".*?</table>', html, re.S)[0]
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", body, re.S) if f">{case_id}</a>" in row)
+    return re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)
+
+
+def test_dice_is_computed_over_regions_and_only_where_annotated(study):
+    cases = {
+        case.case_id: describe_case(case) for case in find_cases(study.images, study.predictions, study.references)
+    }
+    # liver: 16 voxels on both sides, tumour included; tumour: 2 of 4 voxels, 2 * 2 / (4 + 2)
+    assert cases["case_a"].dice == {"liver": 1.0, "liver_tumor": pytest.approx(2 / 3)}
+    assert list(cases["case_b"].overlaps) == ["spleen"]
+    assert math.isnan(cases["case_b"].mean_dice)
+
+
+def test_volumes_are_in_ml_and_an_organ_holds_its_tumour(study):
+    case = describe_case(find_cases(study.images, study.predictions)[0])
+    assert case.volumes_ml["liver"] == pytest.approx(16 * 2 * 2 * 5 / 1000)
+    assert case.volumes_ml["liver_tumor"] == pytest.approx(2 * 20 / 1000)
+
+
+def test_the_table_leaves_unannotated_classes_empty_and_marks_both_empty_with_a_dash(study):
+    assert report(study) == 0
+    # dataset, mean, spleen, liver, liver tumour (painting order)
+    assert cells(page(study), "dice-table", "case_a") == ["msd_liver", "0.833", "", "1.000", "0.667"]
+    assert cells(page(study), "dice-table", "case_b") == ["msd_spleen", "", "–", "", ""]
+
+
+def test_a_class_that_nobody_annotates_is_in_no_dice_table(study):
+    assert report(study) == 0
+    assert ">pancreas<" not in page(study)
+
+
+def test_without_manifest_every_class_counts_and_the_page_says_so(study):
+    (study.raw / "label_presence.json").unlink()
+    assert report(study) == 0
+    assert "every class counts as annotated" in page(study)
+    # spleen, liver, pancreas, liver tumour
+    assert cells(page(study), "dice-table", "case_b") == ["0.000", "–", "0.000", "–", "0.000"]
+
+
+def test_without_reference_there_are_volumes_and_pictures_and_no_dice(study):
+    assert report(study, references=False) == 0
+    assert 'id="dice-table"' not in page(study)
+    assert 'id="volume-table"' in page(study)
+    # 2 cases x (overview, tumour detail) x 3 planes x (CT, prediction)
+    assert page(study).count("<img ") == 2 * 2 * 3 * 2
+
+
+def test_worst_cases_come_first_and_pictures_stop_at_the_limit(study):
+    painted = np.zeros((8, 6, 4), np.uint8)
+    painted[0, 0, 0] = 6
+    nib.save(nib.Nifti1Image(painted, np.diag([2.0, 2.0, 5.0, 1.0])), study.predictions / "case_c.nii.gz")
+    for source, target in (
+        ("images/case_a_0000", "images/case_c_0000"),
+        ("raw/labelsTr/case_a", "raw/labelsTr/case_c"),
+    ):
+        (study.root / f"{target}.nii.gz").write_bytes((study.root / f"{source}.nii.gz").read_bytes())
+    content = json.loads((study.raw / "label_presence.json").read_text())
+    content["cases"]["case_c"] = content["cases"]["case_a"]
+    (study.raw / "label_presence.json").write_text(json.dumps(content))
+    assert report(study, "--max-pictures", 1) == 0
+    order = re.findall(r'<th scope="row"><a href="#case-(\w+)"', page(study))
+    assert order[:3] == ["case_c", "case_a", "case_b"]
+    assert re.findall(r'<article class="case" id="case-(\w+)"', page(study)) == ["case_c"]
+    assert "Pictures of the 1 worst cases of 3" in page(study)
+
+
+def test_the_page_needs_nothing_from_outside(study):
+    assert report(study) == 0
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page(study))
+    assert "@import" not in page(study)
+    assert "http" not in page(study)
+
+
+def test_names_are_escaped():
+    html = render_page("<script>alert(1)</script>", [], UNIVERSAL)
+    assert str(escape("<script>alert(1)</script>")) in html
+    assert "<script>alert" not in html
+
+
+def test_images_of_any_orientation_are_turned_to_ras(tmp_path):
+    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    image = nib.Nifti1Image(data, np.diag([1, 2, 3, 1]))
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt("PSL"))
+    nib.save(turned, tmp_path / "psl.nii.gz")
+    hu, grid = read_ct(tmp_path / "psl.nii.gz")
+    assert np.array_equal(hu, data)
+    assert np.allclose(grid.affine, image.affine)
+
+
+def test_a_missing_image_names_the_cases(study, capsys):
+    (study.images / "case_b_0000.nii.gz").unlink()
+    assert report(study) == 2
+    assert "has no image of case_b" in capsys.readouterr().err
+    assert not (study.root / "page.html").exists()
+
+
+def test_a_prediction_on_another_grid_names_the_case(study, capsys):
+    nib.save(nib.Nifti1Image(np.zeros((8, 6, 5), np.uint8), np.eye(4)), study.predictions / "case_a.nii.gz")
+    assert report(study) == 2
+    error = capsys.readouterr().err
+    assert "case 'case_a'" in error
+    assert "shape (8, 6, 5)" in error
+
+
+def test_a_case_that_the_manifest_does_not_know_is_an_error(study, capsys):
+    content = json.loads((study.raw / "label_presence.json").read_text())
+    del content["cases"]["case_b"]
+    (study.raw / "label_presence.json").write_text(json.dumps(content))
+    assert report(study) == 2
+    assert "case 'case_b' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.html"], "nothing to show"),
+        (["-pred", "p", "-o", "x.html"], "belong together"),
+        (["-i", "none", "-pred", "none", "-o", "x.html"], "is no folder"),
+        (["--log-folder", "none", "-o", "x.pdf"], "ends in .html"),
+        (["--log-folder", "none", "-o", "x.html"], "training_curves.json: cannot be read"),
+    ],
+)
+def test_wrong_options_are_explained(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_references_without_dataset_json_are_refused(study):
+    (study.raw / "dataset.json").unlink()
+    with pytest.raises(UserError, match="--dataset-json"):
+        find_cases(study.images, study.predictions, study.references)
