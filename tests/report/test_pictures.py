@@ -41,7 +41,7 @@ def test_enlarging_an_overlay_invents_no_class():
 
 def test_all_classes_differ_in_colour():
     colors = np.array(
-        [color_of(row) for row in UNIVERSAL] + [color_of(ClassRow(i, f"c{i}", "")) for i in range(33, 40)]
+        [color_of(row) for row in UNIVERSAL] + [color_of(ClassRow(i, f"c{i}", "")) for i in range(33, 43)]
     )
     distance = np.linalg.norm(colors[:, None].astype(float) - colors, axis=2)
-    assert distance[~np.eye(len(colors), dtype=bool)].min() > 25
+    assert distance[~np.eye(len(colors), dtype=bool)].min() > 35
