@@ -69,6 +69,8 @@ def main() -> None:
             "SimpleITK",
             "numpy",
             "nibabel",
+            "pydicom",
+            "pillow",
             "scipy",
             "connected-components-3d",
             "surface-distance",
