@@ -90,6 +90,16 @@ class Manifest:
         names = set().union(*(case.supervised for case in self.cases.values()))
         return tuple(row.name for row in self.taxonomy.subset(names))
 
+    def count_cases(self) -> dict[str, dict]:
+        """Source dataset -> {"cases": number of cases, "supervised": {class: number of cases that supervise it}}."""
+        counts: dict[str, dict] = {}
+        for case in self.cases.values():
+            entry = counts.setdefault(case.dataset, {"cases": 0, "supervised": {}})
+            entry["cases"] += 1
+            for row in self.taxonomy.subset(case.supervised):
+                entry["supervised"][row.name] = entry["supervised"].get(row.name, 0) + 1
+        return dict(sorted(counts.items()))
+
     def save(self, path: Path | str) -> None:
         """Write beside, then rename: a reader never sees half a manifest."""
         content = {

@@ -60,7 +60,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.manifest = Manifest.load(folder / MANIFEST_FILE)
             check_labels_agree(self.manifest, self.classes, folder)
             self.text = text_for(self.classes, folder / TEXT_FILE)
-            plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy)
+            counts = self.manifest.count_cases()
+            plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy, counts)
             super().__init__(plans, configuration, fold, dataset_json, device)
             if self.is_cascaded:
                 raise UserError(

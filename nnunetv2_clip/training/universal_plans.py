@@ -28,12 +28,15 @@ def text_for(classes: Sequence[str], path: Path) -> TextTable:
     return replace(table, class_names=tuple(classes), prompts=prompts, vectors=vectors)
 
 
-def universal_plans(plans: dict, configuration: str, text: TextTable, taxonomy: Taxonomy) -> dict:
+def universal_plans(
+    plans: dict, configuration: str, text: TextTable, taxonomy: Taxonomy, datasets: dict | None = None
+) -> dict:
     """A copy of `plans` in which `configuration` builds the universal network on the backbone that it named before.
 
     Args:
         text: the embeddings of exactly the dataset's classes, in channel order.
         taxonomy: of the manifest; the rows of the classes travel with the model.
+        datasets: the manifest's numbers of cases, which travel with the model as well.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -43,6 +46,7 @@ def universal_plans(plans: dict, configuration: str, text: TextTable, taxonomy: 
         "version": __version__,
         "classes": [row for row in taxonomy.to_json() if row["name"] in names],
         "text": text.provenance,
+        "datasets": datasets or {},
     }
     stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
     if stock.network_arch_class_name != NETWORK:
