@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.components import connected_components
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
@@ -94,7 +95,7 @@ class Unpainted:
         box = _bounding_box(region, margin=1)
         if box is None:
             return
-        components, count = cc3d.connected_components(region[box], connectivity=26, return_N=True)
+        components, count = connected_components(region[box])
         owner = self._owners(components, count, parents, box)
         for index, parent in enumerate(parents):
             mine = np.flatnonzero(owner == index)

@@ -112,7 +112,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write as JSON (NaN as null), beside first, then rename."""
-        write_json(path, _strict(self.to_json()))
+        write_json(path, strict_json(self.to_json()))
 
     def to_json(self) -> dict:
         return {
@@ -157,12 +157,12 @@ def _plain(table: object) -> object:
     return {key: _plain(value) for key, value in table.items()}
 
 
-def _strict(value: object) -> object:
+def strict_json(value: object) -> object:
     """NaN and infinity as null, which every JSON reader takes."""
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -34,16 +34,9 @@ def evaluate(
         leaked: case -> why its scan counts as seen in training.
 
     Raises:
-        UserError: a prediction without reference or manifest entry, no common class, a mask file that is missing,
-            different grids or an unreadable file.
+        UserError: see `case_jobs`; different grids or an unreadable file.
     """
-    jobs = []
-    for case_id in _predicted_cases(reference, prediction):
-        presence = manifest.case(case_id) if manifest else None
-        names = _scored_classes(case_id, presence, reference, prediction, taxonomy)
-        tolerances = {name: tolerances_mm[name] for name in names} if tolerances_mm is not None else None
-        paths = reference.files[case_id], prediction.files[case_id]
-        jobs.append(CaseJob(case_id, *paths, reference.coding, prediction.coding, names, tolerances))
+    jobs = case_jobs(reference, prediction, taxonomy, manifest, tolerances_mm)
     pairs = []
     for job, metrics in zip(jobs, run_cases(case_metrics, jobs, num_processes, "Evaluating"), strict=True):
         presence = manifest.case(job.case_id) if manifest else None
@@ -54,6 +47,28 @@ def evaluate(
     seen = {case_id: reason for case_id, reason in (leaked or {}).items() if case_id in prediction.files}
     order = tuple(row.name for row in taxonomy.painting_order())
     return Evaluation(tuple(pairs), order, seen, notes=_notes(reference, prediction, manifest))
+
+
+def case_jobs(
+    reference: Side,
+    prediction: Side,
+    taxonomy: Taxonomy,
+    manifest: Manifest | None = None,
+    tolerances_mm: Mapping[str, float] | None = None,
+) -> list[CaseJob]:
+    """One job per predicted case with the classes that its reference knows.
+
+    Raises:
+        UserError: a prediction without reference or manifest entry, or a mask file that is missing.
+    """
+    jobs = []
+    for case_id in _predicted_cases(reference, prediction):
+        presence = manifest.case(case_id) if manifest else None
+        names = _scored_classes(case_id, presence, reference, prediction, taxonomy)
+        tolerances = {name: tolerances_mm[name] for name in names} if tolerances_mm is not None else None
+        paths = reference.files[case_id], prediction.files[case_id]
+        jobs.append(CaseJob(case_id, *paths, reference.coding, prediction.coding, names, tolerances))
+    return jobs
 
 
 def _predicted_cases(reference: Side, prediction: Side) -> list[str]:

@@ -1,0 +1,39 @@
+"""What the evaluation commands share: which folders to compare, and what their values mean."""
+
+from pathlib import Path
+
+
+def add_folder_arguments(parser):
+    parser.add_argument("-ref", type=Path, required=True, help="reference label maps, or one folder of masks per case")
+    parser.add_argument("-pred", type=Path, required=True, help="predictions: label maps of nnUNetv2_predict, or masks")
+    add_reference_arguments(parser)
+    parser.add_argument(
+        "--label-values", action="store_true", help="the predictions use the label values of dataset.json as well"
+    )
+
+
+def add_reference_arguments(parser):
+    parser.add_argument("--manifest", type=Path, help="label_presence.json [the one beside dataset.json]")
+    parser.add_argument("--dataset-json", type=Path, help="meaning of the label values [beside or above -ref]")
+    parser.add_argument("-np", type=int, default=2, help="worker processes [2]")
+
+
+def reference_of(args):
+    """(reference side, manifest or None, taxonomy, dataset.json or None) of the arguments."""
+    from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, load_dataset_json, reference_side
+
+    json_file = args.dataset_json or find_dataset_json(args.ref)
+    dataset_json = load_dataset_json(json_file) if json_file else None
+    manifest = find_manifest(args.manifest, json_file)
+    taxonomy = manifest.taxonomy if manifest else UNIVERSAL
+    return reference_side(args.ref, dataset_json, taxonomy), manifest, taxonomy, dataset_json
+
+
+def sides_of(args):
+    """(reference side, prediction side, manifest or None, taxonomy) of the arguments."""
+    from nnunetv2_clip.evaluation.folders import prediction_side
+
+    reference, manifest, taxonomy, dataset_json = reference_of(args)
+    labels = dataset_json["labels"] if args.label_values and dataset_json else None
+    return reference, prediction_side(args.pred, taxonomy, labels), manifest, taxonomy

@@ -1,0 +1,64 @@
+"""nnunetv2_clip detect"""
+
+from pathlib import Path
+
+from nnunetv2_clip.commands._evaluation import add_folder_arguments
+
+
+def add_arguments(parser):
+    add_folder_arguments(parser)
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="classes to detect [every *_tumor]")
+    parser.add_argument("--min-lesion-ml", type=float, default=0.1, help="smaller components are no lesions [0.1]")
+    parser.add_argument(
+        "--overlap-rule",
+        choices=("fraction", "iou"),
+        default="fraction",
+        help="a lesion is found when this much of it is covered, or by intersection over union [fraction]",
+    )
+    parser.add_argument("--min-overlap", type=float, default=0.1, help="threshold of the overlap rule [0.1]")
+    parser.add_argument(
+        "--patient-rule",
+        choices=("any", "overlap"),
+        default="any",
+        help="a patient with tumour counts as detected by any predicted lesion, or only by a found one [any]",
+    )
+    parser.add_argument(
+        "--empty-is-free",
+        action="store_true",
+        help="cases that annotate a class and have none of it count for specificity, beside those known to be free",
+    )
+    parser.add_argument("-o", type=Path, help="output folder [PREDICTIONS/evaluation]")
+
+
+def run(args):
+    from nnunetv2_clip.commands._evaluation import sides_of
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.evaluation.detection import detect, tumor_classes
+    from nnunetv2_clip.evaluation.detection_report import write_report
+    from nnunetv2_clip.evaluation.lesions import LesionRule
+
+    if not 0 < args.min_overlap <= 1:
+        raise UserError("--min-overlap", str(args.min_overlap), "a fraction above 0, at most 1")
+    if not 0 <= args.min_lesion_ml < float("inf"):
+        raise UserError("--min-lesion-ml", str(args.min_lesion_ml), "a volume of 0 ml or more")
+    reference, prediction, manifest, taxonomy = sides_of(args)
+    given = args.classes or tumor_classes(taxonomy)
+    names = tuple(taxonomy.find(name, "--classes").name for name in given)
+    rule = LesionRule(args.min_lesion_ml, args.overlap_rule, args.min_overlap)
+    cases = detect(
+        reference, prediction, taxonomy, manifest, names, rule, args.patient_rule, args.empty_is_free, args.np
+    )
+    settings = {
+        "reference": str(args.ref),
+        "prediction": str(args.pred),
+        "manifest": manifest.where if manifest else None,
+        "min_lesion_ml": args.min_lesion_ml,
+        "overlap_rule": args.overlap_rule,
+        "min_overlap": args.min_overlap,
+        "patient_rule": args.patient_rule,
+        "empty_is_free": args.empty_is_free,
+    }
+    folder = args.o or args.pred / "evaluation"
+    for table in write_report(cases, settings, folder)[:-1]:
+        print(table.markdown())
+    print(f"Written: {folder}/detection.json, .csv, .md, .html and .tex")

@@ -1,0 +1,190 @@
+"""Tumour detection: who is found and who is wrongly suspected, by patient and by lesion (paper, Table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
+from nnunetv2_clip.evaluation.folders import Side
+from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionJob, LesionRule, case_lesions
+from nnunetv2_clip.evaluation.parallel import run_cases
+from nnunetv2_clip.evaluation.study import case_jobs
+from nnunetv2_clip.manifest import Manifest
+
+TUMOR, FREE, OTHER = "tumor", "free", "other"
+ANY, OVERLAP = "any", "overlap"
+
+
+@dataclass(frozen=True)
+class CaseDetection:
+    """One class in one case.
+
+    Attributes:
+        truth: "tumor": the reference holds a lesion of the smallest size or more. "free": known to be absent (or
+            annotated and empty, where the caller takes that as proof). "other": neither; counts for nothing but
+            false lesions.
+        suspected: the prediction calls the patient ill.
+    """
+
+    case_id: str
+    dataset: str
+    class_name: str
+    truth: str
+    suspected: bool
+    lesions: CaseLesions
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction with its 95 % bootstrap interval over cases; NaN where nothing was counted."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
+NOTHING = Rate(float("nan"), (float("nan"), float("nan")), 0)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The figures of one class.
+
+    Attributes:
+        sensitivity: suspected among cases with tumour.
+        specificity: not suspected among cases known to be free.
+        harmonic_mean: of the two; n is the number of cases of both kinds.
+        lesion_recall: found among reference lesions; n is the number of lesions.
+        false_lesions_per_case: over all cases scored.
+    """
+
+    sensitivity: Rate
+    specificity: Rate
+    harmonic_mean: Rate
+    lesion_recall: Rate
+    false_lesions_per_case: Rate
+
+
+def detect(
+    reference: Side,
+    prediction: Side,
+    taxonomy: Taxonomy,
+    manifest: Manifest | None,
+    names: Sequence[str],
+    rule: LesionRule,
+    patient_rule: str = ANY,
+    empty_is_free: bool = False,
+    num_processes: int = 1,
+) -> list[CaseDetection]:
+    """The lesions of the named classes in every case that supervises them.
+
+    Args:
+        patient_rule: "any": one predicted lesion makes a patient suspected. "overlap": in a case with tumour only
+            when a reference lesion is found (a prediction elsewhere does not count as detecting it).
+        empty_is_free: cases that annotate the class and have no voxel of it count as free, too.
+
+    Raises:
+        UserError: see `study.case_jobs`, or no case supervises any of the classes.
+    """
+    jobs = [
+        replace(job, names=wanted)
+        for job in case_jobs(reference, prediction, taxonomy, manifest)
+        if (wanted := tuple(name for name in job.names if name in names))
+    ]
+    if not jobs:
+        raise UserError(
+            prediction.folder,
+            f"no predicted case has a reference that knows {', '.join(names)}",
+            "at least one case that annotates a tumour class or is known to be free of it",
+            "name other classes with --classes, or check the manifest",
+        )
+    cases = []
+    results = run_cases(case_lesions, [LesionJob(job, rule) for job in jobs], num_processes, "Finding lesions")
+    for job, found in zip(jobs, results, strict=True):
+        presence = manifest.case(job.case_id) if manifest else None
+        for name, lesions in found.items():
+            absent = presence is not None and name in presence.absent
+            truth = _truth(lesions, absent, empty_is_free)
+            suspected = lesions.num_predicted > 0
+            if truth == TUMOR and patient_rule == OVERLAP:
+                suspected = any(lesions.found)
+            dataset = presence.dataset if presence else "all"
+            cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions))
+    return cases
+
+
+def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:
+    if absent:
+        return FREE
+    if lesions.lesion_ml:
+        return TUMOR
+    return FREE if empty_is_free and lesions.reference_voxels == 0 else OTHER
+
+
+def summarise(cases: Iterable[CaseDetection], seed: int = SEED) -> Detection:
+    """The figures of one class over its cases.
+
+    Intervals: cases are drawn with replacement, for the harmonic mean those with tumour and free ones separately.
+    """
+    cases = list(cases)
+    ill = np.array([case.suspected for case in cases if case.truth == TUMOR], float)
+    spared = np.array([not case.suspected for case in cases if case.truth == FREE], float)
+    found = np.array([sum(case.lesions.found) for case in cases], float)
+    total = np.array([len(case.lesions.found) for case in cases], float)
+    false = np.array([case.lesions.num_false for case in cases], float)
+    return Detection(
+        sensitivity=_mean_rate(ill, seed),
+        specificity=_mean_rate(spared, seed),
+        harmonic_mean=_harmonic_rate(ill, spared, seed),
+        lesion_recall=_recall_rate(found, total, seed),
+        false_lesions_per_case=_mean_rate(false, seed),
+    )
+
+
+def harmonic_mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """2ab / (a + b), 0 where both are 0."""
+    total = np.asarray(first + second, float)
+    return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _mean_rate(values: np.ndarray, seed: int) -> Rate:
+    return Rate(float(values.mean()), mean_interval(values, seed), len(values)) if len(values) else NOTHING
+
+
+def _harmonic_rate(ill: np.ndarray, spared: np.ndarray, seed: int) -> Rate:
+    if not len(ill) or not len(spared):
+        return NOTHING
+    rng = np.random.default_rng(seed)
+    sensitivity = ill[draws(len(ill), rng)].mean(axis=1)
+    specificity = spared[draws(len(spared), rng)].mean(axis=1)
+    value = float(harmonic_mean(ill.mean(), spared.mean()))
+    return Rate(value, percentile_interval(harmonic_mean(sensitivity, specificity)), len(ill) + len(spared))
+
+
+def _recall_rate(found: np.ndarray, total: np.ndarray, seed: int) -> Rate:
+    """Whole cases are drawn: lesions of one patient are not independent."""
+    if not total.sum():
+        return NOTHING
+
+    def recall(drawn: np.ndarray) -> np.ndarray:
+        lesions = total[drawn].sum(axis=1)
+        return np.divide(found[drawn].sum(axis=1), lesions, out=np.full(len(drawn), np.nan), where=lesions > 0)
+
+    return Rate(float(found.sum() / total.sum()), interval(recall, len(total), seed), int(total.sum()))
+
+
+def tumor_classes(taxonomy: Taxonomy) -> tuple[str, ...]:
+    """The classes that count as tumours unless others are named."""
+    return tuple(row.name for row in taxonomy if row.name.endswith("_tumor"))
+
+
+def to_json(cases: Sequence[CaseDetection], settings: dict) -> dict:
+    """Settings, figures per class, and every case."""
+    names = dict.fromkeys(case.class_name for case in cases)
+    figures = {name: asdict(summarise(case for case in cases if case.class_name == name)) for name in names}
+    return {"settings": settings, "classes": figures, "cases": [asdict(case) for case in cases]}

@@ -1,0 +1,102 @@
+"""Detection as files: the layout of the paper's Table 4, lesion figures, and every case."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_clip.evaluation import detection
+from nnunetv2_clip.evaluation.detection import CaseDetection, Detection, Rate
+from nnunetv2_clip.evaluation.published import NOT_REMEASURED, SOURCE, TABLE_4
+from nnunetv2_clip.evaluation.report import page, write_text
+from nnunetv2_clip.evaluation.results import strict_json
+from nnunetv2_clip.evaluation.tables import MISSING, Table, number
+from nnunetv2_clip.manifest import write_json
+
+
+def write_report(cases: Sequence[CaseDetection], settings: dict, folder: Path) -> list[Table]:
+    """detection.json, .csv (one line per case and class), .md, .html and .tex; gives the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [*detection_tables(cases), paper_table(cases)]
+    write_json(folder / "detection.json", strict_json(detection.to_json(cases, settings)))
+    write_text(folder / "detection.csv", _csv(cases))
+    notes = [f"{name}: {value}" for name, value in settings.items()]
+    lines = "\n".join(f"- {note}" for note in notes)
+    write_text(folder / "detection.md", "\n".join(["# Detection\n", *(t.markdown() for t in tables), lines, ""]))
+    write_text(folder / "detection.html", page("Detection", tables, notes))
+    write_text(folder / "detection.tex", tables[-1].latex())
+    return tables
+
+
+def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
+    """Patients and lesions, each rate in percent with its interval and the number of cases or lesions."""
+    figures = _figures(cases)
+    intervals = "In brackets: 95 % bootstrap interval over cases; then the number of"
+    patients = tuple(
+        (name, *(_percent(rate) for rate in (found.sensitivity, found.specificity, found.harmonic_mean)))
+        for name, found in figures.items()
+    )
+    lesions = tuple(
+        (name, _percent(found.lesion_recall), _plain(found.false_lesions_per_case)) for name, found in figures.items()
+    )
+    return [
+        Table("Patients", ("Class", "Sensitivity", "Specificity", "Harmonic mean"), patients, f"{intervals} cases."),
+        Table(
+            "Lesions",
+            ("Class", "Recall", "False lesions per case"),
+            lesions,
+            f"{intervals} reference lesions, and of cases.",
+        ),
+    ]
+
+
+def paper_table(cases: Sequence[CaseDetection]) -> Table:
+    """Table 4 of the paper with its own rows and ours, in percent."""
+    figures = _figures(cases)
+    names = [*TABLE_4, *(name for name in figures if name not in TABLE_4)]
+    columns = [f"{name} {figure}" for name in names for figure in ("Sen.", "Spec.", "Harm.")]
+    methods = dict.fromkeys(method for rows in TABLE_4.values() for method in rows)
+    rows = []
+    for method in methods:
+        printed = [value for name in names for value in TABLE_4.get(name, {}).get(method, (None,) * 3)]
+        rows.append((f"{method} *", *(MISSING if value is None else number(value, 2) for value in printed)))
+    ours = []
+    for name in names:
+        found = figures.get(name)
+        rates = (found.sensitivity, found.specificity, found.harmonic_mean) if found else (detection.NOTHING,) * 3
+        ours += [number(100 * rate.value, 2) for rate in rates]
+    rows.append(("this evaluation", *ours))
+    note = f"{NOT_REMEASURED} ({SOURCE}, Table 4), on other cases than ours."
+    return Table("Tumour detection, percent (paper, Table 4)", ("Method", *columns), tuple(rows), note)
+
+
+def _figures(cases: Sequence[CaseDetection]) -> dict[str, Detection]:
+    names = dict.fromkeys(case.class_name for case in cases)
+    return {name: detection.summarise(case for case in cases if case.class_name == name) for name in names}
+
+
+def _percent(rate: Rate) -> str:
+    if rate.n == 0:
+        return MISSING
+    low, high = (number(100 * bound, 1) for bound in rate.interval)
+    return f"{number(100 * rate.value, 2)} [{low}, {high}] {rate.n}"
+
+
+def _plain(rate: Rate) -> str:
+    low, high = (number(bound, 2) for bound in rate.interval)
+    return f"{number(rate.value, 2)} [{low}, {high}] {rate.n}"
+
+
+def _csv(cases: Sequence[CaseDetection]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ("case", "dataset", "class", "truth", "suspected", "lesions", "found", "predicted_lesions", "false_lesions")
+    )
+    for case in cases:
+        lesions = case.lesions
+        counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, lesions.num_false
+        writer.writerow((case.case_id, case.dataset, case.class_name, case.truth, int(case.suspected), *counts))
+    return stream.getvalue()
