@@ -26,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing zip")
     parser.add_argument("--ct-only", action="store_true", help="leave the MRI tasks out (for local use only)")
     parser.add_argument("--verify", type=Path, metavar="ZIP", help="check this zip instead of making one")
-    parser.add_argument("--classes", type=Path, help="your own classes (index from 33 on), if the model has any")
     parser.add_argument("-f", nargs="+", help="a model's folds (default: all that are there)")
     parser.add_argument(
         "-chk", default="checkpoint_final.pth", help="a model's checkpoint (default checkpoint_final.pth)"
@@ -102,13 +101,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
-    from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.export.msd import Source, prediction_source
     from nnunetv2_clip.export.msd_predict import is_model_folder, predict_tasks
 
-    taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
     if not is_model_folder(args.i):
-        return prediction_source(args.i, taxonomy), None
+        return prediction_source(args.i), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
-    predict_tasks(args.i, args.msd, predictions, args.f, args.chk, args.device, args.np, taxonomy)
+    predict_tasks(args.i, args.msd, predictions, args.f, args.chk, args.device, args.np)
     return Source(predictions), predictions

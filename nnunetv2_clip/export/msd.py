@@ -28,6 +28,7 @@ from nnunetv2_clip.export.msd_masks import (
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.model_files import taxonomy_beside
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 
@@ -57,7 +58,7 @@ class Entry:
     source: Source
 
 
-def prediction_source(folder: Path, taxonomy: Taxonomy = UNIVERSAL) -> Source:
+def prediction_source(folder: Path) -> Source:
     """A folder of painted label maps as nnUNetv2_predict writes them.
 
     Raises:
@@ -65,16 +66,18 @@ def prediction_source(folder: Path, taxonomy: Taxonomy = UNIVERSAL) -> Source:
     """
     if not folder.is_dir():
         raise UserError(folder, "is no folder", "predictions or a trained model", "check -i")
-    tasks_of = {folder / "dataset.json": CT_TASKS}
-    tasks_of.update({folder / task.folder / "dataset.json": (task,) for task in CT_TASKS})
-    for path, tasks in tasks_of.items():
-        if path.is_file():  # nnU-Net leaves the model's dataset.json beside its predictions
-            labels = check_universal_model(path, taxonomy)
-            check_model_knows(labels, tasks, path)
+    tasks_of = {folder: CT_TASKS, **{folder / task.folder: (task,) for task in CT_TASKS}}
+    taxonomy = UNIVERSAL
+    for place, tasks in tasks_of.items():  # nnU-Net leaves the model's plans and dataset.json beside its predictions
+        own = taxonomy_beside(place)
+        taxonomy = own if len(own) > len(taxonomy) else taxonomy
+        if (place / "dataset.json").is_file():
+            labels = check_universal_model(place / "dataset.json", own)
+            check_model_knows(labels, tasks, place / "dataset.json")
     return Source(folder, taxonomy)
 
 
-def check_universal_model(path: Path, taxonomy: Taxonomy = UNIVERSAL) -> dict:
+def check_universal_model(path: Path, taxonomy: Taxonomy) -> dict:
     """The table `labels` of a model's dataset.json.
 
     Raises:
@@ -92,7 +95,7 @@ def check_universal_model(path: Path, taxonomy: Taxonomy = UNIVERSAL) -> dict:
             path,
             f"the model does not paint universal indices for {wrong}",
             "predictions of a model trained with nnunetv2_clip",
-            "give the class table of your own classes with --classes, or other predictions",
+            "give predictions of such a model, with the plans.json and dataset.json that nnU-Net left beside them",
         )
     return labels
 

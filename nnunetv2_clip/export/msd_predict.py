@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.export.msd import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.export.msd_masks import READ_ERRORS, BadMask, open_image
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
 from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.model_files import taxonomy_beside
 
 RECORD = "predictions_of.json"
 
@@ -32,7 +32,6 @@ def predict_tasks(
     checkpoint: str,
     device: str,
     processes: int = 1,
-    taxonomy: Taxonomy = UNIVERSAL,
 ) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
@@ -43,7 +42,7 @@ def predict_tasks(
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
     """
-    labels = check_universal_model(model_folder / "dataset.json", taxonomy)
+    labels = check_universal_model(model_folder / "dataset.json", taxonomy_beside(model_folder))
     check_model_knows(labels, CT_TASKS, model_folder)
     checkpoints = _checkpoints(model_folder, folds, checkpoint)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}

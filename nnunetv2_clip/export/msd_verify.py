@@ -16,6 +16,7 @@ from tqdm import tqdm
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.export.msd_masks import READ_ERRORS, BadMask, check_geometry, check_values, open_image
 from nnunetv2_clip.export.msd_tasks import FILE_ENDING, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.model_files import leaves_its_folder
 
 MAX_BYTES_PER_VOXEL = 8
 MAX_HEADER_BYTES = 1 << 20
@@ -63,7 +64,7 @@ def _names(archive: zipfile.ZipFile, images: Mapping[str, TestImage]) -> tuple[l
 
 def _evil(info: zipfile.ZipInfo) -> str | None:
     name = info.orig_filename
-    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts or ":" in name:
+    if leaves_its_folder(name):
         return "is a path that leaves the folder into which the zip is unpacked"
     if "\\" in name:
         return "has a backslash in its path"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.images import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
+from nnunetv2_clip.model_files import taxonomy_beside
 from nnunetv2_clip.report.cases import CaseFiles
 
 
@@ -44,7 +45,7 @@ def find_cases(
     json_path = _find_dataset_json(predictions, references, dataset_json)
     labels = None if json_path is None else _labels(json_path)
     presence = _manifest(json_path, manifest)
-    taxonomy = presence.taxonomy if presence else UNIVERSAL
+    taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
     names = class_names(labels) if labels else taxonomy.names
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None

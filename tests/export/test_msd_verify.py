@@ -38,7 +38,8 @@ def problems(tmp_path, msd, masks) -> list[str]:
 
 def test_what_the_export_writes_is_right(tmp_path, msd, mri, painted, capsys):
     output = tmp_path / "s.zip"
-    assert main(["export-msd", "-i", str(painted), "--msd", str(msd), "--mri", str(mri), "-o", str(output)]) == 0
+    folders = ["-i", str(painted), "--msd", str(msd), "--mri", str(mri)]
+    assert main(["export-msd", *folders, "-o", str(output), "-np", "1"]) == 0
     assert main(["export-msd", "--verify", str(output), "--msd", str(msd)]) == 0
     assert "complete" in capsys.readouterr().out
 
