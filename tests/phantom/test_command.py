@@ -52,5 +52,32 @@ def test_mistakes_are_answered_before_anything_is_written(tmp_path, capsys, argu
 def test_a_foreign_folder_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.json").write_text(json.dumps("precious"))
     assert main(["phantom", "-o", str(tmp_path), "--sources", "custom"]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "no phantoms" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.json"]
+
+
+def test_a_second_run_keeps_what_is_there_and_adds_what_is_not(tmp_path):
+    out = tmp_path / "phantoms"
+    arguments = ["phantom", "-o", str(out), "--cases", "1", "--test-cases", "0", *COARSE, "--sources", "msd_spleen"]
+    assert main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    (out / ".custom.77.partial").mkdir()  # left by a killed run
+    assert main([*arguments, "custom"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    assert (out / "custom" / "truth" / "case_001.nii.gz").is_file()
+
+
+def test_phantoms_of_another_order_are_not_mixed_in(tmp_path, capsys):
+    arguments = ["phantom", "-o", str(tmp_path / "out"), "--cases", "1", *COARSE, "--sources", "custom"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert "'seed': 0" in capsys.readouterr().err
+
+
+def test_dicom_sources_have_one_orientation_and_some_have_no_test_cases(tmp_path, capsys):
+    arguments = ["phantom", "-o", str(tmp_path / "out"), "--cases", "1", *COARSE, "--sources", "pancreas_ct"]
+    assert main([*arguments, "--orientation", "RAS"]) == 2
+    assert "axial DICOM slices" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "1 cases" in capsys.readouterr().out

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from nnunetv2_clip.manifest import write_json
 from nnunetv2_clip.phantom.layouts.base import (
+    UNIT_SPACING_NUMBERS,
     Paint,
     Request,
     annotated_classes,
     apple_double_twins,
-    oriented,
+    claims_ras,
     paint,
-    save_nifti,
+    unit_spacing,
 )
 
 
@@ -87,19 +88,23 @@ TASKS = {
 
 
 def write(request: Request) -> Path:
-    """Write the task's folder; returns it."""
-    task = TASKS[request.layout]
+    """Write the task's folder; returns it. Option `rotated_headers`: the arrays are LPS, the headers say RAS."""
+    task, rotated = TASKS[request.layout], request.option("rotated_headers", False)
     root = request.folder / task.folder
-    numbers, test_numbers = training_numbers(task), held_back_numbers(task)
     training, test = [], []
-    for position, seed in enumerate(request.seeds):
-        name = task.file.format(next(numbers))
-        _write_case(request, task, root, name, seed, position, labelled=True)
+    for number, seed, labelled in request.numbers(training_numbers(task), held_back_numbers(task)):
+        name, part = task.file.format(number), "imagesTr" if labelled else "imagesTs"
+        change = unit_spacing if task.folder == "Task03_Liver" and number in UNIT_SPACING_NUMBERS else None
+        change = claims_ras if rotated else change
+        scan = request.scan(seed, ("LPS",) if rotated else ("RAS",))
+        image = scan.save(root / part / f"{name}.nii.gz", scan.phantom.image, change)
+        if not labelled:
+            test.append(f"./imagesTs/{name}.nii.gz")
+            request.add(name, scan, image)
+            continue
         training.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
-    for position, seed in enumerate(request.test_seeds, start=len(request.seeds)):
-        name = task.file.format(next(test_numbers))
-        _write_case(request, task, root, name, seed, position, labelled=False)
-        test.append(f"./imagesTs/{name}.nii.gz")
+        label = scan.save(root / "labelsTr" / f"{name}.nii.gz", paint(scan.phantom, task.recipe), change)
+        request.add(name, scan, image, [label], annotated_classes(task.recipe))
     (root / "imagesTs").mkdir(exist_ok=True)
     write_json(root / "dataset.json", _dataset_json(task, training, test))
     apple_double_twins(root)
@@ -113,17 +118,6 @@ def training_numbers(task: Task) -> Iterator[int]:
 
 def held_back_numbers(task: Task) -> Iterator[int]:
     return (n for n in range(131 if task.first_number == 0 else 1, 1000) if task.first_number == 0 or n % 3 == 1)
-
-
-def _write_case(request: Request, task: Task, root: Path, name: str, seed: int, position: int, labelled: bool) -> None:
-    phantom, codes = request.phantom(seed), request.orientation(position)
-    image = oriented(phantom.image, phantom.affine, codes)
-    image_file = save_nifti(root / ("imagesTr" if labelled else "imagesTs") / f"{name}.nii.gz", image)
-    labels = []
-    if labelled:
-        label_map = oriented(paint(phantom, task.recipe), phantom.affine, codes)
-        labels = [save_nifti(root / "labelsTr" / f"{name}.nii.gz", label_map)]
-    request.add(name, phantom, image, image_file, labels, annotated_classes(task.recipe) if labelled else ())
 
 
 def _dataset_json(task: Task, training: list[dict], test: list[str]) -> dict:

@@ -1,0 +1,135 @@
+"""AMOS22: CT and MRI in the same folders, a validation part with labels, prostate and uterus under one value."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.phantom.layouts.base import APPLE_DOUBLE, Request, Scan, annotated_classes, paint
+
+RECIPE = (
+    (1, ("spleen",)),
+    (2, ("right_kidney",)),
+    (3, ("left_kidney",)),
+    (4, ("gallbladder",)),
+    (5, ("esophagus",)),
+    (6, ("liver",)),
+    (7, ("stomach",)),
+    (8, ("aorta",)),
+    (9, ("postcava",)),
+    (10, ("pancreas",)),
+    (11, ("right_adrenal_gland",)),
+    (12, ("left_adrenal_gland",)),
+    (13, ("duodenum",)),
+    (14, ("bladder",)),
+    (15, ("prostate",)),
+)
+LABEL_NAMES = (
+    "background",
+    "spleen",
+    "right kidney",
+    "left kidney",
+    "gall bladder",
+    "esophagus",
+    "liver",
+    "stomach",
+    "arota",  # so in the published file
+    "postcava",
+    "pancreas",
+    "right adrenal gland",
+    "left adrenal gland",
+    "duodenum",
+    "bladder",
+    "prostate/uterus",
+)
+TRAINING, VALIDATION = (1, 4, 5, 7, 10, 11, 14, 15, 16, 17), (8, 13, 18, 22, 29, 32, 34, 40, 41, 42)
+TEST = (2, 3, 6, 9, 12, 19, 20, 21, 26, 28)
+MRI = 507
+META_FIELDS = ("amos_id", "Patient's Sex", "Patient's Age", "Manufacturer's Model Name", "Manufacturer", "Site")
+
+
+def write(request: Request) -> Path:
+    """Write amos22/ with its dataset.json, metadata beside it and macOS's leavings; returns amos22/.
+
+    Option `female`: case numbers of women (default: every third case). What carries value 15 there is the uterus.
+    Option `metadata`: False leaves the metadata file out, as most downloads do.
+    """
+    root = request.folder / "AMOS" / "amos22"
+    female, metadata = request.option("female", None), request.option("metadata", True)
+    lists: dict[str, list] = {"training": [], "validation": [], "test": []}
+    sexes: dict[int, str] = {}
+    numbers = tuple(chain(*zip(TRAINING, VALIDATION, strict=True)))
+    for n, seed, labelled in request.numbers(numbers, TEST):
+        scan = request.scan(seed, ("LPS", "LAS"))
+        is_female = n in female if female is not None else len(sexes) % 3 == 2
+        sexes[n] = "F" if is_female else "M"
+        part = ("Va" if n in VALIDATION else "Tr") if labelled else "Ts"
+        name = f"amos_{n:04d}"
+        image = scan.save(root / f"images{part}" / f"{name}.nii.gz", scan.phantom.image)
+        labels, annotated = [], set()
+        if labelled:
+            labels = [scan.save(root / f"labels{part}" / f"{name}.nii.gz", paint(scan.phantom, RECIPE))]
+            annotated = set(annotated_classes(RECIPE)) - ({"prostate"} if is_female else set())
+        request.add(name, _as_woman(scan) if is_female else scan, image, labels, annotated)
+        key = {"Tr": "training", "Va": "validation", "Ts": "test"}[part]
+        lists[key].append(_entry(part, name))
+    _write_mri(root, scan, lists["training"])
+    _write_dataset_json(root, lists)
+    _write_apple_double(root)
+    if metadata:
+        _write_metadata(root.parent / "labeled_data_meta_0000_0599.csv", sexes)
+    return root
+
+
+def _as_woman(scan: Scan) -> Scan:
+    """The same scan; what was the prostate is the uterus, which is none of the 32 classes."""
+    masks = {**scan.phantom.masks, "prostate": np.zeros_like(scan.phantom.masks["prostate"])}
+    return replace(scan, phantom=replace(scan.phantom, masks=masks))
+
+
+def _entry(part: str, name: str) -> dict:
+    entry = {"image": f"./images{part}/{name}.nii.gz"}
+    return entry if part == "Ts" else {**entry, "label": f"./labels{part}/{name}.nii.gz"}
+
+
+def _write_mri(root: Path, scan: Scan, training: list) -> None:
+    """A labelled scan that is no CT: no negative value, other contrast."""
+    signal = np.clip(300 + scan.phantom.image // 2, 0, None).astype(np.int16)
+    scan.save(root / "imagesTr" / f"amos_{MRI:04d}.nii.gz", signal)
+    scan.save(root / "labelsTr" / f"amos_{MRI:04d}.nii.gz", paint(scan.phantom, RECIPE))
+    training.append(_entry("Tr", f"amos_{MRI:04d}"))
+
+
+def _write_dataset_json(root: Path, lists: dict[str, list]) -> None:
+    content = {
+        "name": "AMOS",
+        "description": "MICCAI2022 Multi-Modality Abdominal Multi-Organ Segmentation Challenge",
+        "licence": "CC-BY-SA 4.0",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {str(value): name for value, name in enumerate(LABEL_NAMES)},
+        **{f"num{key.capitalize()}": len(entries) for key, entries in lists.items()},
+        **lists,
+    }
+    write_json(root / "dataset.json", content)
+
+
+def _write_apple_double(root: Path) -> None:
+    """What unpacking leaves outside macOS: a second tree of ._ files beside the first."""
+    for path in sorted(root.rglob("*.nii.gz")):
+        twin = root.parent / "__MACOSX" / "amos22" / path.parent.name / f"._{path.name}"
+        twin.parent.mkdir(parents=True, exist_ok=True)
+        twin.write_bytes(APPLE_DOUBLE)
+
+
+def _write_metadata(path: Path, sexes: dict[int, str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(META_FIELDS)
+        for n, sex in sorted({**sexes, MRI: "M"}.items()):
+            writer.writerow([n, sex, "055Y", "Aquilion ONE", "TOSHIBA", "Longgang District People's Hospital"])

@@ -1,0 +1,244 @@
+"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from nnunetv2_clip.phantom.layouts.base import (
+    UNIT_SPACING_NUMBERS,
+    Change,
+    Paint,
+    Request,
+    annotated_classes,
+    claims_ras,
+    paint,
+    unit_spacing,
+    with_affine,
+)
+
+WORD_VALIDATION = (1, 7, 15, 25, 31, 35, 39, 45, 48, 66, 75, 80, 83, 85, 98, 112, 137, 139, 141, 149)
+WORD_TEST = (14, 16, 17, 19, 21, 23, 24, 33, 34, 37, 43, 50, 52, 54, 57, 60, 69, 74, 76, 77, 88, 92, 97, 99)
+WORD_TRAINING = tuple(n for n in range(1, 151) if n not in (*WORD_VALIDATION, *WORD_TEST, 103, 110, 120, 124, 129, 131))
+ABDOMENCT_1K_UNLABELLED = (10, 13, 16, 27, 28, 32, 33, 38, 43, 58, 218, 224, 228, 236, 241, 246, 274, 404, 408, 415)
+ABDOMENCT_1K_SHEARED = (11, 21, 49, 51, 57, 205, 213, 217, 219, 221, 232, 238, 240, 244, 249, 251, 401, 403, 405)
+# Cases that are LiTS 28-47 and inherit their voxel size (fact sheet, section 3.3).
+ABDOMENCT_1K_UNIT_SPACING = (
+    273, 462, 574, 575, 576, 577, 274, 78, 275, 276, 277, 278, 280, 281, 282, 283, 284, 285, 286, 578,
+)  # fmt: skip
+SHEAR = 0.002
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files lie below `root` and what their values mean.
+
+    Attributes:
+        image, label, test_image: paths with {n}, the case number, and {part}, what `part(n)` gives.
+        case: the case's name.
+        recipe: label values in painting order.
+        numbers, test_numbers: published case numbers, the ones with traps early.
+        orientations: usual axis codes, in turn.
+    """
+
+    root: str
+    image: str
+    label: str
+    case: str
+    recipe: Paint
+    numbers: Iterable[int]
+    test_image: str = ""
+    test_numbers: Iterable[int] = ()
+    orientations: tuple[str, ...] = ("LPS",)
+    part: Callable[[int], str] = lambda n: ""
+
+
+LAYOUTS = {
+    "btcv": Layout(
+        "RawData",
+        "Training/img/img{n:04d}.nii.gz",
+        "Training/label/label{n:04d}.nii.gz",
+        "img{n:04d}",
+        (
+            (1, ("spleen",)),
+            (2, ("right_kidney",)),
+            (3, ("left_kidney",)),
+            (4, ("gallbladder",)),
+            (5, ("esophagus",)),
+            (6, ("liver",)),
+            (7, ("stomach",)),
+            (8, ("aorta",)),
+            (9, ("postcava",)),
+            (10, ("portal_and_splenic_vein",)),
+            (11, ("pancreas",)),
+            (12, ("right_adrenal_gland",)),
+            (13, ("left_adrenal_gland",)),
+        ),
+        tuple(chain(range(1, 11), range(21, 41))),
+        "Testing/img/img{n:04d}.nii.gz",
+        range(61, 81),
+        ("LAS",),
+    ),
+    "lits": Layout(
+        "LiTS",
+        "Training Batch {part}/volume-{n}.nii",
+        "Training Batch {part}/segmentation-{n}.nii",
+        "volume-{n}",
+        ((1, ("liver",)), (2, ("liver_tumor",))),
+        tuple(chain(*zip(range(28), range(48, 76), strict=True))),  # both batches
+        "LITS-Challenge-Test-Data/test-volume-{n}.nii",
+        range(70),
+        ("LPS", "RAS"),
+        lambda n: "1" if n < 28 else "2",
+    ),
+    "ct_org": Layout(
+        "PKG - CT-ORG",
+        "CT-ORG/OrganSegmentations/volume-{n}.nii.gz",
+        "CT-ORG/OrganSegmentations/labels-{n}.nii.gz",
+        "volume-{n}",
+        (
+            (5, ("bone",)),
+            (1, ("liver",)),
+            (2, ("bladder",)),
+            (3, ("right_lung", "left_lung")),
+            (4, ("right_kidney", "left_kidney")),
+        ),
+        tuple(chain(*zip(range(28), range(48, 76), strict=True))),
+        orientations=("LPS", "RAS"),
+    ),
+    "word": Layout(
+        "WORD-V0.1.0",
+        "images{part}/word_{n:04d}.nii.gz",
+        "labels{part}/word_{n:04d}.nii.gz",
+        "word_{n:04d}",
+        (
+            (1, ("liver",)),
+            (2, ("spleen",)),
+            (3, ("left_kidney",)),
+            (4, ("right_kidney",)),
+            (5, ("stomach",)),
+            (6, ("gallbladder",)),
+            (7, ("esophagus",)),
+            (8, ("pancreas",)),
+            (9, ("duodenum",)),
+            (10, ("colon",)),
+            (11, ("intestine",)),
+            (12, ("right_adrenal_gland", "left_adrenal_gland")),
+            (13, ("rectum",)),
+            (14, ("bladder",)),
+            (15, ("left_femur_head",)),
+            (16, ("right_femur_head",)),
+        ),
+        tuple(chain(*zip(WORD_TRAINING[:20], WORD_VALIDATION, strict=True))),
+        "imagesTs/word_{n:04d}.nii.gz",
+        WORD_TEST,
+        ("LPS",),
+        lambda n: "Val" if n in WORD_VALIDATION else "Tr",
+    ),
+    "abdomenct_1k": Layout(
+        "AbdomenCT-1K",
+        "Image/Case_{n:05d}_0000.nii.gz",
+        "Mask/Case_{n:05d}.nii.gz",
+        "Case_{n:05d}",
+        ((1, ("liver",)), (2, ("right_kidney", "left_kidney")), (3, ("spleen",)), (4, ("pancreas",))),
+        tuple(chain(*zip(range(1, 10), ABDOMENCT_1K_SHEARED[:9], strict=True))),
+        "Image/Case_{n:05d}_0000.nii.gz",
+        ABDOMENCT_1K_UNLABELLED,
+    ),
+    "abdomenct_12organ": Layout(
+        "Organ-12-Subset",
+        "Image/Organ12_{n:04d}_0000.nii.gz",
+        "Mask/Organ12_{n:04d}.nii.gz",
+        "Organ12_{n:04d}",
+        (
+            (1, ("liver",)),
+            (2, ("right_kidney", "left_kidney")),
+            (3, ("spleen",)),
+            (4, ("pancreas",)),
+            (5, ("aorta",)),
+            (6, ("postcava",)),
+            (7, ("stomach",)),
+            (8, ("gallbladder",)),
+            (9, ("esophagus",)),
+            (10, ("right_adrenal_gland",)),
+            (11, ("left_adrenal_gland",)),
+            (12, ("celiac_trunk",)),
+        ),
+        range(1, 51),
+    ),
+    "flare22": Layout(
+        "FLARE22",
+        "Training/FLARE22_LabeledCase50/images/FLARE22_Tr_{n:04d}_0000.nii.gz",
+        "Training/FLARE22_LabeledCase50/labels/FLARE22_Tr_{n:04d}.nii.gz",
+        "FLARE22_Tr_{n:04d}",
+        (
+            (1, ("liver",)),
+            (2, ("right_kidney",)),
+            (3, ("spleen",)),
+            (4, ("pancreas",)),
+            (5, ("aorta",)),
+            (6, ("postcava",)),
+            (7, ("right_adrenal_gland",)),
+            (8, ("left_adrenal_gland",)),
+            (9, ("gallbladder",)),
+            (10, ("esophagus",)),
+            (11, ("stomach",)),
+            (12, ("duodenum",)),
+            (13, ("left_kidney",)),
+        ),
+        range(1, 51),
+        "Training/FLARE22_UnlabeledCase1-1000/Case_{n:05d}_0000.nii.gz",
+        range(1, 1001),
+    ),
+}
+
+
+def write(request: Request) -> Path:
+    """Write the dataset's folder; returns it.
+
+    Option of LiTS: `label_headers`, the segmentations' headers say RAS though their arrays are those of the volumes.
+    CT-ORG: a patient without a bladder stands for a scan that ends above it; its bladder is not annotated.
+    """
+    layout = LAYOUTS[request.layout]
+    root = request.folder / layout.root
+    wrong_labels = request.layout == "lits" and request.option("label_headers", False)
+    for n, seed, labelled in request.numbers(layout.numbers, layout.test_numbers):
+        names = {"n": n, "part": layout.part(n)}
+        scan, change = request.scan(seed, layout.orientations), header_change(request.layout, n)
+        if not labelled:
+            image = scan.save(root / layout.test_image.format(**names), scan.phantom.image)
+            request.add(image.name.split(".")[0].removesuffix("_0000"), scan, image)
+            continue
+        image = scan.save(root / layout.image.format(**names), scan.phantom.image, change)
+        label_change = claims_ras if wrong_labels else change
+        label = scan.save(root / layout.label.format(**names), paint(scan.phantom, layout.recipe), label_change)
+        annotated = set(annotated_classes(layout.recipe))
+        if request.layout == "ct_org" and not scan.phantom.masks["bladder"].any():
+            annotated -= {"bladder"}
+        request.add(layout.case.format(**names), scan, image, [label], annotated)
+    return root
+
+
+def header_change(layout: str, n: int) -> Change | None:
+    """What the publisher's header of this case is known for."""
+    if layout in ("lits", "ct_org") and n in UNIT_SPACING_NUMBERS:
+        return unit_spacing
+    if layout == "abdomenct_1k" and n in ABDOMENCT_1K_UNIT_SPACING:
+        return unit_spacing
+    if layout == "abdomenct_1k" and n in ABDOMENCT_1K_SHEARED:
+        return sheared
+    if layout == "word":
+        return (lambda image: with_affine(image, image.affine, (1, 0))) if n % 2 else None
+    return None
+
+
+def sheared(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Directions that are not quite orthogonal; only the sform can tell."""
+    shear = np.eye(4)
+    shear[0, 1] = SHEAR
+    return with_affine(image, image.affine @ shear, (0, 1))

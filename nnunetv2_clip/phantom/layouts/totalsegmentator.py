@@ -1,0 +1,122 @@
+"""TotalSegmentator v1 and v2: one folder per case with one binary mask per structure."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.phantom.anatomy import Phantom
+from nnunetv2_clip.phantom.layouts.base import Request
+
+ROOTS = {"totalsegmentator_v1": "Totalsegmentator_dataset", "totalsegmentator_v2": "Totalsegmentator_dataset_v201"}
+CLASSES = {
+    "spleen": "spleen",
+    "kidney_right": "right_kidney",
+    "kidney_left": "left_kidney",
+    "gallbladder": "gallbladder",
+    "esophagus": "esophagus",
+    "liver": "liver",
+    "stomach": "stomach",
+    "aorta": "aorta",
+    "inferior_vena_cava": "postcava",
+    "portal_vein_and_splenic_vein": "portal_and_splenic_vein",
+    "pancreas": "pancreas",
+    "adrenal_gland_right": "right_adrenal_gland",
+    "adrenal_gland_left": "left_adrenal_gland",
+    "duodenum": "duodenum",
+    "colon": "colon",
+    "small_bowel": "intestine",
+    "urinary_bladder": "bladder",
+}
+V2_CLASSES = {"prostate": "prostate"}
+LOBES = {
+    "right_lung": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
+    "left_lung": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
+}
+CYSTS = {"kidney_cyst_right": "right_kidney", "kidney_cyst_left": "left_kidney"}  # v2
+SIDED = (
+    *("humerus", "scapula", "clavicula", "femur", "hip", "gluteus_maximus", "gluteus_medius", "gluteus_minimus"),
+    *("autochthon", "iliopsoas", "iliac_artery", "iliac_vena"),
+)
+BOTH_VERSIONS = (
+    *(f"vertebrae_{part}{n}" for part, count in (("C", 7), ("T", 12), ("L", 5)) for n in range(1, count + 1)),
+    *(f"rib_{side}_{n}" for side in ("left", "right") for n in range(1, 13)),
+    *(f"{name}_{side}" for name in SIDED for side in ("left", "right")),
+    *("sacrum", "trachea", "brain"),
+)
+ONLY_V1 = (
+    *("heart_myocardium", "heart_atrium_left", "heart_ventricle_left", "heart_atrium_right", "heart_ventricle_right"),
+    *("pulmonary_artery", "face"),
+)
+ONLY_V2 = (
+    *(
+        "vertebrae_S1",
+        "heart",
+        "atrial_appendage_left",
+        "pulmonary_vein",
+        "superior_vena_cava",
+        "brachiocephalic_trunk",
+    ),
+    *("subclavian_artery_left", "subclavian_artery_right", "common_carotid_artery_left", "common_carotid_artery_right"),
+    *("brachiocephalic_vein_left", "brachiocephalic_vein_right", "spinal_cord", "skull", "sternum"),
+    *("costal_cartilages", "thyroid_gland"),
+)
+META_FIELDS = ("image_id", "age", "gender", "institute", "study_type", "split")
+
+
+def structures(layout: str) -> tuple[str, ...]:
+    """All file names of the version: 104 in v1, 117 in v2."""
+    own = (*CLASSES, *LOBES["right_lung"], *LOBES["left_lung"], *BOTH_VERSIONS)
+    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else (*V2_CLASSES, *CYSTS, *ONLY_V2)))
+
+
+def write(request: Request) -> Path:
+    """Write s0000/, s0001/ ... and meta.csv; returns their folder. Structures outside the scan have empty masks."""
+    root = request.folder / ROOTS[request.layout]
+    rows = []
+    for n, seed, _ in request.numbers(n for n in range(1430) if n % 7 != 5):
+        scan, case = request.scan(seed), f"s{n:04d}"
+        image = scan.save(root / case / "ct.nii.gz", scan.phantom.image)
+        masks = structure_masks(request.layout, scan.phantom)
+        empty = np.zeros(scan.phantom.image.shape, dtype=np.uint8)
+        labels = [
+            scan.save(root / case / "segmentations" / f"{name}.nii.gz", masks.get(name, empty).astype(np.uint8))
+            for name in structures(request.layout)
+        ]
+        request.add(case, scan, image, labels, annotated(request.layout))
+        rows.append((case, "60", "m", "A", "ct abdomen", ("train", "val", "test")[len(rows) % 3]))
+    with (root / "meta.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter=";")
+        writer.writerows([META_FIELDS, *rows])
+    return root
+
+
+def annotated(layout: str) -> set[str]:
+    found = {*CLASSES.values(), *LOBES}
+    return found if layout == "totalsegmentator_v1" else found | {"prostate", "kidney_cyst"}
+
+
+def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
+    """The masks that are not empty. In v2 a kidney's cyst has a mask of its own and is not in the kidney's."""
+    masks = {name: phantom.masks[class_name] for name, class_name in CLASSES.items()}
+    x, y, z = np.indices(phantom.image.shape)
+    for lung, names in LOBES.items():
+        lower = phantom.masks[lung] & (y < np.median(y[phantom.masks[lung]]))
+        upper = phantom.masks[lung] & ~lower
+        middle = upper & (z < np.median(z[upper])) if len(names) == 3 else np.zeros_like(upper)
+        masks.update(zip(names, (upper & ~middle, middle, lower) if len(names) == 3 else (upper, lower), strict=True))
+    bone, mid = phantom.extras["bone"], phantom.image.shape[0] / 2
+    for side, half in (("right", x > mid), ("left", x < mid)):
+        head = phantom.masks[f"{side}_femur_head"]
+        top = z[head].max() if head.any() else 0
+        masks[f"femur_{side}"] = head | (bone & half & (z < top * 0.6))  # the whole femur, not the head
+    if layout == "totalsegmentator_v2":
+        masks["heart"] = phantom.extras["heart"]
+        masks["prostate"] = phantom.masks["prostate"]
+        for name, kidney in CYSTS.items():
+            masks[name] = phantom.masks["kidney_cyst"] & phantom.masks[kidney]
+        for name, kidney in (("kidney_right", "right_kidney"), ("kidney_left", "left_kidney")):
+            masks[name] = phantom.masks[kidney] & ~phantom.masks["kidney_cyst"]
+    return masks
