@@ -1,0 +1,354 @@
+"""Right or left: a mask drawn for both sides of the body is split by position against the mid-plane.
+
+The mid-plane is a sagittal plane through the spine (where no spine is seen, through the middle of the body), found in
+each slice of each image. Connected components only keep an organ whole and tell specks from organs; their order or
+size never decides a side: a single kidney, a horseshoe kidney and lungs that touch come out right.
+"""
+
+# Shapes: X Y Z voxels in the image's own axis order; x y z the same axes turned to RAS.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import cc3d
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+from scipy import ndimage
+
+from nnunetv2_clip.images import Volume
+
+BODY_HU, BONE_HU = -300, 200
+COARSE_MM = 4.0  # the plane is found on a thinned image
+SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
+SPINE_DEPTH = 0.45  # the spine stands in this part of the body, counted from the back
+MIN_SPINE_AREA_MM2 = 250.0
+SMOOTHING_MM = 60.0
+
+SPECK_SHARE, SPECK_ML = 0.01, 2.0  # below both a component is no organ
+WHOLE_SHARE = 0.85  # a component lies on a side with this part of its voxels; otherwise it crosses the plane
+MIN_DISTANCE_MM = 8.0  # of an organ's centre from the plane
+TWIN_SHARE = 0.3  # two components of this relative size are two organs
+CONTACT_MM = 4.0  # organs that touch in less than twice this come apart when eroded by it
+
+
+@dataclass(frozen=True, eq=False)
+class MidPlane:
+    """The body's mid-plane in the voxel grid of an image.
+
+    Attributes:
+        x: (z,) position along the RAS x axis, in voxels, for each slice from the feet to the head.
+        affine: of the image.
+        is_certain: a spine was seen, or the whole outline of the body.
+        note: what it was found by.
+    """
+
+    x: np.ndarray
+    affine: np.ndarray
+    is_certain: bool
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """A mask split into the two sides of the body.
+
+    Attributes:
+        right, left: (X, Y, Z) bool; without specks. Both are empty where `certain` is False and nothing could be said.
+        certain: every organ lies on a side beyond doubt. Otherwise the pair counts as not annotated in this case.
+        note: what was done or what is doubtful, in words; empty for two whole organs or one.
+        plane: the mid-plane that was used.
+    """
+
+    right: np.ndarray
+    left: np.ndarray
+    certain: bool
+    note: str
+    plane: MidPlane
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair of organs that a source draws under the same label values.
+
+    Attributes:
+        right, left: the classes.
+        values: every label value that belongs to the organs: their own, and those of their lesions.
+    """
+
+    right: str
+    left: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitLabels:
+    """A label map in which each value knows its side."""
+
+    label_map: np.ndarray
+    classes_of: dict[int, tuple[str, ...]]
+    annotated: tuple[str, ...]
+    fixes: tuple[str, ...]
+
+
+def split_pairs(
+    label_map: np.ndarray,
+    label_table: Mapping[int, Sequence[str]],
+    pairs: Iterable[Pair],
+    image: Volume,
+    annotated: Sequence[str],
+) -> SplitLabels:
+    """Split the pairs of a label map; new label values carry the old classes and the organ of their side.
+
+    Args:
+        label_map: (X, Y, Z) integers on the grid of `image`.
+        label_table: label value -> classes, without the paired organs.
+        annotated: classes that the case annotates, with both organs of each pair.
+
+    Returns:
+        The label map with new values, their classes, and `annotated` without the pairs whose side is uncertain.
+    """
+    plane = find_midplane(image)
+    result = label_map.astype(np.int32)
+    classes_of = {int(value): tuple(classes) for value, classes in label_table.items()}
+    annotated, fixes = list(annotated), []
+    free = max([*classes_of, int(label_map.max(initial=0)), *(value for pair in pairs for value in pair.values)]) + 1
+    for pair in pairs:
+        mask = np.isin(label_map, pair.values)
+        sides = split_sides(mask, image, plane)
+        if sides.note:
+            fixes.append(f"{pair.right} and {pair.left}: {sides.note}")
+        if not sides.certain:
+            annotated = [name for name in annotated if name not in (pair.right, pair.left)]
+            continue
+        for value in pair.values:
+            of_value = label_map == value
+            own = classes_of.get(value, ())
+            if own:
+                right, left = side_of_lesions(of_value, sides)
+            else:
+                right, left = of_value & sides.right, of_value & sides.left
+                result[of_value] = 0  # specks
+            for name, side in ((pair.right, right), (pair.left, left)):
+                result[side] = free
+                classes_of[free] = (*own, name)
+                free += 1
+    return SplitLabels(result, classes_of, tuple(annotated), tuple(fixes))
+
+
+def split_sides(mask: np.ndarray, image: Volume, plane: MidPlane | None = None) -> Sides:
+    """Split a mask of paired organs.
+
+    Args:
+        mask: (X, Y, Z) bool on the grid of `image`, both organs with all their lesions.
+        image: Hounsfield units.
+        plane: of the same image, if it is already known.
+    """
+    plane = plane or find_midplane(image)
+    nothing = np.zeros(mask.shape, dtype=bool)
+    if not mask.any():
+        return Sides(nothing, nothing, True, "", plane)
+    if not plane.is_certain:
+        return Sides(nothing, nothing, False, f"side unknown: {plane.note}", plane)
+    turned = _ras(mask, plane.affine)
+    box = ndimage.find_objects(turned.view(np.uint8))[0]
+    right, left, doubts, notes = _split(turned[box], _offset_mm(plane, box), _spacing(plane.affine))
+    wholes = []
+    for part in (right, left):
+        whole = np.zeros(turned.shape, dtype=bool)
+        whole[box] = part
+        wholes.append(_from_ras(whole, plane.affine))
+    return Sides(*wholes, not doubts, "; ".join(doubts or notes), plane)
+
+
+def side_of_lesions(lesion: np.ndarray, sides: Sides) -> tuple[np.ndarray, np.ndarray]:
+    """(right, left) of a lesion mask: each lesion follows the organ that it overlaps or touches.
+
+    A lesion that reaches both organs is divided as they are; one that touches none goes by the mid-plane.
+    """
+    right, left = np.zeros(lesion.shape, dtype=bool), np.zeros(lesion.shape, dtype=bool)
+    if not lesion.any():
+        return right, left
+    components = cc3d.connected_components(lesion, connectivity=26)
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
+        box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
+        own = components[box] == number
+        near = ndimage.binary_dilation(own, np.ones((3, 3, 3)))
+        on_right, on_left = int((near & sides.right[box]).sum()), int((near & sides.left[box]).sum())
+        if on_right and on_left:
+            share = own & _is_right(sides, box)
+            inside = sides.right[box] | sides.left[box]
+            share = np.where(inside, own & sides.right[box], share)
+        elif on_right or on_left:
+            share = own if on_right else np.zeros_like(own)
+        else:
+            share = own if (own & _is_right(sides, box)).sum() * 2 > own.sum() else np.zeros_like(own)
+        right[box] |= share
+        left[box] |= own & ~share
+    return right, left
+
+
+def find_midplane(image: Volume) -> MidPlane:
+    """The mid-plane of the body in a CT: through the spine, else through the middle of the body's outline."""
+    data = _ras(image.data, image.affine)
+    spacing = _spacing(image.affine)
+    step = tuple(max(1, int(COARSE_MM // edge)) for edge in spacing)
+    coarse = np.ascontiguousarray(data[:: step[0], :: step[1], :: step[2]])
+    edges = spacing * step
+    body = _body(coarse)
+    outline = _outline_middle(body)
+    if np.isnan(outline).all():
+        return MidPlane(np.zeros(data.shape[2]), image.affine, False, "no body is seen in the image")
+    spine = _spine_middle(coarse, body, outline, edges)
+    has_spine = np.isfinite(spine).sum() * edges[2] >= 20 or np.isfinite(spine).mean() > 0.3
+    cut = body[[0, -1]].any(axis=(1, 2)).any()
+    note = "spine" if has_spine else "outline of the body"
+    if not has_spine and cut:
+        note = "no spine is seen and the body is cut at the border of the image"
+    middle = _smooth(spine if has_spine else outline, SMOOTHING_MM / edges[2])
+    slices = np.arange(data.shape[2])
+    x = np.interp(slices, np.arange(len(middle)) * step[2], middle * step[0])
+    return MidPlane(x, image.affine, bool(has_spine or not cut), note)
+
+
+def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, list, list]:
+    """(right, left, doubts, notes) of a RAS mask; `offset` is the distance to the right of the plane in mm."""
+    components = cc3d.connected_components(mask, connectivity=26)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    speck = min(SPECK_SHARE * sizes.max(), SPECK_ML * 1000 / float(np.prod(spacing)))
+    right, left = np.zeros(mask.shape, dtype=bool), np.zeros(mask.shape, dtype=bool)
+    doubts, notes, found = [], [], {"right": [], "left": []}
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
+        if sizes[number] < speck:
+            continue
+        own = components[box] == number
+        distance = np.broadcast_to(offset, mask.shape)[box]
+        share = float((distance[own] > 0).mean())
+        if max(share, 1 - share) >= WHOLE_SHARE:
+            side = "right" if share > 0.5 else "left"
+            (right if side == "right" else left)[box] |= own
+            found[side].append(int(sizes[number]))
+            is_organ = sizes[number] >= TWIN_SHARE * sizes.max()
+            if is_organ and abs(float(distance[own].mean())) < MIN_DISTANCE_MM:
+                doubts.append("an organ lies on the mid-plane")
+            continue
+        on_right = _cut(own, distance > 0, spacing)
+        right[box] |= on_right
+        left[box] |= own & ~on_right
+        for side, part in (("right", on_right), ("left", own & ~on_right)):
+            found[side].append(int(part.sum()))
+        middle = [abs(float(distance[part].mean())) for part in (on_right, own & ~on_right) if part.any()]
+        if min(middle) < MIN_DISTANCE_MM:
+            doubts.append("an organ lies on the mid-plane")
+        notes.append("one connected body across the mid-plane, cut")
+    for side, other in (("right", "left"), ("left", "right")):
+        if not found[other] and sum(size >= TWIN_SHARE * max(found[side]) for size in found[side]) > 1:
+            doubts.append(f"several organs on the {side} side and none on the {other}")
+    return right, left, sorted(set(doubts)), sorted(set(notes))
+
+
+def _cut(mask: np.ndarray, is_right: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The right part of a component that crosses the plane.
+
+    Organs that only touch come apart when eroded a little; the border then runs where they touch. What stays one
+    piece (a horseshoe kidney) is cut at the plane.
+    """
+    rounds = max(1, round(CONTACT_MM / float(spacing[:2].mean())))
+    eroded = ndimage.binary_erosion(mask, iterations=rounds)
+    components = cc3d.connected_components(eroded, connectivity=6)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    if sizes.max(initial=0) == 0:
+        return mask & is_right
+    on_right = np.bincount(components.ravel(), weights=is_right.ravel()) / np.maximum(sizes, 1)
+    large = sizes >= 0.1 * sizes.max()
+    one_sided = np.maximum(on_right, 1 - on_right) >= WHOLE_SHARE
+    if not one_sided[large].all() or len(set((on_right[large] > 0.5).tolist())) < 2:
+        return mask & is_right
+    return _grow(mask, np.where(on_right > 0.5, 1, 2)[components] * eroded, is_right, 2 * rounds)
+
+
+def _grow(mask: np.ndarray, seeds: np.ndarray, is_right: np.ndarray, rounds: int) -> np.ndarray:
+    """Let seeds (1 right, 2 left) grow inside the mask by turns; what they do not reach goes by the plane."""
+    right, left = seeds == 1, seeds == 2
+    for _ in range(rounds):
+        right |= ndimage.binary_dilation(right) & mask & ~left
+        left |= ndimage.binary_dilation(left) & mask & ~right
+    return right | (mask & is_right & ~left)
+
+
+def _body(image: np.ndarray) -> np.ndarray:
+    """(x, y, z) bool: the largest thing that is no air, without table and arms where these are apart, slices filled."""
+    dense = ndimage.binary_opening(image > BODY_HU, iterations=2)
+    if not dense.any():
+        return dense
+    components = cc3d.connected_components(dense, connectivity=6)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    body = components == sizes.argmax()
+    return np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+
+
+def _outline_middle(body: np.ndarray) -> np.ndarray:
+    """(z,) the middle between the right and the left end of the body; NaN where there is none."""
+    seen = body.any(axis=1)
+    first, last = seen.argmax(axis=0), seen.shape[0] - 1 - seen[::-1].argmax(axis=0)
+    return np.where(seen.any(axis=0), (first + last) / 2, np.nan)
+
+
+def _spine_middle(image: np.ndarray, body: np.ndarray, outline: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(z,) the median x of bone at the back near the middle; NaN where too little is seen."""
+    bone = (image > BONE_HU) & body
+    middle = np.full(len(outline), np.nan)
+    for k in np.flatnonzero(np.isfinite(outline)):
+        rows = np.flatnonzero(body[:, :, k].any(axis=0))
+        back = slice(rows[0], rows[0] + int(np.ceil(SPINE_DEPTH * (rows[-1] + 1 - rows[0]))))
+        x = np.nonzero(bone[:, back, k])[0]
+        guess = outline[k]
+        for window in SPINE_WINDOWS_MM:
+            near = x[np.abs(x - guess) * edges[0] <= window]
+            if len(near) * edges[0] * edges[1] < MIN_SPINE_AREA_MM2:
+                break
+            guess = float(np.median(near))
+        else:
+            middle[k] = guess
+    return middle
+
+
+def _smooth(values: np.ndarray, width: float) -> np.ndarray:
+    """Gaps filled from their neighbours, outliers removed by a running median."""
+    known = np.flatnonzero(np.isfinite(values))
+    filled = np.interp(np.arange(len(values)), known, values[known])
+    return ndimage.median_filter(filled, size=max(1, round(width)), mode="nearest")
+
+
+def _is_right(sides: Sides, box: tuple[slice, ...]) -> np.ndarray:
+    """Is each voxel of a box (in the image's own axes) to the right of the plane."""
+    shape = sides.right.shape
+    ras_shape = _ras(np.broadcast_to(np.False_, shape), sides.plane.affine).shape
+    is_right = np.arange(ras_shape[0])[:, None, None] > sides.plane.x[None, None, :]
+    return _from_ras(np.broadcast_to(is_right, ras_shape), sides.plane.affine)[box]
+
+
+def _offset_mm(plane: MidPlane, box: tuple[slice, ...]) -> np.ndarray:
+    """(x, 1, z) distance of each column of a box from the plane, positive to the right."""
+    x = np.arange(box[0].start, box[0].stop)[:, None, None]
+    return (x - plane.x[box[2]][None, None, :]) * float(_spacing(plane.affine)[0])
+
+
+def _ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A view with axes turned to RAS."""
+    return apply_orientation(array, nib.io_orientation(affine))
+
+
+def _from_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return apply_orientation(array, ornt_transform(axcodes2ornt("RAS"), nib.io_orientation(affine)))
+
+
+def _spacing(affine: np.ndarray) -> np.ndarray:
+    """Voxel edges along x, y, z of RAS, in mm."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    return edges[np.argsort(nib.io_orientation(affine)[:, 0])]
