@@ -101,6 +101,8 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
         complete = entry.source.num_cases
         note = f" (the complete download has {complete})" if complete and complete != len(cases) else ""
         print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
+        for case, reason in entry.source.left_out.items():
+            print(f"  without {case}: {reason}")
         for case in cases:
             if case.case_id in found:
                 raise UserError(

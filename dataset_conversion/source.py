@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
+from nnunetv2_clip.laterality import Pair, split_pairs
 
 ClassNames = tuple[str, ...]
 MAX_LISTED = 5
@@ -74,6 +77,10 @@ class Source:
         label_table: label value -> classes. Organs need not be named beside their parts: the merge adds them.
         annotated: classes that every case annotates, unless `load_case` says otherwise.
         absent: classes known not to occur.
+        pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
+        left_out: case -> why it is not converted although the download has it.
+        as_in_paper: the paper's choice where ours is stricter, in words.
+        as_paper: make that choice.
     """
 
     name: str
@@ -85,6 +92,10 @@ class Source:
     label_table: Mapping[int, ClassNames] = field(hash=False)
     annotated: ClassNames
     absent: ClassNames = ()
+    pairs: tuple[Pair, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
+    as_in_paper: str = ""
+    as_paper: bool = False
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         """The labelled cases below `root`, from file names alone.
@@ -110,7 +121,15 @@ class Source:
             UserError: naming the file that is wrong.
         """
         image, label = read_pair(case.image, case.labels["label"])
-        return LoadedCase(image, label.data, self.label_table, self.annotated, self.absent)
+        return self.interpret(image, label.data)
+
+    def interpret(self, image: Volume, label_map: np.ndarray, fixes: Iterable[str] = ()) -> LoadedCase:
+        """A label map of the source's values on the grid of `image`; pairs are split into right and left."""
+        if not self.pairs:
+            return LoadedCase(image, label_map, self.label_table, self.annotated, self.absent, fixes=tuple(fixes))
+        split = split_pairs(label_map, self.label_table, self.pairs, image, self.annotated)
+        fixes = (*fixes, *split.fixes)
+        return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, fixes=fixes)
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
         """Every set of classes that is known before reading to occur in a voxel; others may follow from the data."""
@@ -122,7 +141,40 @@ class Source:
             "label_table": {str(value): list(classes) for value, classes in self.label_table.items()},
             "annotated": list(self.annotated),
             "absent": list(self.absent),
+            "pairs": [[pair.right, pair.left, list(pair.values)] for pair in self.pairs],
+            "as_paper": self.as_paper,
         }
+
+
+@dataclass(frozen=True)
+class PairedSource(Source):
+    """A source with one image file and one label file per case, told by their names wherever they lie below the root.
+
+    Attributes:
+        image, label: regular expressions of the path below the root without .nii or .nii.gz; the group `case` is the
+            case's number or name.
+        unlabelled: cases that were published without a label.
+        test_folders: their images need no label as long as none of them has one.
+    """
+
+    image: str = ""
+    label: str = ""
+    unlabelled: frozenset[str] = frozenset()
+    test_folders: tuple[str, ...] = ()
+
+    def find_cases(self, root: Path) -> list[SourceCase]:
+        require_folder(root, self.unpack)
+        files = relative_nifti_files(root)
+        images, labels = (files_by_case(files, pattern, root) for pattern in (self.image, self.label))
+        for folder in self.test_folders:
+            inside = {case for case, path in images.items() if folder in path.relative_to(root).parts}
+            images = without(images, inside if not inside & set(labels) else ())
+        images = without(images, self.unlabelled - set(labels))
+        pairs = match_pairs(without(images, self.left_out), without(labels, self.left_out), self._where(root))
+        return [SourceCase(f"{self.name}_{case}", image, {"label": label}) for case, image, label in pairs]
+
+    def _where(self, root: Path) -> str:
+        return f"{root} ({self.name}: {self.unpack})"
 
 
 def complete(classes: Iterable[str], annotated: Iterable[str], taxonomy: Taxonomy) -> frozenset[str]:
@@ -171,6 +223,49 @@ def nifti_files(folder: Path) -> dict[str, Path]:
                 raise UserError(path, f"{found[stem(path)].name} is there as well", "one of them", "remove one")
             found[stem(path)] = path
     return found
+
+
+def relative_nifti_files(root: Path) -> dict[str, Path]:
+    """Path below `root` -> file, over all folders, links to folders included; without junk."""
+    found = {}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not is_junk(Path(name)))
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path.name.endswith(SUFFIXES) and not is_junk(path):
+                found[path.relative_to(root).as_posix()] = path
+    return found
+
+
+def files_by_case(files: Mapping[str, Path], pattern: str, where: object) -> dict[str, Path]:
+    """Group `case` of the pattern -> file.
+
+    Args:
+        files: as `relative_nifti_files` finds them.
+        pattern: regular expression of the whole path without suffix.
+
+    Raises:
+        UserError: two files of one case.
+    """
+    found: dict[str, Path] = {}
+    for name, path in files.items():
+        suffix = next(suffix for suffix in SUFFIXES if name.endswith(suffix))
+        match = re.fullmatch(pattern, name.removesuffix(suffix))
+        if match and match["case"] in found:
+            raise UserError(
+                where,
+                f"{found[match['case']]} and {path} are the same case",
+                "every case once",
+                "give the folder of one release, or remove one of the files",
+            )
+        if match:
+            found[match["case"]] = path
+    return found
+
+
+def without(files: Mapping[str, Path], cases: Iterable[str]) -> dict[str, Path]:
+    """The files of all other cases."""
+    cases = set(cases)
+    return {case: path for case, path in files.items() if case not in cases}
 
 
 def match_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], where: object) -> list[tuple[str, Path, Path]]:

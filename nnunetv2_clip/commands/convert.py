@@ -29,6 +29,9 @@ def add_arguments(parser):
     parser.add_argument("--sources", metavar="FILE", help="YAML list of sources instead of, or beside, --source")
     parser.add_argument("--classes", metavar="FILE", help="YAML table of your own classes (index from 33 on)")
     parser.add_argument("--copy", action="store_true", help="copy images that need no change instead of linking them")
+    parser.add_argument(
+        "--as-paper", action="store_true", help="make the paper's choices wherever ours are stricter, and say which"
+    )
     parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
 
 
@@ -42,6 +45,8 @@ def run(args):
     taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
     target = find_target(args.d, args.name)
     inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
+    if args.as_paper:
+        inputs = tuple(map(as_paper, inputs))
     summary = run_merge(Merge(inputs, target, taxonomy, args.copy, args.np))
 
     total = sum(summary.num_cases.values())
@@ -139,3 +144,13 @@ def find_input(name, path, taxonomy):
     if source.name in all_sources():
         raise UserError(path, f"the name {source.name!r} is that of a public dataset", "a name of your own")
     return Input(source, root.absolute())
+
+
+def as_paper(entry):
+    """The same input with the paper's choices; says which these are."""
+    from dataclasses import replace
+
+    if not entry.source.as_in_paper:
+        return entry
+    print(f"{entry.source.name}, as in the paper: {entry.source.as_in_paper}")
+    return replace(entry, source=replace(entry.source, as_paper=True))
