@@ -18,6 +18,8 @@ COMMANDS = {
     "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
     "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
     "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
+    "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",
+    "paper-tables": "evaluations in the layout of the paper's tables, beside its own rows",
     "export-msd": "make a Medical Segmentation Decathlon submission",
     "report": "one self-contained HTML page with overlays and a Dice table",
     "info": "what a trained model knows and how it was made",

@@ -37,3 +37,22 @@ def sides_of(args):
     reference, manifest, taxonomy, dataset_json = reference_of(args)
     labels = dataset_json["labels"] if args.label_values and dataset_json else None
     return reference, prediction_side(args.pred, taxonomy, labels), manifest, taxonomy
+
+
+def named_paths(texts, option):
+    """{NAME: Path} of texts NAME=PATH.
+
+    Raises:
+        UserError: no =, or a name twice.
+    """
+    from nnunetv2_clip.errors import UserError
+
+    found = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise UserError(option, f"{text!r}", "NAME=PATH", "for instance universal=results/evaluation")
+        if name in found:
+            raise UserError(option, f"the name {name!r} stands twice", "one name each")
+        found[name] = Path(path)
+    return found

@@ -21,34 +21,42 @@ class PublishedTable:
 
     Attributes:
         title: what it shows and where it is printed.
-        columns: heading -> the classes whose mean Dice makes up the column; empty for columns of another kind.
-        rows: method -> the printed percentages, None for N/A, in the order of `columns` and `extra`.
-        extra: headings of columns that are computed from the others.
+        dataset: how the names of its source datasets begin.
+        columns: heading -> the classes whose mean Dice makes up the column.
+        averages: heading -> the classes whose mean makes up a last column.
+        rows: method -> the printed percentages, None for N/A, in the order of `columns` and `averages`.
     """
 
     title: str
+    dataset: str
     columns: dict[str, tuple[str, ...]]
-    extra: tuple[str, ...]
+    averages: dict[str, tuple[str, ...]]
     rows: dict[str, tuple[float | None, ...]]
 
 
+def _flat(columns: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for names in columns.values() for name in names)
+
+
+_BTCV_COLUMNS = {
+    "Spl": ("spleen",),
+    "RKid": ("right_kidney",),
+    "LKid": ("left_kidney",),
+    "Gall": ("gallbladder",),
+    "Eso": ("esophagus",),
+    "Liv": ("liver",),
+    "Sto": ("stomach",),
+    "Aor": ("aorta",),
+    "IVC": ("postcava",),
+    "Veins": ("portal_and_splenic_vein",),
+    "Pan": ("pancreas",),
+    "AG": ("right_adrenal_gland", "left_adrenal_gland"),
+}
 TABLE_3 = PublishedTable(
     title="BTCV, five-fold cross-validation, Dice in percent (paper, Table 3)",
-    columns={
-        "Spl": ("spleen",),
-        "RKid": ("right_kidney",),
-        "LKid": ("left_kidney",),
-        "Gall": ("gallbladder",),
-        "Eso": ("esophagus",),
-        "Liv": ("liver",),
-        "Sto": ("stomach",),
-        "Aor": ("aorta",),
-        "IVC": ("postcava",),
-        "Veins": ("portal_and_splenic_vein",),
-        "Pan": ("pancreas",),
-        "AG": ("right_adrenal_gland", "left_adrenal_gland"),
-    },
-    extra=("Avg.",),
+    dataset="btcv",
+    columns=_BTCV_COLUMNS,
+    averages={"Avg.": _flat(_BTCV_COLUMNS)},  # 13 organs
     rows={
         "RandPatch": (95.82, 88.52, 90.14, 68.31, 75.01, 96.48, 82.93, 88.96, 82.49, 73.54, 75.48, 66.09, 80.76),
         "TransBTS": (94.59, 89.23, 90.47, 68.50, 75.59, 96.14, 83.72, 88.85, 82.28, 74.25, 75.12, 66.74, 80.94),
@@ -73,8 +81,9 @@ _IRCADB_COLUMNS = {
 }
 TABLE_5_IRCADB = PublishedTable(
     title="3D-IRCADb, external data, Dice in percent (paper, Table 5, upper part)",
+    dataset="ircadb",
     columns=_IRCADB_COLUMNS,
-    extra=("mDSC*", "mDSC"),  # over the first seven columns; over all
+    averages={"mDSC*": _flat(_IRCADB_COLUMNS)[:7], "mDSC": _flat(_IRCADB_COLUMNS)},
     rows={
         "SegResNet": (94.08, 80.01, 91.60, 69.59, 95.62, 89.53, 79.19, None, None, 85.66, None),
         "nnFormer": (93.75, 88.20, 90.11, 62.22, 94.93, 87.93, 78.90, None, None, 85.14, None),
@@ -87,16 +96,17 @@ TABLE_5_IRCADB = PublishedTable(
     },
 )
 
-# The lower part of Table 5 is JHH, a private dataset; its columns serve the public external set here.
+_JHH_COLUMNS = {
+    **{name: classes for name, classes in _IRCADB_COLUMNS.items() if not name.startswith("lung")},
+    "aorta": ("aorta",),
+    "postcava": ("postcava",),
+    "vein": ("portal_and_splenic_vein",),
+}
 TABLE_5_JHH = PublishedTable(
-    title="JHH (private), external data, Dice in percent (paper, Table 5, lower part)",
-    columns={
-        **{name: classes for name, classes in _IRCADB_COLUMNS.items() if not name.startswith("lung")},
-        "aorta": ("aorta",),
-        "postcava": ("postcava",),
-        "vein": ("portal_and_splenic_vein",),
-    },
-    extra=("mDSC",),
+    title="JHH (a private dataset), external data, Dice in percent (paper, Table 5, lower part)",
+    dataset="jhh",
+    columns=_JHH_COLUMNS,
+    averages={"mDSC": _flat(_JHH_COLUMNS)},
     rows={
         "SegResNet": (93.11, 89.92, 87.84, 74.62, 95.37, 87.90, 76.33, 84.05, 79.36, 57.13, 82.56),
         "nnFormer": (86.71, 87.03, 84.28, 63.37, 91.64, 73.18, 71.88, 84.73, 78.61, 55.31, 77.67),
@@ -111,22 +121,70 @@ TABLE_5_JHH = PublishedTable(
 
 # Figure 3 compares five-fold cross-validation on the six CT tasks of the Decathlon and prints no numbers; its caption
 # gives differences only (and the text another one for the colon, 12 instead of 11). So there are columns and no rows.
+_MSD_COLUMNS = {
+    name.replace("_", " "): (name,)
+    for name in (
+        "liver",
+        "liver_tumor",
+        "lung_tumor",
+        "pancreas",
+        "pancreas_tumor",
+        "hepatic_vessel",
+        "hepatic_vessel_tumor",
+        "spleen",
+        "colon_tumor",
+    )
+}
 FIGURE_3 = PublishedTable(
     title="MSD CT tasks, five-fold cross-validation, Dice in percent (paper, Figure 3)",
-    columns={
-        "Liver": ("liver",),
-        "Liver tumor": ("liver_tumor",),
-        "Lung tumor": ("lung_tumor",),
-        "Pancreas": ("pancreas",),
-        "Pancreas tumor": ("pancreas_tumor",),
-        "Hepatic vessel": ("hepatic_vessel",),
-        "Hepatic vessel tumor": ("hepatic_vessel_tumor",),
-        "Spleen": ("spleen",),
-        "Colon tumor": ("colon_tumor",),
-    },
-    extra=("Avg.",),
+    dataset="msd_",
+    columns=_MSD_COLUMNS,
+    averages={"Avg.": _flat(_MSD_COLUMNS)},
     rows={},
 )
+
+# External data that everybody can download; the paper scores it after fine-tuning only (Table 6), so no rows either.
+# The universal classes that TotalSegmentator labels: lungs from their lobes, postcava from inferior_vena_cava,
+# intestine from small_bowel, bladder from urinary_bladder.
+_TOTALSEGMENTATOR_COLUMNS = {
+    name.replace("_", " "): (name,)
+    for name in (
+        "spleen",
+        "right_kidney",
+        "left_kidney",
+        "gallbladder",
+        "esophagus",
+        "liver",
+        "stomach",
+        "aorta",
+        "postcava",
+        "portal_and_splenic_vein",
+        "pancreas",
+        "right_adrenal_gland",
+        "left_adrenal_gland",
+        "duodenum",
+        "right_lung",
+        "left_lung",
+        "colon",
+        "intestine",
+        "bladder",
+    )
+}
+TOTALSEGMENTATOR = PublishedTable(
+    title="TotalSegmentator, external data, Dice in percent",
+    dataset="totalsegmentator",
+    columns=_TOTALSEGMENTATOR_COLUMNS,
+    averages={"mDSC": _flat(_TOTALSEGMENTATOR_COLUMNS)},
+    rows={},
+)
+
+PUBLISHED_TABLES: dict[str, PublishedTable] = {
+    "btcv": TABLE_3,
+    "msd": FIGURE_3,
+    "ircadb": TABLE_5_IRCADB,
+    "jhh": TABLE_5_JHH,
+    "totalsegmentator": TOTALSEGMENTATOR,
+}
 
 # Table 4: class -> method -> sensitivity, specificity, harmonic mean (percent).
 TABLE_4: dict[str, dict[str, tuple[float, float, float]]] = {

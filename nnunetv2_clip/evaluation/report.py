@@ -38,6 +38,14 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "evaluation.html", page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
 
 
+def write_tables(tables: Sequence[Table], folder: Path, name: str) -> None:
+    """The tables as <name>.md, .html and .tex."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{name}.md", "\n".join(table.markdown() for table in tables))
+    write_text(folder / f"{name}.html", page(name.capitalize(), tables))
+    write_text(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
+
+
 def report_tables(evaluation: Evaluation) -> list[Table]:
     """Per class, per dataset, cases seen in training, worst pairs: those that have rows."""
     tables = [class_table(evaluation, evaluation.headline_pairs, "Per class")]

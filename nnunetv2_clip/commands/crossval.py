@@ -1,0 +1,56 @@
+"""nnunetv2_clip crossval"""
+
+from pathlib import Path
+
+from nnunetv2_clip.commands._evaluation import add_reference_arguments
+
+
+def add_arguments(parser):
+    parser.add_argument("-m", type=Path, required=True, help="model folder: TRAINER__PLANS__CONFIGURATION")
+    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds [0 1 2 3 4]")
+    parser.add_argument("-ref", type=Path, help="reference labels [gt_segmentations of the preprocessed dataset]")
+    add_reference_arguments(parser)
+    parser.add_argument("--tolerances", type=Path, help="YAML table of NSD tolerances in mm (docs/evaluation.md)")
+    parser.add_argument("--overlap-only", action="store_true", help="no surface metrics (NSD, HD95): much faster")
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="also write nnU-Net's crossval_results_folds_* with masked metrics, for find_best_configuration",
+    )
+    parser.add_argument("-o", type=Path, help="output folder [MODEL/evaluation]")
+
+
+def run(args):
+    from nnunetv2_clip.commands._evaluation import reference_of
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, with_folds, write_merged_folder
+    from nnunetv2_clip.evaluation.paper_tables import pairs_of, paper_table
+    from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES
+    from nnunetv2_clip.evaluation.report import write_report, write_tables
+    from nnunetv2_clip.evaluation.study import evaluate
+    from nnunetv2_clip.evaluation.tolerances import tolerances_mm
+    from nnunetv2_clip.paths import dataset_folder
+
+    if args.ref is None:
+        args.ref = dataset_folder("nnUNet_preprocessed", args.m.resolve().parent.name) / "gt_segmentations"
+    reference, manifest, taxonomy, _ = reference_of(args)
+    if args.merge and manifest is None:
+        raise UserError("--merge", "the references have no manifest", "--manifest label_presence.json")
+    folds = collect_folds(args.m, args.f, taxonomy)
+    tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
+    evaluation = with_folds(
+        evaluate(reference, folds.prediction, taxonomy, manifest, tolerances, num_processes=args.np), folds.fold_of
+    )
+    evaluation.settings.update(reference=str(args.ref), prediction=str(args.m), tolerances_mm=tolerances)
+    folder = args.o or args.m / "evaluation"
+    write_report(evaluation, folder)
+    tables = [fold_table(evaluation, folds.fold_of)]
+    for table in PUBLISHED_TABLES.values():
+        if pairs_of(evaluation, table):
+            tables.append(paper_table(table, {args.m.resolve().name: evaluation}))
+    write_tables(tables, folder, "crossval")
+    for table in tables:
+        print(table.markdown())
+    if args.merge:
+        print(f"Written: {write_merged_folder(args.m, folds, args.ref, manifest, args.f, args.np)}/summary.json")
+    print(f"Written: {folder}/evaluation.json, .csv, .md, .html and crossval.md, .html, .tex")

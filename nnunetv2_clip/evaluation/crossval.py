@@ -1,0 +1,106 @@
+"""Cross-validation: the validation predictions of all folds as one evaluation, and the spread between folds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.folders import Side, load_dataset_json
+from nnunetv2_clip.evaluation.results import Evaluation, Statistic
+from nnunetv2_clip.evaluation.summary import masked_summary
+from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
+from nnunetv2_clip.evaluation.volumes import PaintedCoding
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The validation predictions of a model.
+
+    Attributes:
+        prediction: every case of every fold.
+        fold_of: case -> fold.
+    """
+
+    prediction: Side
+    fold_of: dict[str, str]
+
+
+def collect_folds(model: Path, folds: Sequence[str], taxonomy: Taxonomy) -> Folds:
+    """The predictions in fold_*/validation of a trained model's folder.
+
+    Raises:
+        UserError: no model, a fold without final validation, or a case in two folds.
+    """
+    content = load_dataset_json(model / "dataset.json")
+    ending = content.get("file_ending", ".nii.gz")
+    names = tuple(taxonomy.find(name, model / "dataset.json").name for name in class_names(content["labels"]))
+    files: dict[str, Path] = {}
+    fold_of: dict[str, str] = {}
+    for fold in folds:
+        folder = model / f"fold_{fold}" / "validation"
+        found = {path.name[: -len(ending)]: path for path in sorted(folder.glob(f"*{ending}"))}
+        if not found:
+            raise UserError(
+                folder,
+                f"has no file *{ending}",
+                f"the validation predictions of fold {fold}",
+                "finish the training of this fold, or run nnUNetv2_train with --val",
+            )
+        twice = sorted(set(files) & set(found))
+        if twice:
+            raise UserError(folder, f"case {twice[0]!r} is also predicted in fold {fold_of[twice[0]]}", "one fold each")
+        files |= found
+        fold_of |= dict.fromkeys(found, fold)
+    return Folds(Side(model, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of)
+
+
+def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:
+    """Mean Dice per class and fold, then mean and standard deviation over the folds' means, in percent."""
+    folds = tuple(dict.fromkeys(fold_of.values()))
+    by_fold = {
+        fold: evaluation.summarise(pair for pair in evaluation.headline_pairs if fold_of[pair.case_id] == fold)
+        for fold in folds
+    }
+    rows = []
+    for name in evaluation.summarise(evaluation.headline_pairs):
+        means = [100 * by_fold[fold][name]["Dice"].mean if name in by_fold[fold] else float("nan") for fold in folds]
+        over = Statistic.of(means)
+        cells = [number(mean, 2) for mean in means]
+        rows.append((name, *cells, plus_minus(over.mean, over.std, 2) if over.n else MISSING))
+    columns = ("Class", *(f"fold {fold}" for fold in folds), "mean ± std of folds")
+    return Table("Dice per fold, percent", columns, tuple(rows))
+
+
+def write_merged_folder(
+    model: Path, folds: Folds, reference: Path, manifest: Manifest, names: Sequence[str], num_processes: int
+) -> Path:
+    """nnU-Net's folder of cross-validation results with predictions and a masked summary.json.
+
+    `nnUNetv2_accumulate_crossval_results` and `nnUNetv2_find_best_configuration` score the label values of a region
+    against painted indices, and every class in every case. They leave a complete folder alone when told not to
+    overwrite, so this has to run first.
+    """
+    merged = model / f"crossval_results_folds_{'_'.join(names)}"
+    beside = merged.with_name(f".{merged.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for name in ("dataset.json", "plans.json"):
+        shutil.copyfile(model / name, beside / name)
+    for path in folds.prediction.files.values():
+        shutil.copyfile(path, beside / path.name)
+    content = load_dataset_json(model / "dataset.json")
+    masked_summary(reference, beside, content, manifest, beside / "summary.json", num_processes)
+    shutil.rmtree(merged, ignore_errors=True)
+    beside.rename(merged)
+    return merged
+
+
+def with_folds(evaluation: Evaluation, fold_of: dict[str, str]) -> Evaluation:
+    """The evaluation with each case's fold among its settings."""
+    return replace(evaluation, settings={**evaluation.settings, "folds": fold_of})
