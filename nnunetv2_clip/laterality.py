@@ -9,7 +9,7 @@ size never decides a side: a single kidney, a horseshoe kidney and lungs that to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cc3d
@@ -21,6 +21,7 @@ from scipy import ndimage
 from nnunetv2_clip.images import Volume
 
 BODY_HU, BONE_HU = -300, 200
+OPENING_MM = 8.0  # parts the body from a table
 COARSE_MM = 4.0  # the plane is found on a thinned image
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
 SPINE_DEPTH = 0.45  # the spine stands in this part of the body, counted from the back
@@ -32,6 +33,7 @@ WHOLE_SHARE = 0.85  # a component lies on a side with this part of its voxels; o
 MIN_DISTANCE_MM = 8.0  # of an organ's centre from the plane
 TWIN_SHARE = 0.3  # two components of this relative size are two organs
 CONTACT_MM = 4.0  # organs that touch in less than twice this come apart when eroded by it
+MAX_ACROSS_MM = 30.0  # how far a lung may reach across the mid-plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ class SplitLabels:
 def split_pairs(
     label_map: np.ndarray,
     label_table: Mapping[int, Sequence[str]],
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     image: Volume,
     annotated: Sequence[str],
 ) -> SplitLabels:
@@ -112,9 +114,10 @@ def split_pairs(
     """
     plane = find_midplane(image)
     result = label_map.astype(np.int32)
-    classes_of = {int(value): tuple(classes) for value, classes in label_table.items()}
+    classes_of = {value: () for pair in pairs for value in pair.values}
+    classes_of |= {int(value): tuple(classes) for value, classes in label_table.items()}
     annotated, fixes = list(annotated), []
-    free = max([*classes_of, int(label_map.max(initial=0)), *(value for pair in pairs for value in pair.values)]) + 1
+    free = max([*classes_of, int(label_map.max(initial=0))]) + 1
     for pair in pairs:
         mask = np.isin(label_map, pair.values)
         sides = split_sides(mask, image, plane)
@@ -125,7 +128,7 @@ def split_pairs(
             continue
         for value in pair.values:
             of_value = label_map == value
-            own = classes_of.get(value, ())
+            own = classes_of[value]
             if own:
                 right, left = side_of_lesions(of_value, sides)
             else:
@@ -197,7 +200,7 @@ def find_midplane(image: Volume) -> MidPlane:
     step = tuple(max(1, int(COARSE_MM // edge)) for edge in spacing)
     coarse = np.ascontiguousarray(data[:: step[0], :: step[1], :: step[2]])
     edges = spacing * step
-    body = _body(coarse)
+    body = _body(coarse, edges)
     outline = _outline_middle(body)
     if np.isnan(outline).all():
         return MidPlane(np.zeros(data.shape[2]), image.affine, False, "no body is seen in the image")
@@ -235,7 +238,7 @@ def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[n
             if is_organ and abs(float(distance[own].mean())) < MIN_DISTANCE_MM:
                 doubts.append("an organ lies on the mid-plane")
             continue
-        on_right = _cut(own, distance > 0, spacing)
+        on_right = _cut(own, distance, spacing)
         right[box] |= on_right
         left[box] |= own & ~on_right
         for side, part in (("right", on_right), ("left", own & ~on_right)):
@@ -250,25 +253,28 @@ def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[n
     return right, left, sorted(set(doubts)), sorted(set(notes))
 
 
-def _cut(mask: np.ndarray, is_right: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _cut(mask: np.ndarray, distance: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """The right part of a component that crosses the plane.
 
     Organs that only touch come apart when eroded a little; the border then runs where they touch. What stays one
-    piece (a horseshoe kidney) is cut at the plane.
+    piece (a horseshoe kidney), or reaches far across the plane even then, is cut at the plane.
     """
+    is_right = distance > 0
     rounds = max(1, round(CONTACT_MM / float(spacing[:2].mean())))
     eroded = ndimage.binary_erosion(mask, iterations=rounds)
     components = cc3d.connected_components(eroded, connectivity=6)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    if sizes.max(initial=0) == 0:
+    if sizes.max() == 0:
         return mask & is_right
-    on_right = np.bincount(components.ravel(), weights=is_right.ravel()) / np.maximum(sizes, 1)
-    large = sizes >= 0.1 * sizes.max()
-    one_sided = np.maximum(on_right, 1 - on_right) >= WHOLE_SHARE
-    if not one_sided[large].all() or len(set((on_right[large] > 0.5).tolist())) < 2:
+    piece_is_right = np.bincount(components.ravel(), weights=is_right.ravel()) * 2 > sizes
+    large = np.flatnonzero(sizes >= 0.1 * sizes.max())
+    across = eroded & (piece_is_right[components] != is_right)
+    if piece_is_right[large].all() or not piece_is_right[large].any():
         return mask & is_right
-    return _grow(mask, np.where(on_right > 0.5, 1, 2)[components] * eroded, is_right, 2 * rounds)
+    if np.abs(distance[across]).max(initial=0) > MAX_ACROSS_MM:
+        return mask & is_right
+    return _grow(mask, np.where(piece_is_right, 1, 2)[components] * eroded, is_right, 2 * rounds)
 
 
 def _grow(mask: np.ndarray, seeds: np.ndarray, is_right: np.ndarray, rounds: int) -> np.ndarray:
@@ -280,9 +286,9 @@ def _grow(mask: np.ndarray, seeds: np.ndarray, is_right: np.ndarray, rounds: int
     return right | (mask & is_right & ~left)
 
 
-def _body(image: np.ndarray) -> np.ndarray:
+def _body(image: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(x, y, z) bool: the largest thing that is no air, without table and arms where these are apart, slices filled."""
-    dense = ndimage.binary_opening(image > BODY_HU, iterations=2)
+    dense = ndimage.binary_opening(image > BODY_HU, iterations=max(1, round(OPENING_MM / float(edges.mean()))))
     if not dense.any():
         return dense
     components = cc3d.connected_components(dense, connectivity=6)

@@ -1,0 +1,164 @@
+"""Right and left: phantoms with one kidney, fused and touching organs; drawings of specks, doubts and lesions."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation as turn
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from nnunetv2_clip.images import Volume
+from nnunetv2_clip.laterality import MidPlane, Pair, find_midplane, side_of_lesions, split_pairs, split_sides
+from nnunetv2_clip.phantom.anatomy import make_phantom
+
+# Drawings: 60 x 20 x 10 voxels of 2 mm in RAS, the mid-plane between x = 29 and 30, larger x is right.
+SHAPE, AFFINE = (60, 20, 10), np.diag([2.0, 2, 2, 1])
+PLANE = MidPlane(np.full(10, 29.5), AFFINE, True, "drawn")
+IMAGE = Volume(np.zeros(SHAPE, np.int16), AFFINE)
+
+
+def box(*extent: slice) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[extent] = True
+    return mask
+
+
+RIGHT_ORGAN = box(slice(40, 50), slice(5, 15), slice(1, 9))
+LEFT_ORGAN = box(slice(10, 20), slice(5, 15), slice(1, 9))
+
+
+@cache
+def patient(seed: int, missing: tuple = (), fused: tuple = ()):
+    return make_phantom(seed, (6.0, 6.0, 6.0), missing=missing, fused=fused)
+
+
+def stored(phantom, mask, codes):
+    """An array and the image of a phantom as a file with these axis codes would give them."""
+    change = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes)))
+    affine = phantom.affine @ inv_ornt_aff(change, phantom.image.shape)
+    return turn(mask, change), Volume(turn(phantom.image, change), affine)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "IPL"])
+@pytest.mark.parametrize("missing", [(), ("left_kidney",), ("right_kidney",)])
+def test_kidneys_of_a_phantom_get_their_side_in_any_orientation_even_a_single_one(codes, missing):
+    phantom = patient(1, missing)
+    truth = {name: stored(phantom, phantom.masks[name], codes)[0] for name in ("right_kidney", "left_kidney")}
+    mask, image = stored(phantom, phantom.masks["right_kidney"] | phantom.masks["left_kidney"], codes)
+    sides = split_sides(mask, image)
+    assert sides.certain
+    assert (sides.right == truth["right_kidney"]).all()
+    assert (sides.left == truth["left_kidney"]).all()
+
+
+@pytest.mark.parametrize("organ", ["kidney", "lung"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_horseshoe_kidney_and_touching_lungs_are_cut_at_the_midplane(organ, seed):
+    phantom = patient(seed, fused=("kidneys", "lungs"))
+    right, left = phantom.masks[f"right_{organ}"], phantom.masks[f"left_{organ}"]
+    sides = split_sides(right | left, Volume(phantom.image, phantom.affine))
+    assert sides.certain and "cut" in sides.note
+    assert ((sides.right | sides.left) == (right | left)).all() and not (sides.right & sides.left).any()
+    # The phantom's own plane is bent with the body, so a rim of one voxel along the cut may differ.
+    assert ((sides.right & left) | (sides.left & right)).sum() < 0.05 * min(right.sum(), left.sum())
+
+
+def test_lungs_that_touch_in_a_thin_place_beyond_the_plane_part_where_they_touch():
+    left = box(slice(10, 34), slice(5, 15), slice(1, 9))  # reaches 9 mm across the plane
+    right = box(slice(36, 55), slice(5, 15), slice(1, 9))
+    contact = box(slice(34, 36), slice(9, 11), slice(4, 6))
+    sides = split_sides(left | right | contact, IMAGE, PLANE)
+    assert sides.certain and "cut" in sides.note
+    assert (sides.left & left).sum() > 0.99 * left.sum() and (sides.right & right).sum() > 0.99 * right.sum()
+
+
+def test_one_kidney_with_a_speck_farther_out_stays_on_its_side():
+    # KiTS23 case_00005: the only kidney lies left, a speck lies farther left.
+    speck = box(slice(2, 4), slice(2, 4), slice(2, 3))
+    sides = split_sides(LEFT_ORGAN | speck, IMAGE, PLANE)
+    assert sides.certain and (sides.left == LEFT_ORGAN).all() and not sides.right.any()
+
+
+def test_a_speck_on_the_other_side_is_no_second_kidney():
+    speck = box(slice(45, 47), slice(2, 4), slice(2, 3))
+    sides = split_sides(LEFT_ORGAN | speck, IMAGE, PLANE)
+    assert sides.certain and not sides.right.any()
+
+
+def test_the_sides_do_not_depend_on_which_organ_is_larger():
+    small = box(slice(44, 48), slice(5, 11), slice(3, 8))
+    sides = split_sides(LEFT_ORGAN | small, IMAGE, PLANE)
+    assert (sides.right == small).all() and (sides.left == LEFT_ORGAN).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "note"),
+    [
+        (box(slice(28, 32), slice(5, 15), slice(1, 9)), "mid-plane"),
+        (RIGHT_ORGAN | box(slice(31, 38), slice(5, 15), slice(1, 9)), "several organs"),
+    ],
+)
+def test_an_organ_on_the_plane_or_two_on_one_side_are_uncertain(mask, note):
+    sides = split_sides(mask, IMAGE, PLANE)
+    assert not sides.certain and note in sides.note
+
+
+def test_without_a_body_in_the_image_the_side_is_uncertain():
+    sides = split_sides(LEFT_ORGAN, Volume(np.full(SHAPE, -1000, np.int16), AFFINE))
+    assert not sides.certain and "no body" in sides.note
+    assert not sides.right.any() and not sides.left.any()
+
+
+def test_the_plane_follows_the_spine_not_the_arm_beside_the_body():
+    phantom = patient(0)
+    image = phantom.image.copy()
+    image[:4, 10:30] = 40  # an arm at the left border, touching nothing
+    plain, with_arm = (find_midplane(Volume(data, phantom.affine)) for data in (phantom.image, image))
+    assert plain.note == with_arm.note == "spine"
+    assert np.abs(plain.x - with_arm.x).max() <= 1
+
+
+def test_a_lesion_follows_the_organ_that_it_touches_even_across_the_plane():
+    organ = box(slice(31, 50), slice(5, 15), slice(1, 9))
+    lesion = box(slice(20, 31), slice(5, 8), slice(4, 6))
+    free = box(slice(5, 7), slice(0, 2), slice(0, 1))
+    right, left = side_of_lesions(lesion | free, split_sides(organ, IMAGE, PLANE))
+    assert (right == lesion).all() and (left == free).all()
+
+
+def test_split_labels_carry_organ_and_lesion_of_each_side():
+    label_map = np.where(RIGHT_ORGAN | LEFT_ORGAN, 1, 0).astype(np.uint8)
+    label_map[40:43, 5:8, 1:4] = 2  # a tumour in the right kidney
+    split = split_pairs(
+        label_map,
+        {1: (), 2: ("kidney_tumor",)},
+        [Pair("right_kidney", "left_kidney", (1, 2))],
+        Volume(body_with_spine(), AFFINE),
+        ("right_kidney", "left_kidney", "kidney_tumor"),
+    )
+    at = lambda *voxel: set(split.classes_of[int(split.label_map[voxel])])  # noqa: E731
+    assert at(41, 6, 2) == {"kidney_tumor", "right_kidney"}
+    assert at(48, 10, 5) == {"right_kidney"} and at(12, 10, 5) == {"left_kidney"}
+    assert split.annotated == ("right_kidney", "left_kidney", "kidney_tumor") and split.fixes == ()
+
+
+def test_an_uncertain_pair_is_not_annotated_and_its_tumour_still_is():
+    label_map = np.where(RIGHT_ORGAN, 1, 0).astype(np.uint8)
+    label_map[45, 7, 4] = 2
+    split = split_pairs(
+        label_map,
+        {1: (), 2: ("kidney_tumor",)},
+        [Pair("right_kidney", "left_kidney", (1, 2))],
+        Volume(np.full(SHAPE, -1000, np.int16), AFFINE),
+        ("right_kidney", "left_kidney", "kidney_tumor"),
+    )
+    assert split.annotated == ("kidney_tumor",) and "no body" in split.fixes[0]
+    assert split.classes_of[2] == ("kidney_tumor",) and split.classes_of[1] == ()
+    assert (split.label_map == label_map).all()
+
+
+def body_with_spine() -> np.ndarray:
+    image = np.full(SHAPE, -1000, np.int16)
+    image[2:58, 1:19] = 40
+    image[25:35, 2:7] = 400
+    return image
