@@ -25,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", type=Path, help="the zip to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing zip")
     parser.add_argument("--ct-only", action="store_true", help="leave the MRI tasks out (for local use only)")
+    parser.add_argument(
+        "--post", type=Path, metavar="RULES", help="YAML table of post-processing per task (docs/msd.md); default none"
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="score the predictions of training images in -i (a model's fold_*/validation, or a folder) instead",
+    )
     parser.add_argument("--verify", type=Path, metavar="ZIP", help="check this zip instead of making one")
     parser.add_argument("-f", nargs="+", help="a model's folds (default: all that are there)")
     parser.add_argument(
@@ -38,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS
 
     tasks = CT_TASKS if args.ct_only else TASKS
-    return _verify(args, tasks) if args.verify else _export(args, tasks)
+    if args.verify:
+        return _verify(args, tasks)
+    return _rehearse(args) if args.rehearse else _export(args, tasks)
 
 
 def _verify(args: argparse.Namespace, tasks) -> int:
@@ -53,19 +63,41 @@ def _verify(args: argparse.Namespace, tasks) -> int:
     return 0
 
 
+def _rehearse(args: argparse.Namespace) -> int:
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.evaluation.parallel import run_cases
+    from nnunetv2_clip.export.msd_post import read_rules
+    from nnunetv2_clip.export.msd_rehearsal import as_text, find_rehearsal, score_case, summarise
+    from nnunetv2_clip.manifest import write_json
+    from nnunetv2_clip.model_files import taxonomy_beside
+
+    if args.i is None or not args.i.is_dir():
+        raise UserError("-i", f"{args.i}", "a model folder with fold_*/validation, or a folder of predictions")
+    if args.o is not None and args.o.suffix != ".json":
+        raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
+    cases = find_rehearsal(args.i, args.msd, taxonomy_beside(args.i), read_rules(args.post))
+    rows = summarise(score for scores in run_cases(score_case, cases, args.np, "rehearsal") for score in scores)
+    print(as_text(rows))
+    if args.o is not None:
+        write_json(args.o, rows)
+    return 0
+
+
 def _export(args: argparse.Namespace, tasks) -> int:
     from nnunetv2_clip.export.msd import Source, count_notes, plan, write_submission
+    from nnunetv2_clip.export.msd_post import read_rules
     from nnunetv2_clip.export.msd_predict import remove_predictions
     from nnunetv2_clip.export.msd_tasks import MRI_TASKS
 
     _check_arguments(args)
+    rules = read_rules(args.post)
     sources = {}
     if not args.ct_only:
         sources.update({task.folder: Source(args.mri) for task in MRI_TASKS})
         plan(sources, args.msd)  # before hours of prediction
     ct_source, predictions = _ct_source(args)
     sources.update({task.folder: ct_source for task in tasks if task not in MRI_TASKS})
-    entries = plan(sources, args.msd)
+    entries = plan(sources, args.msd, rules)
     write_submission(entries, args.o, args.np)
     if predictions:
         remove_predictions(predictions)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 from tqdm import tqdm
 
@@ -19,12 +20,11 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.export.msd_masks import (
     BadMask,
     check_geometry,
-    check_values,
     mask_bytes,
     open_image,
-    painted_to_task,
-    read_integers,
+    task_mask,
 )
+from nnunetv2_clip.export.msd_post import PostProcessing
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
@@ -56,6 +56,7 @@ class Entry:
 
     image: TestImage
     source: Source
+    post: PostProcessing | None = None
 
 
 def prediction_source(folder: Path) -> Source:
@@ -113,11 +114,14 @@ def check_model_knows(labels: Mapping, tasks: Iterable[MsdTask], where: object) 
         )
 
 
-def plan(sources: Mapping[str, Source], msd_root: Path) -> list[Entry]:
+def plan(
+    sources: Mapping[str, Source], msd_root: Path, rules: Mapping[str, PostProcessing] = MappingProxyType({})
+) -> list[Entry]:
     """Every file of the submission, after checks that need file headers only.
 
     Args:
         sources: task folder -> predictions, for every task that goes into the zip.
+        rules: task folder -> post-processing.
 
     Raises:
         UserError: a list of everything missing or mismatching.
@@ -131,7 +135,7 @@ def plan(sources: Mapping[str, Source], msd_root: Path) -> list[Entry]:
             problems.append(str(error))
             continue
         for image in images:
-            entry = Entry(image, sources[task.folder])
+            entry = Entry(image, sources[task.folder], rules.get(task.folder))
             problem = _first_problem(entry)
             if problem:
                 problems.append(problem)
@@ -216,10 +220,7 @@ def make_mask(entry: Entry) -> tuple[bytes, str | None]:
     try:
         reference, prediction = open_image(entry.image.path), open_image(path)
         check_geometry(prediction, reference)
-        mask = read_integers(prediction)
-        if entry.source.taxonomy is not None:
-            mask = painted_to_task(mask, entry.image.task, entry.source.taxonomy)
-        check_values(mask, entry.image.task.values)
+        mask = task_mask(prediction, entry.image.task, entry.source.taxonomy, entry.post)
         return mask_bytes(mask, reference), None
     except BadMask as error:
         return b"", f"{entry.image.label}: the prediction {path} {error}"

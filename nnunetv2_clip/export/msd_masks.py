@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.export.msd_post import PostProcessing
 from nnunetv2_clip.export.msd_tasks import MsdTask
 from nnunetv2_clip.images import Geometry
 
@@ -56,6 +57,26 @@ def painted_to_task(painted: np.ndarray, task: MsdTask, taxonomy: Taxonomy = UNI
         inside = {row.name, *taxonomy.descendants(row.name)}
         value_of[[index_of[name] for name in inside]] = task.classes[row.name]
     return value_of[painted]
+
+
+def task_mask(
+    image: nib.Nifti1Image, task: MsdTask, taxonomy: Taxonomy | None, post: PostProcessing | None = None
+) -> np.ndarray:
+    """(X, Y, Z) the task's label values of a prediction.
+
+    Args:
+        taxonomy: the classes whose universal indices were painted; None: the file holds the task's own values.
+
+    Raises:
+        BadMask: damaged, or with values that mean nothing.
+    """
+    mask = read_integers(image)
+    if taxonomy is not None:
+        mask = painted_to_task(mask, task, taxonomy)
+    check_values(mask, task.values)
+    if post is not None:
+        mask = post.apply(mask, float(np.prod(nib.affines.voxel_sizes(image.affine))) / 1000)
+    return mask
 
 
 def present_values(label_map: np.ndarray) -> set[int]:

@@ -23,37 +23,34 @@ class MsdTask:
         values: label values of its masks beside 0.
         num_test: number of test images of the published task.
         classes: universal class -> label value, organ before tumour; empty for MRI.
-        nsd_tolerance_mm: tolerance of the surface Dice. Only that of Task07 could be checked against the
-            challenge's own text; the others are recalled from Antonelli et al. 2022, Methods.
     """
 
     folder: str
     modality: str
     values: tuple[int, ...]
     num_test: int
-    nsd_tolerance_mm: float
     classes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __reduce__(self):  # the read-only table does not cross process borders by itself
         return _task, (self.folder,)
 
 
-def _ct(folder: str, num_test: int, nsd_tolerance_mm: float, **classes: int) -> MsdTask:
-    return MsdTask(folder, "CT", tuple(classes.values()), num_test, nsd_tolerance_mm, MappingProxyType(classes))
+def _ct(folder: str, num_test: int, **classes: int) -> MsdTask:
+    return MsdTask(folder, "CT", tuple(classes.values()), num_test, MappingProxyType(classes))
 
 
 # Label values: each task's dataset.json. Order: the challenge's.
 TASKS: tuple[MsdTask, ...] = (
-    MsdTask("Task01_BrainTumour", "MRI", (1, 2, 3), 266, 5.0),
-    MsdTask("Task02_Heart", "MRI", (1,), 10, 4.0),
-    _ct("Task03_Liver", 70, 7.0, liver=1, liver_tumor=2),
-    MsdTask("Task04_Hippocampus", "MRI", (1, 2), 130, 1.0),
-    MsdTask("Task05_Prostate", "MRI", (1, 2), 16, 4.0),
-    _ct("Task06_Lung", 32, 2.0, lung_tumor=1),
-    _ct("Task07_Pancreas", 139, 5.0, pancreas=1, pancreas_tumor=2),
-    _ct("Task08_HepaticVessel", 140, 3.0, hepatic_vessel=1, hepatic_vessel_tumor=2),
-    _ct("Task09_Spleen", 20, 3.0, spleen=1),
-    _ct("Task10_Colon", 64, 4.0, colon_tumor=1),
+    MsdTask("Task01_BrainTumour", "MRI", (1, 2, 3), 266),
+    MsdTask("Task02_Heart", "MRI", (1,), 10),
+    _ct("Task03_Liver", 70, liver=1, liver_tumor=2),
+    MsdTask("Task04_Hippocampus", "MRI", (1, 2), 130),
+    MsdTask("Task05_Prostate", "MRI", (1, 2), 16),
+    _ct("Task06_Lung", 32, lung_tumor=1),
+    _ct("Task07_Pancreas", 139, pancreas=1, pancreas_tumor=2),
+    _ct("Task08_HepaticVessel", 140, hepatic_vessel=1, hepatic_vessel_tumor=2),
+    _ct("Task09_Spleen", 20, spleen=1),
+    _ct("Task10_Colon", 64, colon_tumor=1),
 )
 CT_TASKS = tuple(task for task in TASKS if task.modality == "CT")
 MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")

@@ -218,3 +218,11 @@ def test_the_published_numbers_of_test_images():
 def test_a_test_list_that_leaves_its_folder_is_refused(tmp_path, msd, painted, capsys, entry):
     (msd / "Task03_Liver" / "dataset.json").write_text(json.dumps({"test": [entry]}))
     assert "lists the test image" in refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--ct-only"))
+
+
+def test_post_processing_is_applied_to_the_tasks_that_name_it(tmp_path, msd, capsys):
+    painted = msd_tree.write_painted(tmp_path / "p", [27, 0, 1])
+    (tmp_path / "rules.yaml").write_text("Task03_Liver: {min_ml: {liver_tumor: 1000}}")
+    assert export(painted, msd, tmp_path / "s.zip", "--ct-only", "--post", tmp_path / "rules.yaml") == 0
+    assert mask_of(tmp_path / "s.zip", "Task03_Liver/liver_001.nii.gz").get_fdata().max() == 0
+    assert mask_of(tmp_path / "s.zip", "Task09_Spleen/spleen_001.nii.gz").get_fdata().max() == 1

@@ -1,0 +1,141 @@
+"""Post-processing of a task's masks, chosen by the user per task and never by default."""
+
+# Shapes: X Y Z voxels in the order of the file.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cc3d
+import numpy as np
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.export.msd_tasks import MsdTask, find_task
+
+RULES = ("keep_largest", "touching_organ", "min_ml")
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """The rules of one task, applied in this order.
+
+    Attributes:
+        keep_largest: classes of which only the largest 26-connected component stays (an organ together with its
+            tumours).
+        touching_organ: tumours whose components are dropped where they do not touch the organ.
+        min_ml: class -> volume below which a component is dropped.
+    """
+
+    task: MsdTask
+    keep_largest: tuple[str, ...] = ()
+    touching_organ: tuple[str, ...] = ()
+    min_ml: Mapping[str, float] = field(default_factory=dict)
+
+    def apply(self, mask: np.ndarray, voxel_ml: float) -> np.ndarray:
+        """A new mask of the task's values; what a rule takes from a tumour inside its organ becomes organ."""
+        mask = mask.copy()
+        for name in self.keep_largest:
+            components, sizes = self._components(mask, name)
+            if len(sizes) > 1:
+                dropped = (components > 0) & (components != 1 + np.argmax(sizes[1:]))
+                self._drop(mask, dropped, name)
+        for name in self.touching_organ:
+            components, _ = self._components(mask, name)
+            self._drop(mask, (components > 0) & ~np.isin(components, self._touching(components, mask, name)), name)
+        for name, least in self.min_ml.items():
+            components, sizes = self._components(mask, name)
+            small = np.flatnonzero(sizes * voxel_ml < least)
+            self._drop(mask, (components > 0) & np.isin(components, small), name)
+        return mask
+
+    def _components(self, mask: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Component numbers of a class with everything inside it, and the voxels of each (0: the rest)."""
+        inside = {name, *UNIVERSAL.descendants(name)} & set(self.task.classes)
+        region = np.isin(mask, [self.task.classes[each] for each in inside])
+        components = cc3d.connected_components(region, connectivity=26)
+        return components, np.bincount(components.ravel())
+
+    def _touching(self, components: np.ndarray, mask: np.ndarray, name: str) -> list[int]:
+        """The components that share a face, edge or corner with the organ."""
+        scene = components.astype(np.uint32)
+        organ = int(scene.max()) + 1
+        scene[mask == self.task.classes[_organ(self.task, name)]] = organ
+        return [min(pair) for pair in cc3d.contacts(scene, connectivity=26, surface_area=False) if organ in pair]
+
+    def _drop(self, mask: np.ndarray, voxels: np.ndarray, name: str) -> None:
+        """Voxels of a lesion that touches its organ become organ, all others background."""
+        if not voxels.any():
+            return
+        organ = _organ(self.task, name)
+        if organ is None:
+            mask[voxels] = 0
+            return
+        components = cc3d.connected_components(voxels, connectivity=26)
+        touching = np.isin(components, self._touching(components, mask, name)) & (components > 0)
+        mask[voxels] = 0
+        mask[touching] = self.task.classes[organ]
+
+
+def _organ(task: MsdTask, name: str) -> str | None:
+    """The class of the task that holds this class."""
+    return next((parent for parent in UNIVERSAL.ancestors(name) if parent in task.classes), None)
+
+
+def read_rules(path: Path | None) -> dict[str, PostProcessing]:
+    """Task folder -> rules, from a YAML table such as `Task03_Liver: {keep_largest: [liver]}`.
+
+    Raises:
+        UserError: the table cannot be read, or names an unknown task, class or rule, or an impossible volume.
+    """
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(path, f"cannot be read as YAML ({error})", "a table of rules per task") from None
+    if not isinstance(content, dict):
+        raise UserError(path, "holds no table", "Task03_Liver: {keep_largest: [liver]}")
+    return {
+        find_task(str(name), path).folder: _parse(find_task(str(name), path), r, path) for name, r in content.items()
+    }
+
+
+def _parse(task: MsdTask, rules: object, path: Path) -> PostProcessing:
+    where = f"{path}, {task.folder}"
+    if task.modality != "CT":
+        raise UserError(where, "is an MRI task", "a CT task; MRI masks are taken as they are")
+    if not isinstance(rules, dict):
+        raise UserError(where, f"holds {rules!r}", f"a table with the rules {', '.join(RULES)}")
+    for rule in rules:
+        if rule not in RULES:
+            raise UserError(
+                where, f"unknown rule {rule!r}.{suggestion(str(rule), RULES)}", f"one of {', '.join(RULES)}"
+            )
+    lists = {key: _names(task, rules.get(key) or [], where) for key in RULES[:2]}
+    for name in lists["touching_organ"]:
+        if _organ(task, name) is None:
+            raise UserError(where, f"{name!r} has no organ in this task", "a tumour of Task03_Liver or Task07_Pancreas")
+    volumes = rules.get("min_ml") or {}
+    if not isinstance(volumes, dict) or not all(_is_volume(value) for value in volumes.values()):
+        raise UserError(where, f"'min_ml' is {volumes!r}", "class: volume in ml, above 0")
+    names = _names(task, list(volumes), where)
+    return PostProcessing(task, **lists, min_ml=dict(zip(names, volumes.values(), strict=True)))
+
+
+def _names(task: MsdTask, names: object, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list):
+        raise UserError(where, f"holds {names!r}", "a list of classes")
+    found = tuple(UNIVERSAL.find(str(name), where).name for name in names)
+    foreign = [name for name in found if name not in task.classes]
+    if foreign:
+        raise UserError(where, f"{foreign} do not belong to the task", f"classes out of {list(task.classes)}")
+    return found
+
+
+def _is_volume(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
