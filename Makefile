@@ -1,0 +1,35 @@
+# make demo: the whole chain on synthetic data; make test: lint and all fast tests. Both install into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: install demo demo-small test test-slow lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e ".[test]"
+	touch $@
+
+demo: install
+	bash demo/run.sh demo_output
+
+demo-small: install
+	rm -rf demo_output_small
+	CASES=5 EPOCHS=2 ITERATIONS=5 bash demo/run.sh demo_output_small
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+clean:
+	rm -rf demo_output demo_output_small build *.egg-info

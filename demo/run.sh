@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The whole chain on synthetic CTs: six partly labelled datasets in the Decathlon's layout -> one model -> submission.
+# Every command is printed as a user would type it. Size: CASES per dataset, EPOCHS x ITERATIONS of training.
+set -euo pipefail
+
+OUT=$(realpath -m "${1:-demo_output}")
+CASES=${CASES:-8} EPOCHS=${EPOCHS:-12} ITERATIONS=${ITERATIONS:-120}
+TASKS="Task03_Liver Task06_Lung Task07_Pancreas Task08_HepaticVessel Task09_Spleen Task10_Colon"
+
+mkdir -p "$OUT"/nnUNet_raw "$OUT"/nnUNet_preprocessed "$OUT"/nnUNet_results
+export nnUNet_raw="$OUT/nnUNet_raw" nnUNet_preprocessed="$OUT/nnUNet_preprocessed" nnUNet_results="$OUT/nnUNet_results"
+export nnUNet_clip_demo_epochs=$EPOCHS nnUNet_clip_demo_iterations=$ITERATIONS
+export nnUNet_def_n_proc=2 nnUNet_n_proc_DA=1 PYTHONWARNINGS=ignore
+
+SECONDS=0
+step() { printf '\n\033[1m[%d:%02d] %s\033[0m\n' $((SECONDS / 60)) $((SECONDS % 60)) "$1"; }
+run() { printf '\033[36m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$OUT|demo_output|g")"; "$@"; }
+
+step "1/9 Six partly labelled CT datasets (synthetic), as the Decathlon distributes them"
+[ -d "$OUT/msd" ] || run nnunetv2_clip phantom -o "$OUT/msd" --cases "$CASES" --test-cases 1 --spacing 6 6 8 \
+  --sources msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
+
+step "2/9 Merge them into one nnU-Net dataset with a label-presence manifest"
+run nnunetv2_clip convert -d 900 -np 2 \
+  --source msd_liver="$OUT/msd/Task03_Liver" --source msd_lung="$OUT/msd/Task06_Lung" \
+  --source msd_pancreas="$OUT/msd/Task07_Pancreas" --source msd_hepaticvessel="$OUT/msd/Task08_HepaticVessel" \
+  --source msd_spleen="$OUT/msd/Task09_Spleen" --source msd_colon="$OUT/msd/Task10_Colon"
+
+step "3/9 Text embeddings of the classes (a small sentence encoder that ships with the package; use CLIP for real work)"
+run nnunetv2_clip embed -d 900 --encoder minilm
+
+step "4/9 Plan a small network and preprocess"
+run nnUNetv2_extract_fingerprint -d 900 -np 2 --verify_dataset_integrity
+run nnunetv2_clip plan -d 900 -pl small
+run nnUNetv2_preprocess -d 900 -plans_name CLIPSmallPlans -c 3d_fullres -np 2
+
+step "5/9 Train ONE network on all of them ($EPOCHS short epochs on the CPU)"
+run nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu
+
+step "6/9 Predict unseen CTs with nnU-Net's own command"
+mkdir -p "$OUT/test_images"
+for task in $TASKS; do
+  for image in "$OUT/msd/$task"/imagesTs/[!.]*.nii.gz; do
+    ln -sf "$image" "$OUT/test_images/$(basename "$image" .nii.gz)_0000.nii.gz"
+  done
+done
+run nnUNetv2_predict -i "$OUT/test_images" -o "$OUT/predictions" -d 900 -c 3d_fullres -f 0 \
+  -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu -npp 1 -nps 1
+
+step "7/9 Dice against the full truth of the synthetic patients"
+run nnunetv2_clip evaluate -ref "$OUT/msd/truth" -pred "$OUT/predictions" --manifest "$OUT/nnUNet_raw/Dataset900_Universal/label_presence.json"
+
+step "8/9 A Decathlon submission (CT tasks)"
+MODEL="$OUT/nnUNet_results/Dataset900_Universal/CLIPUniversalTrainerDemo__CLIPSmallPlans__3d_fullres"
+run nnunetv2_clip export-msd -i "$MODEL" --msd "$OUT/msd" -o "$OUT/submission.zip" --ct-only --overwrite -device cpu
+
+step "9/9 A page to look at"
+run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$OUT/msd/truth" --log-folder "$MODEL/fold_0" -o "$OUT/report.html"
+
+step "Done."
+cat <<EOF
+Open      $OUT/report.html
+Look at   $OUT/submission.zip
+          $MODEL/fold_0/progress.png
+Next, with your own data:
+  nnunetv2_clip convert -d 900 --source msd_liver=/data/Task03_Liver --source custom=my_dataset.yaml
+  nnunetv2_clip embed -d 900
+  nnUNetv2_plan_and_preprocess -d 900 -pl nnUNetPlannerResEncL_torchres
+  nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainer -p nnUNetResEncUNetLPlans_torchres
+EOF
