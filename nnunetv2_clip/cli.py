@@ -20,6 +20,8 @@ COMMANDS = {
     "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
     "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",
     "paper-tables": "evaluations in the layout of the paper's tables, beside its own rows",
+    "compare": "two models on the same cases: paired differences, tests, a picture",
+    "agreement": "pairwise Dice between label sources (readers, models)",
     "export-msd": "make a Medical Segmentation Decathlon submission",
     "report": "one self-contained HTML page with overlays and a Dice table",
     "info": "what a trained model knows and how it was made",

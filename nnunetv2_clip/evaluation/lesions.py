@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunetv2_clip.components import connected_components
 from nnunetv2_clip.evaluation.cases import CaseJob, read_case
-from nnunetv2_clip.evaluation.volumes import LabelVolume, union_box
+from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
 
 # Shapes: X Y Z voxels of the box around both masks; R reference lesions, P predicted lesions.
 
@@ -70,10 +70,7 @@ def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, ru
     box = union_box(reference.box(name), prediction.box(name))
     if box is None:
         return CaseLesions(0, (), (), 0, 0)
-    truth, predicted = reference.mask(name, box), prediction.mask(name, box)
-    if reference.ignore is not None:
-        known = reference.label_map[box] != reference.ignore
-        truth, predicted = truth & known, predicted & known
+    truth, predicted = known_masks(reference, prediction, name, box)
     voxel_ml = float(np.prod(reference.grid.spacing_mm)) / 1000
     true_lesions, true_sizes = _components(truth, rule.min_lesion_ml / voxel_ml)
     predicted_lesions, predicted_sizes = _components(predicted, rule.min_lesion_ml / voxel_ml)

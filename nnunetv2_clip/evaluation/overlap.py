@@ -47,8 +47,10 @@ class Overlap:
 def overlaps(reference: LabelVolume, prediction: LabelVolume, names: Iterable[str]) -> dict[str, Overlap]:
     """The overlap of every named class; a class that a side does not know has no voxel there."""
     joint = joint_histogram(reference.label_map, prediction.label_map)
-    if reference.ignore is not None and reference.ignore < len(joint):
+    if reference.ignore is not None and reference.ignore < joint.shape[0]:
         joint[reference.ignore] = 0
+    if prediction.ignore is not None and prediction.ignore < joint.shape[1]:
+        joint[:, prediction.ignore] = 0
     return {name: _overlap(joint, reference.values.get(name, ()), prediction.values.get(name, ())) for name in names}
 
 

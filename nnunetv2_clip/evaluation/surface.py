@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from nnunetv2_clip.evaluation.volumes import LabelVolume, union_box
+from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
 
 # Shapes: X Y Z voxels of the box of both masks; S surface elements (surfels), at the corners between voxels.
 
@@ -29,10 +29,7 @@ def surface_metrics(
     box = union_box(reference.box(name), prediction.box(name))
     if box is None:
         return float("nan"), float("nan")
-    masks = reference.mask(name, box), prediction.mask(name, box)
-    if reference.ignore is not None:
-        known = reference.label_map[box] != reference.ignore
-        masks = masks[0] & known, masks[1] & known
+    masks = known_masks(reference, prediction, name, box)
     return mask_metrics(*masks, reference.grid.spacing_mm, tolerance_mm)
 
 

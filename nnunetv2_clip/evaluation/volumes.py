@@ -60,6 +60,16 @@ class LabelVolume:
         return member[self.label_map[box]]
 
 
+def known_masks(first: LabelVolume, second: LabelVolume, name: str, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """A class on both sides inside a box, without the voxels that either side calls unknown."""
+    masks = first.mask(name, box), second.mask(name, box)
+    for side in (first, second):
+        if side.ignore is not None:
+            known = side.label_map[box] != side.ignore
+            masks = masks[0] & known, masks[1] & known
+    return masks
+
+
 def union_box(*boxes: Box | None) -> Box | None:
     """The smallest box around all boxes that are not None."""
     present = [box for box in boxes if box is not None]

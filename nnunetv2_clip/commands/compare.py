@@ -1,0 +1,23 @@
+"""nnunetv2_clip compare"""
+
+from pathlib import Path
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "-i", nargs=2, required=True, metavar="NAME=EVALUATION", help="two models: name and evaluation.json (or folder)"
+    )
+    parser.add_argument("--metric", default="Dice", choices=("Dice", "NSD", "HD95"), help="what is compared [Dice]")
+    parser.add_argument("-o", type=Path, required=True, help="output folder")
+
+
+def run(args):
+    from nnunetv2_clip.commands._evaluation import named_paths
+    from nnunetv2_clip.evaluation.comparison import compare
+    from nnunetv2_clip.evaluation.comparison_report import write_report
+    from nnunetv2_clip.evaluation.results import Evaluation
+
+    evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
+    rows = compare(*evaluations.values(), metric=args.metric)
+    print(write_report(rows, tuple(evaluations), args.metric, args.o).markdown())
+    print(f"Written: {args.o}/compare.json, .md, .html, .tex, .svg and .png")
