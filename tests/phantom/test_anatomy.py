@@ -7,7 +7,7 @@ from scipy import ndimage
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
-SEEDS = (0, 1, 2, 3)
+SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -92,7 +92,7 @@ def test_a_seed_gives_the_same_voxels_and_another_seed_another_patient():
 
 
 def test_positions_learned_by_heart_do_not_find_the_organs():
-    masks = [make_phantom(seed).masks for seed in range(8)]
+    masks = [make_phantom(seed).masks for seed in range(6)]
     for name, limit in (("left_kidney", 0.75), ("pancreas", 0.6), ("celiac_trunk", 0.4), ("liver_tumor", 0.1)):
         votes = np.mean([mask[name] for mask in masks[:-1]], axis=0) > 0.4
         truth = masks[-1][name]

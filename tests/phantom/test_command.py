@@ -9,7 +9,7 @@ import pytest
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.phantom.write import source_seeds
 
-COARSE = ["--spacing", "10", "9", "12"]
+COARSE = ["--spacing", "12", "11", "12"]
 
 
 def test_it_writes_each_source_with_its_truth(tmp_path, capsys):

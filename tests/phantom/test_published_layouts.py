@@ -11,10 +11,9 @@ from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.phantom.anatomy import make_phantom
 from nnunetv2_clip.phantom.layouts import SourceTruth, layout_names, write_source
 
-SPACING = (10.0, 9.0, 12.0)
+SPACING = (14.0, 12.0, 16.0)
 SMALL = {"spacing_mm": SPACING}
 PAIR = "left_kidney right_kidney"
 BTCV = {
@@ -168,12 +167,12 @@ def read_series(folder):
 
 
 @pytest.mark.parametrize("layout", FIRST_CASE)
-def test_the_first_case_has_the_published_names_and_values(tmp_path, layout):
+def test_the_first_case_has_the_published_names_and_values(tmp_path, layout, drawn):
     image, label, values = FIRST_CASE[layout]
     source = write_source(layout, tmp_path / "out", [5], **SMALL)
     case = next(iter(source.cases.values()))
     assert (case.image, case.labels[0]) == (source.folder / image, source.folder / label)
-    phantom = make_phantom(5, SPACING)
+    phantom = drawn(5, SPACING)
     assert np.array_equal(in_ras(case.image), phantom.image)
     label_map = in_ras(case.labels[0])
     for value, text in values.items():
@@ -185,8 +184,8 @@ def test_the_first_case_has_the_published_names_and_values(tmp_path, layout):
     )
 
 
-@pytest.mark.parametrize("layout", layout_names())
-def test_the_truth_lies_in_the_grid_of_the_image_and_tells_every_class(tmp_path, layout):
+@pytest.mark.parametrize("layout", [name for name in layout_names() if not name.startswith("msd_")])
+def test_the_truth_lies_in_the_grid_of_the_image_and_tells_every_class(tmp_path, layout, drawn):
     source = write_source(layout, tmp_path / "out", [5], **SMALL)
     case = next(iter(source.cases.values()))
     labels = json.loads((source.folder / "truth" / "dataset.json").read_text())["labels"]
@@ -198,7 +197,7 @@ def test_the_truth_lies_in_the_grid_of_the_image_and_tells_every_class(tmp_path,
         image = in_ras(case.image)
         assert truth.shape == nib.load(case.image).shape
         assert np.allclose(truth.affine, nib.load(case.image).affine)
-    phantom = make_phantom(5, SPACING, missing=without(layout))
+    phantom = drawn(5, SPACING, missing=without(layout))
     assert np.array_equal(image, np.clip(phantom.image, -1024 if case.image.is_dir() else -2000, None))
     values = in_ras(case.truth)
     for name, mask in phantom.masks.items():
@@ -225,7 +224,7 @@ def test_lits_has_two_batches_and_its_later_volumes_lost_their_voxel_size(tmp_pa
     assert nib.load(source.cases["volume-28"].truth).header.get_zooms() == SPACING
 
 
-def test_lits_segmentations_can_have_foreign_headers(tmp_path):
+def test_lits_segmentations_can_have_foreign_headers(tmp_path, drawn):
     source = write_source("lits", tmp_path / "out", [1], label_headers=True, **SMALL)
     volume, segmentation = (
         nib.load(path) for path in (source.cases["volume-0"].image, source.cases["volume-0"].labels[0])
@@ -234,13 +233,13 @@ def test_lits_segmentations_can_have_foreign_headers(tmp_path):
     assert nib.aff2axcodes(segmentation.affine) == ("R", "A", "S")
     aligned = nib.Nifti1Image(np.asarray(segmentation.dataobj), volume.affine)
     liver = np.asarray(nib.as_closest_canonical(aligned).dataobj) > 0
-    assert np.array_equal(liver, make_phantom(1, SPACING).masks["liver"])
+    assert np.array_equal(liver, drawn(1, SPACING).masks["liver"])
 
 
-def test_rotated_msd_headers_put_the_liver_on_the_wrong_side(tmp_path):
+def test_rotated_msd_headers_put_the_liver_on_the_wrong_side(tmp_path, drawn):
     source = write_source("msd_liver", tmp_path / "out", [1], rotated_headers=True, **SMALL)
     case = source.cases["liver_0"]
-    wrong, right = in_ras(case.labels[0]) > 0, make_phantom(1, SPACING).masks["liver"]
+    wrong, right = in_ras(case.labels[0]) > 0, drawn(1, SPACING).masks["liver"]
     assert np.array_equal(wrong, right[::-1, ::-1, :])
     labels = json.loads((source.folder / "truth" / "dataset.json").read_text())["labels"]
     assert np.array_equal(np.isin(in_ras(case.truth), labels["liver"]), right)
@@ -339,7 +338,7 @@ def test_gibson_annotates_14_or_8_classes_within_a_box(tmp_path):
     assert tuple(int(value) for value in row[7:9]) == few.box[2]
 
 
-def test_pancreas_ct_labels_follow_the_instance_numbers_and_not_their_headers(tmp_path):
+def test_pancreas_ct_labels_follow_the_instance_numbers_and_not_their_headers(tmp_path, drawn):
     source = write_source("pancreas_ct", tmp_path / "out", [1, 2], **SMALL)
     assert len(list((source.root / "TCIA_pancreas_labels-02-05-2017").iterdir())) == 4  # two without image
     for case in source.cases.values():
@@ -348,7 +347,7 @@ def test_pancreas_ct_labels_follow_the_instance_numbers_and_not_their_headers(tm
         label = nib.load(case.labels[0])
         assert nib.aff2axcodes(label.affine) == ("R", "A", "S")
         found = np.asarray(label.dataobj) == 1
-        pancreas = make_phantom(case.seed, SPACING, missing={"pancreas_tumor"}).masks["pancreas"]
+        pancreas = drawn(case.seed, SPACING, missing={"pancreas_tumor"}).masks["pancreas"]
         assert found.sum() == pancreas.sum()
         assert np.array_equal(found[::-1, ::-1, ::-1], pancreas)
         assert 40 < np.median(stack[found]) < 120
@@ -356,12 +355,12 @@ def test_pancreas_ct_labels_follow_the_instance_numbers_and_not_their_headers(tm
     assert case.case_id == "PANCREAS_0007"
 
 
-def test_chaos_pictures_count_from_the_head(tmp_path):
+def test_chaos_pictures_count_from_the_head(tmp_path, drawn):
     source = write_source("chaos", tmp_path / "out", [1, 2], [3], **SMALL)
     for case in (source.cases["CT_1"], source.cases["CT_2"]):
         files = sorted(case.labels[0].iterdir())
         stack = np.stack([np.asarray(Image.open(path)).T > 0 for path in files], axis=2)
-        liver = make_phantom(case.seed, SPACING, missing=without("chaos")).masks["liver"]
+        liver = drawn(case.seed, SPACING, missing=without("chaos")).masks["liver"]
         assert np.array_equal(stack[::-1, ::-1, ::-1], liver)
     assert Image.open(source.cases["CT_1"].labels[0] / "liver_GT_000.png").mode == "1"
     assert (source.root / "Train_Sets" / "MR").is_dir()
@@ -382,11 +381,11 @@ def test_label_flips_can_be_asked_for(tmp_path, layout):
     assert np.array_equal(stack(usual), stack(flipped)[:, ::-1, ::-1])
 
 
-def test_ircadb_structures_are_series_of_their_own(tmp_path):
+def test_ircadb_structures_are_series_of_their_own(tmp_path, drawn):
     source = write_source("ircadb", tmp_path / "out", [1, 2], **SMALL)
     rich, joint = source.cases["3Dircadb1.1"], source.cases["3Dircadb1.7"]
     masks = {path.name: read_series(path)[0] for path in rich.labels}
-    phantom = make_phantom(1, SPACING, missing={"hepatic_vessel_tumor"})
+    phantom = drawn(1, SPACING, missing={"hepatic_vessel_tumor"})
     assert set(np.unique(masks["liver"])) == {0, 255}
     assert np.array_equal(masks["rightkidney"] > 0, phantom.masks["right_kidney"])
     both = (masks["livertumor01"] > 0) | (masks["livertumor02"] > 0)
@@ -397,12 +396,12 @@ def test_ircadb_structures_are_series_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(("layout", "count"), [("totalsegmentator_v1", 104), ("totalsegmentator_v2", 117)])
-def test_totalsegmentator_has_all_its_structures(tmp_path, layout, count):
+def test_totalsegmentator_has_all_its_structures(tmp_path, layout, count, drawn):
     source = write_source(layout, tmp_path / "out", [1], **SMALL)
     case = source.cases["s0000"]
     masks = {path.name.removesuffix(".nii.gz"): path for path in case.labels}
     assert len(masks) == len(set(masks)) == count
-    phantom = make_phantom(1, SPACING)
+    phantom = drawn(1, SPACING)
     lobes = [in_ras(masks[f"lung_{part}_lobe_right"]) for part in ("upper", "middle", "lower")]
     assert np.array_equal(np.sum(lobes, axis=0), phantom.masks["right_lung"])
     assert np.array_equal(in_ras(masks["inferior_vena_cava"]), phantom.masks["postcava"])
@@ -423,3 +422,13 @@ def test_unknown_options_are_refused(tmp_path):
 def test_cases_without_label_are_refused_where_none_are_published(tmp_path):
     with pytest.raises(UserError, match="no cases without label"):
         write_source("ircadb", tmp_path / "out", [1], [2], **SMALL)
+
+
+@pytest.mark.parametrize("layout", ["msd_spleen", "chaos", "kits23"])
+def test_the_same_order_gives_the_same_bytes(tmp_path, layout):
+    folders = [write_source(layout, tmp_path / name, [1], **SMALL).folder for name in ("one", "two")]
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in folders
+    )
+    assert len(one) > 4 and one == two

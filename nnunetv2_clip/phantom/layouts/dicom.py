@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from nnunetv2_clip.phantom.layouts.base import Scan
 
@@ -41,43 +41,52 @@ def write_series(folder: Path, scan: Scan, array: np.ndarray, series: Series) ->
     """
     assert scan.codes == "LPS", "DICOM slices are written with columns to the left and rows to the back"
     folder.mkdir(parents=True, exist_ok=True)
-    voxels, affine = scan.array(array), scan.nifti(array).affine
-    for k in range(voxels.shape[2]):
-        dataset = _slice(series, affine, voxels.shape, k, scan.phantom.seed)
-        if series.is_mask:
-            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-            dataset.PixelData = np.ascontiguousarray(voxels[:, :, k].T.astype(np.uint8)).tobytes()
-        else:
-            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-            stored = np.clip(voxels[:, :, k].T.astype(np.int32) - INTERCEPT, 0, None).astype("<u2")
-            dataset.PixelData = np.ascontiguousarray(stored).tobytes()
+    image = scan.nifti(array)
+    rows_first = np.asarray(image.dataobj).transpose(2, 1, 0)
+    if series.is_mask:
+        pixels = rows_first.astype(np.uint8)
+    else:
+        pixels = np.clip(rows_first.astype(np.int32) - INTERCEPT, 0, None).astype("<u2")
+    dataset = _header(series, image.affine, pixels, scan.phantom.seed)
+    for k, slice_pixels in enumerate(pixels):
+        uid = _uid(scan.phantom.seed, series.patient, series.description, k)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.InstanceNumber = series.instance(k)
+        x, y, z = (image.affine @ (0, 0, k, 1))[:3]
+        dataset.ImagePositionPatient = [f"{value:.6g}" for value in (-x, -y, z)]
+        content = slice_pixels.tobytes()
+        dataset.PixelData = content + b"\0" * (len(content) % 2)
         dataset["PixelData"].VR = "OB" if series.is_mask else "OW"
-        dataset.save_as(folder / series.file_name(k), enforce_file_format=True)
+        dataset.save_as(folder / series.file_name(k))
     return folder
 
 
-def _slice(series: Series, affine: np.ndarray, shape: tuple[int, ...], k: int, seed: int) -> FileDataset:
-    """Everything but the pixels. Equal arguments give equal bytes."""
-    uid = lambda *parts: generate_uid(entropy_srcs=[str(seed), series.patient, *map(str, parts)])  # noqa: E731
+def _header(series: Series, affine: np.ndarray, pixels: np.ndarray, seed: int) -> FileDataset:
+    """What all slices share. Equal arguments give equal bytes."""
     meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = uid(series.description, k)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.SOPClassUID = CTImageStorage
     dataset.Modality, dataset.PatientID, dataset.PatientName = "CT", series.patient, series.patient
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid("study"), uid(series.description)
-    dataset.FrameOfReferenceUID, dataset.SeriesDescription = uid("frame"), series.description
-    dataset.SeriesNumber, dataset.InstanceNumber = 1, series.instance(k)
-    dataset.PatientPosition = "HFS"
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    position = affine @ (0, 0, k, 1)
-    dataset.ImagePositionPatient = [f"{value:.6g}" for value in (-position[0], -position[1], position[2])]
+    dataset.StudyInstanceUID = _uid(seed, series.patient, "study")
+    dataset.SeriesInstanceUID = _uid(seed, series.patient, series.description)
+    dataset.FrameOfReferenceUID = _uid(seed, series.patient, "frame")
+    dataset.SeriesDescription, dataset.SeriesNumber, dataset.PatientPosition = series.description, 1, "HFS"
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     dataset.PixelSpacing = [f"{spacing[1]:.6g}", f"{spacing[0]:.6g}"]
     dataset.SliceThickness = f"{spacing[2]:.6g}"
-    dataset.Rows, dataset.Columns = shape[1], shape[0]
+    dataset.Rows, dataset.Columns = pixels.shape[1:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    bits = 8 * pixels.itemsize
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
     if not series.is_mask:
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = INTERCEPT, 1, "HU"
     return dataset
+
+
+def _uid(*parts: object) -> str:
+    return generate_uid(entropy_srcs=[str(part) for part in parts])
