@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,8 @@ class Source:
         absent: classes known not to occur.
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
+        repairs: name of a known repair -> what it does, in words; the user can switch each off.
+        switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
     """
@@ -94,8 +96,15 @@ class Source:
     absent: ClassNames = ()
     pairs: tuple[Pair, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, hash=False)
+    repairs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    switched_off: frozenset[str] = frozenset()
     as_in_paper: str = ""
     as_paper: bool = False
+
+    def repairs_with(self, name: str) -> bool:
+        """Is this known repair of the source to be made."""
+        assert name in self.repairs, f"{self.name} has no repair {name}"
+        return name not in self.switched_off
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         """The labelled cases below `root`, from file names alone.
@@ -123,11 +132,18 @@ class Source:
         image, label = read_pair(case.image, case.labels["label"])
         return self.interpret(image, label.data)
 
-    def interpret(self, image: Volume, label_map: np.ndarray, fixes: Iterable[str] = ()) -> LoadedCase:
+    def interpret(
+        self,
+        image: Volume,
+        label_map: np.ndarray,
+        fixes: Iterable[str] = (),
+        not_annotated: Collection[str] = (),
+    ) -> LoadedCase:
         """A label map of the source's values on the grid of `image`; pairs are split into right and left."""
+        annotated = tuple(name for name in self.annotated if name not in not_annotated)
         if not self.pairs:
-            return LoadedCase(image, label_map, self.label_table, self.annotated, self.absent, fixes=tuple(fixes))
-        split = split_pairs(label_map, self.label_table, self.pairs, image, self.annotated)
+            return LoadedCase(image, label_map, self.label_table, annotated, self.absent, fixes=tuple(fixes))
+        split = split_pairs(label_map, self.label_table, self.pairs, image, annotated)
         fixes = (*fixes, *split.fixes)
         return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, fixes=fixes)
 
@@ -142,6 +158,7 @@ class Source:
             "annotated": list(self.annotated),
             "absent": list(self.absent),
             "pairs": [[pair.right, pair.left, list(pair.values)] for pair in self.pairs],
+            "repairs": sorted(set(self.repairs) - self.switched_off),
             "as_paper": self.as_paper,
         }
 

@@ -30,6 +30,13 @@ def add_arguments(parser):
     parser.add_argument("--classes", metavar="FILE", help="YAML table of your own classes (index from 33 on)")
     parser.add_argument("--copy", action="store_true", help="copy images that need no change instead of linking them")
     parser.add_argument(
+        "--no-repair",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out a known repair (nnunetv2_clip datasets lists them); give it once per repair",
+    )
+    parser.add_argument(
         "--as-paper", action="store_true", help="make the paper's choices wherever ours are stricter, and say which"
     )
     parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
@@ -47,6 +54,7 @@ def run(args):
     inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
     if args.as_paper:
         inputs = tuple(map(as_paper, inputs))
+    inputs = without_repairs(inputs, args.no_repair)
     summary = run_merge(Merge(inputs, target, taxonomy, args.copy, args.np))
 
     total = sum(summary.num_cases.values())
@@ -154,3 +162,22 @@ def as_paper(entry):
         return entry
     print(f"{entry.source.name}, as in the paper: {entry.source.as_in_paper}")
     return replace(entry, source=replace(entry.source, as_paper=True))
+
+
+def without_repairs(inputs, names):
+    """The inputs with some of their repairs switched off.
+
+    Raises:
+        UserError: no source has a repair of this name.
+    """
+    from dataclasses import replace
+
+    from nnunetv2_clip.errors import UserError, suggestion
+
+    known = sorted({name for entry in inputs for name in entry.source.repairs})
+    for name in names:
+        if name not in known:
+            found = f"the sources have no such repair.{suggestion(name, known)}"
+            raise UserError(f"--no-repair {name}", found, f"one of {known}" if known else "no --no-repair")
+    switched_off = frozenset(names)
+    return tuple(replace(entry, source=replace(entry.source, switched_off=switched_off)) for entry in inputs)
