@@ -22,6 +22,7 @@ COMMANDS = {
     "paper-tables": "evaluations in the layout of the paper's tables, beside its own rows",
     "compare": "two models on the same cases: paired differences, tests, a picture",
     "agreement": "pairwise Dice between label sources (readers, models)",
+    "efficiency": "parameters, FLOPs, time and memory of the universal network and of others",
     "export-msd": "make a Medical Segmentation Decathlon submission",
     "report": "one self-contained HTML page with overlays and a Dice table",
     "info": "what a trained model knows and how it was made",
