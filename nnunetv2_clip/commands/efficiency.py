@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def add_arguments(parser):
-    parser.add_argument("-plans", type=Path, required=True, metavar="PLANS", help="plans.json of a model or of a dataset")
+    parser.add_argument("-plans", type=Path, required=True, metavar="PLANS", help="of a model or of a dataset")
     parser.add_argument("-c", default="3d_fullres", help="configuration [3d_fullres]")
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="where time is measured [cpu]")
     parser.add_argument("-repeats", type=int, default=3, help="timed passes after one that warms up [3]")

@@ -86,7 +86,8 @@ def test_six_networks_cost_six_times_one(plans):
 
 
 def test_command_writes_a_table_per_size(plans, tmp_path, capsys):
-    assert main(["efficiency", "-plans", str(plans), "-repeats", "1", "-size", "16", "16", "8", "-o", str(tmp_path)]) == 0
+    size = "-size", "16", "16", "8"
+    assert main(["efficiency", "-plans", str(plans), "-repeats", "1", *size, "-o", str(tmp_path)]) == 0
     text = (tmp_path / "efficiency.md").read_text()
     assert "universal, 32 classes" in text and "16 x 16 x 8" in text
     assert main(["efficiency", "-plans", str(plans), "-c", "2d", "-o", str(tmp_path)]) == 2
