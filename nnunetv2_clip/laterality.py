@@ -13,19 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cc3d
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from scipy import ndimage
 
+from nnunetv2_clip.body import Body, find_body, from_ras, ras_spacing, to_ras
 from nnunetv2_clip.images import Volume
 
-BODY_HU, BONE_HU = -300, 200
-OPENING_MM = 8.0  # parts the body from a table
-COARSE_MM = 4.0  # the plane is found on a thinned image
+BONE_HU = 200
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
 SPINE_DEPTH = 0.45  # the spine stands in this part of the body, counted from the back
-MIN_SPINE_AREA_MM2 = 250.0
+MIN_SPINE_AREA_MM2, MIN_SPINE_MM = 250.0, 20.0  # in a slice, in length
 SMOOTHING_MM = 60.0
 
 SPECK_SHARE, SPECK_ML = 0.01, 2.0  # below both a component is no organ
@@ -155,14 +152,14 @@ def split_sides(mask: np.ndarray, image: Volume, plane: MidPlane | None = None) 
         return Sides(nothing, nothing, True, "", plane)
     if not plane.is_certain:
         return Sides(nothing, nothing, False, f"side unknown: {plane.note}", plane)
-    turned = _ras(mask, plane.affine)
+    turned = to_ras(mask, plane.affine)
     box = ndimage.find_objects(turned.view(np.uint8))[0]
-    right, left, doubts, notes = _split(turned[box], _offset_mm(plane, box), _spacing(plane.affine))
+    right, left, doubts, notes = _split(turned[box], _offset_mm(plane, box), ras_spacing(plane.affine))
     wholes = []
     for part in (right, left):
         whole = np.zeros(turned.shape, dtype=bool)
         whole[box] = part
-        wholes.append(_from_ras(whole, plane.affine))
+        wholes.append(from_ras(whole, plane.affine))
     return Sides(*wholes, not doubts, "; ".join(doubts or notes), plane)
 
 
@@ -195,25 +192,19 @@ def side_of_lesions(lesion: np.ndarray, sides: Sides) -> tuple[np.ndarray, np.nd
 
 def find_midplane(image: Volume) -> MidPlane:
     """The mid-plane of the body in a CT: through the spine, else through the middle of the body's outline."""
-    data = _ras(image.data, image.affine)
-    spacing = _spacing(image.affine)
-    step = tuple(max(1, int(COARSE_MM // edge)) for edge in spacing)
-    coarse = np.ascontiguousarray(data[:: step[0], :: step[1], :: step[2]])
-    edges = spacing * step
-    body = _body(coarse, edges)
-    outline = _outline_middle(body)
-    if np.isnan(outline).all():
-        return MidPlane(np.zeros(data.shape[2]), image.affine, False, "no body is seen in the image")
-    spine = _spine_middle(coarse, body, outline, edges)
-    has_spine = np.isfinite(spine).sum() * edges[2] >= 20 or np.isfinite(spine).mean() > 0.3
-    cut = body[[0, -1]].any(axis=(1, 2)).any()
+    body = find_body(image)
+    num_slices = to_ras(image.data, image.affine).shape[2]
+    if not body.mask.any():
+        return MidPlane(np.zeros(num_slices), image.affine, False, "no body is seen in the image")
+    spine = _spine_middle(body)
+    has_spine = np.isfinite(spine).sum() * body.edges_mm[2] >= MIN_SPINE_MM or np.isfinite(spine).mean() > 0.3
+    is_cut = body.mask[[0, -1]].any()
     note = "spine" if has_spine else "outline of the body"
-    if not has_spine and cut:
+    if is_cut and not has_spine:
         note = "no spine is seen and the body is cut at the border of the image"
-    middle = _smooth(spine if has_spine else outline, SMOOTHING_MM / edges[2])
-    slices = np.arange(data.shape[2])
-    x = np.interp(slices, np.arange(len(middle)) * step[2], middle * step[0])
-    return MidPlane(x, image.affine, bool(has_spine or not cut), note)
+    middle = _smooth(spine if has_spine else body.middle, SMOOTHING_MM / body.edges_mm[2])
+    x = np.interp(np.arange(num_slices), np.arange(len(middle)) * body.step[2], middle * body.step[0])
+    return MidPlane(x, image.affine, bool(has_spine or not is_cut), note)
 
 
 def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, list, list]:
@@ -286,37 +277,19 @@ def _grow(mask: np.ndarray, seeds: np.ndarray, is_right: np.ndarray, rounds: int
     return right | (mask & is_right & ~left)
 
 
-def _body(image: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(x, y, z) bool: the largest thing that is no air, without table and arms where these are apart, slices filled."""
-    dense = ndimage.binary_opening(image > BODY_HU, iterations=max(1, round(OPENING_MM / float(edges.mean()))))
-    if not dense.any():
-        return dense
-    components = cc3d.connected_components(dense, connectivity=6)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    body = components == sizes.argmax()
-    return np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
-
-
-def _outline_middle(body: np.ndarray) -> np.ndarray:
-    """(z,) the middle between the right and the left end of the body; NaN where there is none."""
-    seen = body.any(axis=1)
-    first, last = seen.argmax(axis=0), seen.shape[0] - 1 - seen[::-1].argmax(axis=0)
-    return np.where(seen.any(axis=0), (first + last) / 2, np.nan)
-
-
-def _spine_middle(image: np.ndarray, body: np.ndarray, outline: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _spine_middle(body: Body) -> np.ndarray:
     """(z,) the median x of bone at the back near the middle; NaN where too little is seen."""
-    bone = (image > BONE_HU) & body
-    middle = np.full(len(outline), np.nan)
-    for k in np.flatnonzero(np.isfinite(outline)):
-        rows = np.flatnonzero(body[:, :, k].any(axis=0))
+    bone = (body.hu > BONE_HU) & body.mask
+    area = float(body.edges_mm[0] * body.edges_mm[1])
+    middle = np.full(len(body.middle), np.nan)
+    for k in np.flatnonzero(np.isfinite(body.middle)):
+        rows = np.flatnonzero(body.mask[:, :, k].any(axis=0))
         back = slice(rows[0], rows[0] + int(np.ceil(SPINE_DEPTH * (rows[-1] + 1 - rows[0]))))
         x = np.nonzero(bone[:, back, k])[0]
-        guess = outline[k]
+        guess = body.middle[k]
         for window in SPINE_WINDOWS_MM:
-            near = x[np.abs(x - guess) * edges[0] <= window]
-            if len(near) * edges[0] * edges[1] < MIN_SPINE_AREA_MM2:
+            near = x[np.abs(x - guess) * body.edges_mm[0] <= window]
+            if len(near) * area < MIN_SPINE_AREA_MM2:
                 break
             guess = float(np.median(near))
         else:
@@ -334,27 +307,12 @@ def _smooth(values: np.ndarray, width: float) -> np.ndarray:
 def _is_right(sides: Sides, box: tuple[slice, ...]) -> np.ndarray:
     """Is each voxel of a box (in the image's own axes) to the right of the plane."""
     shape = sides.right.shape
-    ras_shape = _ras(np.broadcast_to(np.False_, shape), sides.plane.affine).shape
+    ras_shape = to_ras(np.broadcast_to(np.False_, shape), sides.plane.affine).shape
     is_right = np.arange(ras_shape[0])[:, None, None] > sides.plane.x[None, None, :]
-    return _from_ras(np.broadcast_to(is_right, ras_shape), sides.plane.affine)[box]
+    return from_ras(np.broadcast_to(is_right, ras_shape), sides.plane.affine)[box]
 
 
 def _offset_mm(plane: MidPlane, box: tuple[slice, ...]) -> np.ndarray:
     """(x, 1, z) distance of each column of a box from the plane, positive to the right."""
     x = np.arange(box[0].start, box[0].stop)[:, None, None]
-    return (x - plane.x[box[2]][None, None, :]) * float(_spacing(plane.affine)[0])
-
-
-def _ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """A view with axes turned to RAS."""
-    return apply_orientation(array, nib.io_orientation(affine))
-
-
-def _from_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return apply_orientation(array, ornt_transform(axcodes2ornt("RAS"), nib.io_orientation(affine)))
-
-
-def _spacing(affine: np.ndarray) -> np.ndarray:
-    """Voxel edges along x, y, z of RAS, in mm."""
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    return edges[np.argsort(nib.io_orientation(affine)[:, 0])]
+    return (x - plane.x[box[2]][None, None, :]) * float(ras_spacing(plane.affine)[0])

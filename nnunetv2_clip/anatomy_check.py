@@ -1,0 +1,209 @@
+"""Does a volume lie in RAS as its header says: liver right, spleen left, spine behind, lungs above.
+
+Labels speak where they are there, the image otherwise. Each axis of the body is right, wrong or undecided; which axes
+are wrong together tells a mirrored volume from a rotated one.
+"""
+
+# Shapes: X Y Z voxels in the image's own axis order; x y z the thinned grid of `body`, in RAS.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from nnunetv2_clip.body import Body, find_body, thinned
+from nnunetv2_clip.geometry_repairs import half_turn
+from nnunetv2_clip.images import Volume
+
+RIGHT_CLASSES = ("liver", "gallbladder", "hepatic_vessel")  # no lesions: these may lie across the mid-line
+LEFT_CLASSES = ("spleen", "stomach")
+UPPER_CLASSES = ("right_lung", "left_lung", "lung_tumor")
+MIDDLE_CLASSES = ("liver", "spleen", "pancreas")
+LOWER_CLASSES = ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head")
+MIN_DISTANCE_MM = 15.0
+BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
+MIN_SPINE_DEPTH = 0.12  # of the body's depth, from its middle
+SOLID_HU, CORE_RADIUS_MM, MIN_ASYMMETRY = (20, 220), 20.0, 0.5
+LUNG_HU, MIN_LUNG_SHARE = -500, 0.12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One axis of the body: 1 as the header says, -1 the other way round, 0 undecided; and what tells it."""
+
+    verdict: int
+    evidence: str
+
+
+UNDECIDED = Finding(0, "nothing to tell it by")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the test found along the three axes."""
+
+    left_right: Finding
+    front_back: Finding
+    up_down: Finding
+
+    @property
+    def is_half_turned(self) -> bool:
+        """Without doubt rotated by 180 degrees about the long axis: two independent signs and none against it."""
+        return self._wrong == (True, True, False)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in words; empty when nothing is known to be wrong."""
+        kind = {
+            (True, False, False): "mirrored (right and left exchanged), or a patient with exchanged organs",
+            (False, True, False): "front and back exchanged",
+            (False, False, True): "upside down (slices in reverse order)",
+            (True, True, False): "rotated by 180 degrees about the long axis",
+            (True, False, True): "rotated by 180 degrees about the axis from back to front",
+            (False, True, True): "rotated by 180 degrees about the axis from left to right",
+            (True, True, True): "reversed along all three axes",
+        }.get(self._wrong, "")
+        findings = (self.left_right, self.front_back, self.up_down)
+        evidence = "; ".join(finding.evidence for finding in findings if finding.verdict < 0)
+        return f"{kind}: {evidence}" if kind else ""
+
+    @property
+    def _wrong(self) -> tuple[bool, bool, bool]:
+        return tuple(finding.verdict < 0 for finding in (self.left_right, self.front_back, self.up_down))
+
+
+def check_anatomy(
+    image: Volume, label_map: np.ndarray | None = None, classes_of: Mapping[int, Iterable[str]] | None = None
+) -> Anatomy:
+    """Test a volume.
+
+    Args:
+        image: Hounsfield units.
+        label_map: (X, Y, Z) integers on its grid, with `classes_of`: value -> classes.
+    """
+    body = find_body(image)
+    if not body.mask.any():
+        return Anatomy(UNDECIDED, UNDECIDED, UNDECIDED)
+    centres = {}
+    if label_map is not None:
+        centres = class_centres(thinned(label_map, image.affine, body.step), classes_of or {}, body.edges_mm)
+    return Anatomy(
+        left_right=_left_right_by_labels(centres, body) or _left_right_by_image(body),
+        front_back=_front_back(body),
+        up_down=_up_down_by_labels(centres) or _up_down_by_image(body),
+    )
+
+
+def mend_half_turn(image: Volume, label_map: np.ndarray, classes_of: Mapping[int, Iterable[str]]) -> tuple[Volume, str]:
+    """The image rotated back where the anatomy says beyond doubt that its header is rotated by 180 degrees."""
+    anatomy = check_anatomy(image, label_map, classes_of)
+    if not anatomy.is_half_turned:
+        return image, ""
+    return half_turn(image), f"header rotated by 180 degrees ({anatomy.problem})"
+
+
+def class_centres(
+    label_map: np.ndarray, classes_of: Mapping[int, Iterable[str]], edges_mm: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
+    values = [int(value) for value in np.unique(label_map) if value]
+    sums: dict[str, list] = {}
+    for value in values:
+        points = np.argwhere(label_map == value)
+        for name in classes_of.get(value, ()):
+            sums.setdefault(name, []).append((len(points), points.mean(axis=0) * edges_mm))
+    return {
+        name: np.average([centre for _, centre in parts], axis=0, weights=[count for count, _ in parts])
+        for name, parts in sums.items()
+    }
+
+
+def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Finding | None:
+    if "liver" in centres and "spleen" in centres:
+        distance = float(centres["liver"][0] - centres["spleen"][0])
+        if abs(distance) > MIN_DISTANCE_MM:
+            return _finding(distance, "the liver lies to the right of the spleen", "the liver lies left of the spleen")
+    middle = float(np.nanmedian(body.middle) * body.edges_mm[0])
+    for names, side, sign in ((RIGHT_CLASSES, "right", 1), (LEFT_CLASSES, "left", -1)):
+        for name in names:
+            if name not in centres:
+                continue
+            distance = float(centres[name][0] - middle) * sign
+            if abs(distance) > MIN_DISTANCE_MM:
+                other = "left" if side == "right" else "right"
+                return _finding(distance, f"{name} lies on the {side}", f"{name} lies on the {other}")
+    return None
+
+
+def _left_right_by_image(body: Body) -> Finding:
+    """The liver is the only solid organ of its depth in the abdomen: its core lies on the right.
+
+    The heart is excluded by looking below the dome of the diaphragm only: at slices with little lung.
+    """
+    solid = (body.hu > SOLID_HU[0]) & (body.hu < SOLID_HU[1]) & body.mask
+    solid = ndimage.median_filter(solid, size=3)
+    solid[:, :, _lung_share(body) > MIN_LUNG_SHARE] = False
+    rounds = max(1, round(CORE_RADIUS_MM / float(body.edges_mm.mean())))
+    core = ndimage.binary_erosion(solid, iterations=rounds)
+    x = np.nonzero(core)[0]
+    if len(x) * float(np.prod(body.edges_mm)) < 20_000:  # 20 ml
+        return UNDECIDED
+    on_right = float((x > np.nanmedian(body.middle)).mean())
+    asymmetry = 2 * on_right - 1
+    if abs(asymmetry) < MIN_ASYMMETRY:
+        return UNDECIDED
+    return _finding(asymmetry, "the largest solid organ lies on the right", "the largest solid organ lies on the left")
+
+
+def _front_back(body: Body) -> Finding:
+    """The median over all slices of how far bone near the middle lies behind the middle of the body."""
+    bone = (body.hu > BONE_HU) & body.mask
+    depths = []
+    for k in np.flatnonzero(np.isfinite(body.middle)):
+        columns = np.abs(np.arange(bone.shape[0]) - body.middle[k]) * body.edges_mm[0] <= SPINE_WINDOW_MM
+        y = np.nonzero(bone[columns, :, k])[1]
+        rows = np.flatnonzero(body.mask[:, :, k].any(axis=0))
+        if len(y) * body.edges_mm[0] * body.edges_mm[1] >= MIN_BONE_MM2:
+            depths.append(((rows[0] + rows[-1]) / 2 - np.median(y)) / (rows[-1] + 1 - rows[0]))
+    if len(depths) < 0.25 * np.isfinite(body.middle).sum() or abs(np.median(depths)) < MIN_SPINE_DEPTH:
+        return UNDECIDED
+    return _finding(float(np.median(depths)), "the spine lies behind", "the spine lies in front")
+
+
+def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:
+    levels = [[centres[name][2] for name in names if name in centres] for names in (UPPER_CLASSES, MIDDLE_CLASSES)]
+    levels.append([centres[name][2] for name in LOWER_CLASSES if name in centres])
+    known = [
+        (float(np.mean(level)), title)
+        for level, title in zip(levels, ("lungs", "upper abdomen", "pelvis"), strict=True)
+        if level
+    ]
+    if len(known) < 2:
+        return None
+    (upper, above), (lower, below) = known[0], known[-1]
+    if abs(upper - lower) < MIN_DISTANCE_MM:
+        return None
+    return _finding(upper - lower, f"{above} above {below}", f"{above} below {below}")
+
+
+def _up_down_by_image(body: Body) -> Finding:
+    """Lungs are the only large air inside the body; they lie at the upper end."""
+    share = _lung_share(body)[np.isfinite(body.middle)]
+    quarter = max(1, len(share) // 4)
+    difference = float(share[-quarter:].mean() - share[:quarter].mean())
+    if abs(difference) < MIN_LUNG_SHARE:
+        return UNDECIDED
+    return _finding(difference, "air of the lungs at the upper end", "air of the lungs at the lower end")
+
+
+def _lung_share(body: Body) -> np.ndarray:
+    """(z,) part of the body in each slice that is air."""
+    air = ((body.hu < LUNG_HU) & body.mask).sum(axis=(0, 1))
+    return air / np.maximum(body.mask.sum(axis=(0, 1)), 1)
+
+
+def _finding(amount: float, right: str, wrong: str) -> Finding:
+    return Finding(1, right) if amount > 0 else Finding(-1, wrong)
