@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nnunetv2_clip.networks import head
+from nnunetv2_clip.networks import head_matrix
 from nnunetv2_clip.networks.head import NUM_DYNAMIC_PARAMETERS, split_parameters, text_driven_head
 
 
@@ -36,7 +36,8 @@ def test_a_class_has_153_dynamic_parameters():
 @pytest.mark.parametrize("cases", [(0,), (0, 0, 1), (1, 1), (0, 2, 2, 2)])
 @pytest.mark.parametrize("spatial", [(3, 5, 4), (7, 3), (1, 1, 1)])
 def test_values_and_gradients_equal_the_plain_loop(cases, spatial, monkeypatch):
-    monkeypatch.setattr(head, "HIDDEN_VALUES_PER_CHUNK", {"cpu": 1})
+    monkeypatch.setattr(head_matrix, "SMALLEST_CHUNK", 7)
+    monkeypatch.setattr(head_matrix, "HIDDEN_VALUES_PER_THREAD", 1)
     features, theta, case_index = random_problem((3, 8, *spatial), cases)
     weight = torch.randn(len(cases), *spatial, dtype=torch.float64)
     results = []
@@ -50,7 +51,7 @@ def test_values_and_gradients_equal_the_plain_loop(cases, spatial, monkeypatch):
 def test_chunks_do_not_change_the_result(monkeypatch):
     features, theta, case_index = random_problem((1, 8, 1000), (0, 0))
     whole = text_driven_head(features, theta, case_index)
-    monkeypatch.setattr(head, "HIDDEN_VALUES_PER_CHUNK", {"cpu": 256 * 2 * 8})
+    monkeypatch.setattr(head_matrix, "HIDDEN_VALUES_PER_THREAD", 1)
     assert torch.allclose(text_driven_head(features, theta, case_index), whole, rtol=0, atol=1e-12)
 
 
