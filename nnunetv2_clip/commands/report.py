@@ -17,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pictures", type=int, default=100, help="show pictures of so many worst cases (default 100)"
     )
+    parser.add_argument(
+        "--viewer",
+        type=int,
+        default=0,
+        metavar="N",
+        help="scroll through the N worst cases in the page, with NiiVue (default 0; about 1 MB and 2 to 10 MB a case)",
+    )
     parser.add_argument("-np", type=int, default=2, help="processes (default 2)")
     parser.add_argument("-o", type=Path, required=True, help="the HTML file to write")
 
@@ -28,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
     from nnunetv2_clip.report.find import find_cases
-    from nnunetv2_clip.report.page import render_page, write_page
+    from nnunetv2_clip.report.page import render_page, worst_first, write_page
+    from nnunetv2_clip.report.viewer_volumes import ViewerJob, viewer_case
 
     if args.pred is None and args.log_folder is None:
         raise UserError("report", "there is nothing to show", "-i and -pred, or --log-folder, or all of them")
@@ -41,10 +49,13 @@ def run(args: argparse.Namespace) -> int:
     training = read_training(args.log_folder) if args.log_folder else None
     found = find_cases(args.i, args.pred, args.ref, args.dataset_json, args.manifest) if args.pred else []
     cases = list(run_cases(describe_case, found, args.np, "report")) if found else []
+    by_case = {files.case_id: files for files in found}
+    viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]
+    viewer = list(run_cases(viewer_case, viewed, args.np, "viewer")) if viewed else []
     title = args.title or f"Report of {(args.pred or args.log_folder).resolve().name}"
     taxonomy = found[0].taxonomy if found else UNIVERSAL
     presence_known = all(files.dataset for files in found if files.reference)
-    html = render_page(title, cases, taxonomy, training, args.max_pictures, presence_known)
+    html = render_page(title, cases, taxonomy, training, args.max_pictures, presence_known, viewer)
     write_page(args.o, html)
     print(f"Wrote {args.o}: {len(cases)} cases, {len(html) / 1e6:.1f} MB. Open it in a browser.")
     return 0

@@ -90,13 +90,19 @@ class CaseReport:
         return {name: found.dice for name, found in self.overlaps.items() if not math.isnan(found.dice)}
 
     @property
+    def focus(self) -> tuple[int, int, int]:
+        """The voxel (x, y, z) where the planes of the last view meet."""
+        axial, coronal, sagittal = self.views[-1].panels
+        return sagittal.position - 1, coronal.position - 1, axial.position - 1
+
+    @property
     def mean_dice(self) -> float:
         values = self.dice.values()
         return sum(values) / len(values) if values else float("nan")
 
 
 @dataclass(frozen=True)
-class _Scan:
+class Scan:
     """The arrays of one case, all (X, Y, Z); `painted` and `truth` hold universal indices."""
 
     hu: np.ndarray
@@ -113,7 +119,7 @@ def describe_case(files: CaseFiles) -> CaseReport:
     Raises:
         UserError: a file cannot be read, or image, prediction and reference lie on different grids.
     """
-    scan = _read(files)
+    scan = read_scan(files)
     found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
     counts = np.bincount(scan.prediction.label_map.ravel(), minlength=scan.prediction.max_value + 1)
     volumes = {name: _volume_ml(scan, counts, name) for name in files.names}
@@ -124,7 +130,12 @@ def describe_case(files: CaseFiles) -> CaseReport:
     return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views))
 
 
-def _read(files: CaseFiles) -> _Scan:
+def read_scan(files: CaseFiles) -> Scan:
+    """The arrays of a case.
+
+    Raises:
+        UserError: as `describe_case`.
+    """
     hu, grid = read_ct(files.image)
     prediction = PaintedCoding(files.taxonomy, files.names).read(files.prediction)
     _same_grid(files, grid, prediction.grid, files.prediction)
@@ -133,7 +144,7 @@ def _read(files: CaseFiles) -> _Scan:
         reference = files.reference_coding.read(files.reference)
         _same_grid(files, grid, reference.grid, files.reference)
     truth = None if reference is None else _painted_indices(reference, files.taxonomy)
-    return _Scan(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
+    return Scan(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
 
 
 def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -163,7 +174,7 @@ def _painted_indices(volume: LabelVolume, taxonomy: Taxonomy) -> np.ndarray:
     return index_of[volume.label_map]
 
 
-def _volume_ml(scan: _Scan, counts: np.ndarray, name: str) -> float:
+def _volume_ml(scan: Scan, counts: np.ndarray, name: str) -> float:
     values = [value for value in scan.prediction.values[name] if value < len(counts)]
     return float(counts[values].sum()) * _voxel_ml(scan.grid)
 
@@ -182,14 +193,14 @@ def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[s
     return largest if largest and inner[largest] else None
 
 
-def _overview(files: CaseFiles, scan: _Scan) -> View:
+def _overview(files: CaseFiles, scan: Scan) -> View:
     anything = scan.painted > 0
     if not anything.any() and scan.truth is not None:
         anything = scan.truth > 0
     return _view("Largest predicted area", files, scan, anything, tuple(slice(0, size) for size in scan.hu.shape))
 
 
-def _detail(files: CaseFiles, scan: _Scan, name: str, found: dict[str, Overlap]) -> View:
+def _detail(files: CaseFiles, scan: Scan, name: str, found: dict[str, Overlap]) -> View:
     mask = scan.prediction.mask(name)
     title = f"Detail: {name.replace('_', ' ')}"
     if found:
@@ -198,12 +209,12 @@ def _detail(files: CaseFiles, scan: _Scan, name: str, found: dict[str, Overlap])
     return _view(title, files, scan, mask, detail_box(mask, scan.grid.spacing_mm, DETAIL_MM))
 
 
-def _view(title: str, files: CaseFiles, scan: _Scan, mask: np.ndarray, box: tuple[slice, ...]) -> View:
+def _view(title: str, files: CaseFiles, scan: Scan, mask: np.ndarray, box: tuple[slice, ...]) -> View:
     """Three planes through the largest areas of `mask`, as far as the box reaches."""
     return View(title, tuple(_panel(plane, files, scan, informative_slice(mask, plane), box) for plane in PLANES))
 
 
-def _panel(plane: Plane, files: CaseFiles, scan: _Scan, position: int, box: tuple[slice, ...]) -> Panel:
+def _panel(plane: Plane, files: CaseFiles, scan: Scan, position: int, box: tuple[slice, ...]) -> Panel:
     colors = {row.index: color_of(row) for row in files.taxonomy}
     here = tuple(slice(position, position + 1) if axis == plane.axis else part for axis, part in enumerate(box))
     size = picture_size(scan.hu[box].shape, scan.grid.spacing_mm, plane, LONGEST_SIDE_PX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.report import tables
 from nnunetv2_clip.report.cases import CaseReport
-from nnunetv2_clip.report.colors import hex_color
+from nnunetv2_clip.report.colors import color_of, hex_color
 from nnunetv2_clip.report.curves import TrainingReport
 from nnunetv2_clip.report.pictures import CT_WINDOW_HU
+from nnunetv2_clip.report.viewer_volumes import FINEST_MM, ViewerCase
 
 MAX_CHIPS = 8  # Dice figures beside a case's pictures; the table has them all
 ASSETS = files("nnunetv2_clip.report") / "assets"
@@ -31,6 +33,7 @@ def render_page(
     training: TrainingReport | None = None,
     max_pictures: int = 100,
     presence_known: bool = True,
+    viewer: Sequence[ViewerCase] = (),
 ) -> str:
     """The HTML of the page.
 
@@ -38,8 +41,9 @@ def render_page(
         cases: in any order; the page shows the worst first, cases without reference last.
         max_pictures: how many cases (the worst) are shown with pictures; the tables hold all.
         presence_known: False adds the note that every class counts as annotated.
+        viewer: cases that can be scrolled through in the page; NiiVue is put into the page if there is any.
     """
-    cases = _worst_first(cases)
+    cases = worst_first(cases)
     cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
     names = [row.name for row in taxonomy.painting_order()]
     scored = tables.scored_classes(cases, names)
@@ -70,6 +74,12 @@ def render_page(
         dice_cell=tables.dice_cell,
         mean_cell=tables.mean_cell,
         volume_cell=tables.volume_cell,
+        viewer=viewer,
+        viewer_data=_trusted(_viewer_data(viewer, taxonomy)),
+        viewer_js=_trusted(_asset("viewer.js")),
+        niivue_js=_trusted(_asset("niivue.min.js")) if viewer else "",
+        finest_mm=FINEST_MM,
+        classes=taxonomy.painting_order(),
         css=_trusted(_asset("page.css")),
         js=_trusted(_asset("page.js")),
     )
@@ -83,8 +93,28 @@ def write_page(path: Path, html: str) -> None:
     os.replace(beside, path)
 
 
-def _worst_first(cases: Sequence[CaseReport]) -> list[CaseReport]:
+def worst_first(cases: Sequence[CaseReport]) -> list[CaseReport]:
+    """By mean Dice, cases without any last."""
     return sorted(cases, key=lambda case: (math.isnan(case.mean_dice), case.mean_dice, case.case_id))
+
+
+def _viewer_data(viewer: Sequence[ViewerCase], taxonomy: Taxonomy) -> str:
+    """JSON that is safe inside a script element."""
+    content = {
+        "window": CT_WINDOW_HU,
+        "classes": [{"index": row.index, "name": row.name, "color": color_of(row)} for row in taxonomy],
+        "cases": [
+            {
+                "id": case.case_id,
+                "focus": case.focus_mm,
+                "ct": case.ct,
+                "prediction": case.prediction,
+                "reference": case.reference,
+            }
+            for case in viewer
+        ],
+    }
+    return json.dumps(content).replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:

@@ -46,12 +46,56 @@ addEventListener("load", () => {
 </script>"""
 
 
-def open_in_browser(page, tmp_path) -> dict:
-    html = page.read_text(encoding="utf-8")
+# Opens the viewer, switches all classes off and on, and shows the reference.
+VIEWER_CHECK = """<script>
+addEventListener("load", async () => {
+  const section = document.getElementById("viewer");
+  const at = (name) => section.querySelector(`[data-role="${name}"]`);
+  const until = async (loaded) => {
+    for (let turn = 0; turn < 100 && section.dataset.loaded !== loaded; turn++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    return section.dataset.loaded;
+  };
+  const colours = (name) => {  // drawn and read within one task, before the browser clears the canvas
+    at(name).click();
+    const canvas = at("canvas"), copy = document.createElement("canvas");
+    [copy.width, copy.height] = [canvas.width, canvas.height];
+    const context = copy.getContext("2d");
+    context.drawImage(canvas, 0, 0);
+    const pixels = context.getImageData(0, 0, copy.width, copy.height).data;
+    let coloured = 0, lit = 0;
+    for (let i = 0; i < pixels.length; i += 4) {
+      lit += pixels[i] > 30;
+      coloured += pixels[i + 1] > pixels[i] + 60 && pixels[i + 1] > pixels[i + 2] + 30;
+    }
+    return { coloured, lit };
+  };
+  at("open").click();
+  const result = { prediction: await until("case_a prediction") };
+  result.on = colours("all"); result.off = colours("none");
+  at("layer").value = "reference";
+  at("layer").dispatchEvent(new Event("change"));
+  result.reference = await until("case_a reference");
+  result.truth = colours("all");
+  result.message = at("message").textContent;
+  result.errors = window.seen;
+  const place = document.createElement("pre");
+  place.id = "self-check";
+  place.textContent = JSON.stringify(result);
+  document.body.append(place);
+});
+</script>"""
+
+
+def open_in_browser(page, tmp_path, check) -> dict:
+    html = page.read_text(encoding="utf-8").replace("<head>", "<head>" + WATCH, 1)
+    end = html.rindex("</body>")
     watched = tmp_path / "watched.html"
-    watched.write_text(html.replace("<head>", "<head>" + WATCH).replace("</body>", CHECK + "</body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [CHROMIUM, *flags, "--window-size=1400,900", "--virtual-time-budget=8000", "--dump-dom", watched.as_uri()]
+    watched.write_text(html[:end] + check + html[end:], encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--window-size=1400,900", f"--user-data-dir={tmp_path / 'profile'}"]
+    drawing = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
+    command = [CHROMIUM, *flags, *drawing, "--virtual-time-budget=20000", "--dump-dom", watched.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r'<pre id="self-check">(.*?)</pre>', dom, re.S)
     assert found, f"the check did not run:\n{dom[-2000:]}"
@@ -67,7 +111,7 @@ def test_the_page_works_in_a_browser(study, tmp_path):
         (folder / f"case_0{suffix}.nii.gz").write_bytes((folder / f"case_b{suffix}.nii.gz").read_bytes())
     options = ["-i", study.images, "-pred", study.predictions, "-ref", study.references, "-o", tmp_path / "page.html"]
     assert main(["report", "-np", "1", *map(str, options)]) == 0
-    seen = open_in_browser(tmp_path / "page.html", tmp_path)
+    seen = open_in_browser(tmp_path / "page.html", tmp_path, CHECK)
     assert seen["errors"] == []
     assert seen["first"] == ["case_b", "case_a", "case_0"]
     assert seen["descending"] == ["case_a", "case_b", "case_0"]
@@ -77,3 +121,16 @@ def test_the_page_works_in_a_browser(study, tmp_path):
     assert (seen["pictures"], seen["broken"]) == ((2 + 2 + 1) * 3 * 2 * 2 + 4, 0)
     assert seen["ratio"] == pytest.approx(16 / 12, rel=0.02)  # 8 x 6 voxels of 2 mm
     assert not seen["overflow"]
+
+
+def test_the_viewer_shows_classes_and_switches_them_off(study, tmp_path):
+    options = ["-i", study.images, "-pred", study.predictions, "-ref", study.references, "-o", tmp_path / "page.html"]
+    assert main(["report", "-np", "1", "--viewer", "1", *map(str, options)]) == 0
+    seen = open_in_browser(tmp_path / "page.html", tmp_path, VIEWER_CHECK)
+    assert seen["errors"] == []
+    assert seen["message"] == ""
+    assert (seen["prediction"], seen["reference"]) == ("case_a prediction", "case_a reference")
+    # the tumour is green: 2 voxels are predicted, 4 are in the reference, 8 x 6 x 4 voxels are drawn in grey
+    assert seen["off"]["lit"] > 10_000
+    assert seen["off"]["coloured"] == 0
+    assert seen["truth"]["coloured"] > seen["on"]["coloured"] > 100

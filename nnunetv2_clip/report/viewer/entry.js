@@ -1,0 +1,1 @@
+export { NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
