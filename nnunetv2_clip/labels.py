@@ -109,6 +109,30 @@ class LabelTable:
         return rows
 
 
+def overlay(shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[str]]]) -> tuple[np.ndarray, dict]:
+    """Masks that may overlap as one label map: one value for each set of classes that occurs.
+
+    Args:
+        masks: (bool array of `shape`, the classes that all its voxels have); taken one after the other, so that a
+            generator holds one mask at a time.
+
+    Returns:
+        uint16 label map, and label value -> set of classes; 0 is the empty set.
+    """
+    label_map = np.zeros(shape, dtype=np.uint16)
+    class_sets: list[ClassSet] = [frozenset()]
+    for mask, classes in masks:
+        before = label_map[mask]
+        after = np.arange(len(class_sets), dtype=np.uint16)
+        for value in np.unique(before):
+            united = class_sets[value].union(classes)
+            if united not in class_sets:
+                class_sets.append(united)
+            after[value] = class_sets.index(united)
+        label_map[mask] = after[before]
+    return label_map, dict(enumerate(class_sets))
+
+
 def _values_and_positions(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As np.unique with return_inverse, by counting instead of sorting where the values are small."""
     if label_map.dtype.kind != "u" or label_map.dtype.itemsize > 2:
