@@ -12,11 +12,13 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.geometry_repairs import orthonormalise, restore_spacing
 from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
 from nnunetv2_clip.laterality import Pair, split_pairs
 
 ClassNames = tuple[str, ...]
 MAX_LISTED = 5
+DIRECTIONS, UNIT_SPACING = "directions", "unit_spacing"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Source:
         absent: classes known not to occur.
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
-        repairs: name of a known repair -> what it does, in words; the user can switch each off.
+        repairs: name of a known repair -> what it does, in words; the user can switch each off. `repaired` makes
+            DIRECTIONS and UNIT_SPACING.
         switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
@@ -130,7 +133,20 @@ class Source:
             UserError: naming the file that is wrong.
         """
         image, label = read_pair(case.image, case.labels["label"])
-        return self.interpret(image, label.data)
+        image, fixes = self.repaired(image, case)
+        return self.interpret(image, label.data, fixes)
+
+    def repaired(self, image: Volume, case: SourceCase) -> tuple[Volume, tuple[str, ...]]:
+        """The image with those known repairs of its header that are on, and what they did, in words."""
+        fixes = []
+        if DIRECTIONS in self.repairs and self.repairs_with(DIRECTIONS):
+            image, fix = orthonormalise(image)
+            fixes.append(fix)
+        if UNIT_SPACING in self.repairs and self.repairs_with(UNIT_SPACING):
+            number = int(re.search(r"\d+$", case.case_id)[0])
+            image, fix = restore_spacing(image, self.name, number, case.image)
+            fixes.append(fix)
+        return image, tuple(fix for fix in fixes if fix)
 
     def interpret(
         self,
