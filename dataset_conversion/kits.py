@@ -1,0 +1,97 @@
+"""KiTS19, KiTS21 and KiTS23: kidneys of both sides under one value, their tumours and cysts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, match_pairs, require_folder
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.laterality import Pair
+
+IMAGE = "imaging.nii.gz"
+FIRST_ONLY_IN_KITS23 = 400
+
+
+@dataclass(frozen=True)
+class KitsSource(Source):
+    """One folder per case.
+
+    Attributes:
+        folder: below the repository, where the case folders lie.
+        label, label_as_paper: file name of the label map.
+        num_labelled: cases from this number on were published without label.
+    """
+
+    folder: str = ""
+    label: str = "segmentation.nii.gz"
+    label_as_paper: str = "segmentation.nii.gz"
+    num_labelled: int = 1000
+
+    def find_cases(self, root: Path) -> list[SourceCase]:
+        require_folder(root, self.unpack)
+        parent = root / self.folder if (root / self.folder).is_dir() else root
+        folders = {path.name: path for path in sorted(parent.glob("case_[0-9][0-9][0-9][0-9][0-9]")) if path.is_dir()}
+        self._require_release(root, parent, folders)
+        images = {name: path / IMAGE for name, path in folders.items() if (path / IMAGE).is_file()}
+        label = self.label_as_paper if self.as_paper else self.label
+        labels = {name: path / label for name, path in folders.items() if (path / label).is_file()}
+        published = {name: path for name, path in images.items() if number(name) < self.num_labelled}
+        where = f"{parent} ({self.name}: {self.unpack})"
+        pairs = match_pairs(published, labels, where)
+        return [SourceCase(f"{self.name}_{name}", image, {"label": label}) for name, image, label in pairs]
+
+    def _require_release(self, root: Path, parent: Path, folders: dict[str, Path]) -> None:
+        """KiTS19 and KiTS23 have the same file names, but only in KiTS23 is a cyst no kidney."""
+        is_kits23 = (
+            any((folder / "kits23.json").is_file() for folder in (root, parent))
+            or any((path / "instances").is_dir() for path in folders.values())
+            or any(number(name) >= FIRST_ONLY_IN_KITS23 for name in folders)
+        )
+        if folders and self.name == "kits23" and not is_kits23:
+            raise UserError(
+                parent,
+                "nothing shows that these labels are those of KiTS23 and not of KiTS19, which knows no cysts",
+                f"kits23.json, the folders 'instances', or cases from {FIRST_ONLY_IN_KITS23} on",
+                "keep kits23.json beside the case folders, or use --source kits19=PATH",
+            )
+        if self.name == "kits19" and is_kits23:
+            raise UserError(parent, "holds KiTS23", self.unpack, f"use --source kits23={root}")
+
+
+def number(case: str) -> int:
+    return int(case.removeprefix("case_"))
+
+
+def _release(year: int, num_cases: int, lesions: tuple[str, ...], folder: str, **options) -> KitsSource:
+    """A release whose label values are 1 for both kidneys and 2, 3 for `lesions`, which lie in them."""
+    pair = Pair("right_kidney", "left_kidney", tuple(range(1, len(lesions) + 2)))
+    return KitsSource(
+        name=f"kits{year}",
+        title=f"KiTS{year}, Kidney Tumor Segmentation Challenge 20{year}",
+        licence="CC BY-NC-SA 4.0",
+        url=f"https://github.com/neheller/kits{year}",
+        unpack=f"the cloned repository kits{year} after its script has downloaded the images into {folder}/case_*",
+        num_cases=num_cases,
+        label_table={1: (), **{value: (name,) for value, name in enumerate(lesions, start=2)}},
+        annotated=(pair.right, pair.left, *lesions),
+        pairs=(pair,),
+        folder=folder,
+        **options,
+    )
+
+
+# In KiTS19 a cyst is part of the kidney: class kidney_cyst is not annotated there.
+SOURCES = (
+    _release(19, 210, ("kidney_tumor",), "data", num_labelled=210),
+    _release(
+        21,
+        300,
+        ("kidney_tumor", "kidney_cyst"),
+        "data",
+        label="aggregated_MAJ_seg.nii.gz",
+        label_as_paper="aggregated_OR_seg.nii.gz",
+        as_in_paper="a lesion is where any annotator drew one (aggregated_OR), not where most did (aggregated_MAJ)",
+    ),
+    _release(23, 489, ("kidney_tumor", "kidney_cyst"), "dataset"),
+)
