@@ -1,0 +1,69 @@
+"""LiTS: liver and its tumours; headers of volumes and segmentations are known to disagree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nnunetv2_clip.alignment import find_flip
+from nnunetv2_clip.dataset_conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import inspect, read_image, read_label_map, require_same_grid
+
+LABEL_HEADER = "label_header"
+LIVER = 1
+
+
+@dataclass(frozen=True)
+class LitsSource(PairedSource):
+    """Volumes and segmentations by number. Some segmentations' headers are wrong though their arrays fit."""
+
+    def check_case(self, case: SourceCase) -> None:
+        image, label = inspect(case.image), inspect(case.labels["label"])
+        if image.shape != label.shape or not self.repairs_with(LABEL_HEADER):
+            require_same_grid(case.image, image, case.labels["label"], label)
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        self.check_case(case)
+        image, label = read_image(case.image), read_label_map(case.labels["label"])
+        difference = label.geometry.difference(image.geometry)
+        if difference:
+            self._require_aligned_arrays(case, replace(image, path=None), label.data)
+        fix = (f"position of the segmentation taken from its volume, on which its array lies ({difference})",)
+        image, fixes = self.repaired(image, case)
+        return self.interpret(image, label.data, (*(fix if difference else ()), *fixes))
+
+    def _require_aligned_arrays(self, case: SourceCase, image, label_map) -> None:
+        """The liver shows the Hounsfield units of a liver when the arrays are laid on each other as they are.
+
+        Raises:
+            UserError: it does not, or does so only when the label is flipped.
+        """
+        path = case.labels["label"]
+        flip = find_flip(image, label_map, (LIVER,), path)
+        if flip:
+            raise UserError(
+                path,
+                f"fits its volume only when flipped along {flip}, which its header does not say",
+                "an array that lies on that of its volume, or a header that says how it lies",
+                "download volume and segmentation again, or leave the case out",
+            )
+
+
+SOURCES = (
+    LitsSource(
+        name="lits",
+        title="LiTS, Liver Tumor Segmentation Challenge 2017",
+        licence="CC BY-NC-ND 4.0",
+        url="https://competitions.codalab.org/competitions/17094",
+        unpack="the folder that holds 'Training Batch 1' and 'Training Batch 2'",
+        num_cases=131,
+        label_table={1: ("liver",), 2: ("liver_tumor",)},
+        annotated=("liver", "liver_tumor"),
+        repairs={
+            UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
+            LABEL_HEADER: "a segmentation takes over the position of its volume where only its header differs",
+        },
+        image=r"(.*/)?volume-(?P<case>\d+)",
+        label=r"(.*/)?segmentation-(?P<case>\d+)",
+    ),
+)
