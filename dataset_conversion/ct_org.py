@@ -1,0 +1,47 @@
+"""CT-ORG: organs of both sides under one value; the bladder is annotated in some cases only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnunetv2_clip.dataset_conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.images import read_pair
+from nnunetv2_clip.laterality import Pair
+
+BLADDER = 2
+LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))
+
+
+@dataclass(frozen=True)
+class CtOrgSource(PairedSource):
+    """Files by number. Where no voxel is bladder, it lies outside the scan or was not drawn: nothing tells which."""
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        image, label = read_pair(case.image, case.labels["label"])
+        image, fixes = self.repaired(image, case)
+        if self.as_paper or (label.data == BLADDER).any():
+            return self.interpret(image, label.data, fixes)
+        fix = "bladder not annotated: the label map has none"
+        return self.interpret(image, label.data, (*fixes, fix), not_annotated=("bladder",))
+
+
+SOURCES = (
+    CtOrgSource(
+        name="ct_org",
+        title="CT-ORG, CT volumes with multiple organ segmentations",
+        licence="CC BY 3.0",
+        url="https://www.cancerimagingarchive.net/collection/ct-org/",
+        unpack="the folder OrganSegmentations of the package, with volume-0.nii.gz and labels-0.nii.gz",
+        num_cases=140,
+        # 5 is bone, 6 brain.
+        label_table={1: ("liver",), BLADDER: ("bladder",), 3: (), 4: (), 5: (), 6: ()},
+        annotated=("liver", "bladder", LUNGS.right, LUNGS.left, KIDNEYS.right, KIDNEYS.left),
+        pairs=(LUNGS, KIDNEYS),
+        repairs={
+            UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
+        },
+        as_in_paper="the bladder counts as annotated in all cases, also where the label map has none",
+        image=r"(.*/)?volume-(?P<case>\d+)",
+        label=r"(.*/)?labels-(?P<case>\d+)",
+    ),
+)
