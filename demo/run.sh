@@ -5,7 +5,6 @@ set -euo pipefail
 
 OUT=$(realpath -m "${1:-demo_output}")
 CASES=${CASES:-8} EPOCHS=${EPOCHS:-12} ITERATIONS=${ITERATIONS:-120}
-TASKS="Task03_Liver Task06_Lung Task07_Pancreas Task08_HepaticVessel Task09_Spleen Task10_Colon"
 
 mkdir -p "$OUT"/nnUNet_raw "$OUT"/nnUNet_preprocessed "$OUT"/nnUNet_results
 export nnUNet_raw="$OUT/nnUNet_raw" nnUNet_preprocessed="$OUT/nnUNet_preprocessed" nnUNet_results="$OUT/nnUNet_results"
@@ -17,8 +16,19 @@ step() { printf '\n\033[1m[%d:%02d] %s\033[0m\n' $((SECONDS / 60)) $((SECONDS % 
 run() { printf '\033[36m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$OUT|demo_output|g")"; "$@"; }
 
 step "1/9 Six partly labelled CT datasets (synthetic), as the Decathlon distributes them"
-[ -d "$OUT/msd" ] || run nnunetv2_clip phantom -o "$OUT/msd" --cases "$CASES" --test-cases 1 --spacing 6 6 8 \
+run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 6 6 8 \
   --sources msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
+mkdir -p "$OUT/msd" "$OUT/truth" "$OUT/test_images"  # one folder with all tasks; the truth of the test patients
+for source in "$OUT"/phantoms/msd_*; do
+  task=$(basename "$source"/Task*)
+  ln -sfn "$source/$task" "$OUT/msd/$task"
+  cp "$source/truth/dataset.json" "$OUT/truth/"
+  for image in "$source/$task"/imagesTs/[!.]*.nii.gz; do
+    name=$(basename "$image" .nii.gz)
+    ln -sf "$image" "$OUT/test_images/${name}_0000.nii.gz"  # nnU-Net's naming: channel 0
+    cp "$source/truth/$name.nii.gz" "$OUT/truth/"
+  done
+done
 
 step "2/9 Merge them into one nnU-Net dataset with a label-presence manifest"
 run nnunetv2_clip convert -d 900 -np 2 \
@@ -38,24 +48,18 @@ step "5/9 Train ONE network on all of them ($EPOCHS short epochs on the CPU)"
 run nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu
 
 step "6/9 Predict unseen CTs with nnU-Net's own command"
-mkdir -p "$OUT/test_images"
-for task in $TASKS; do
-  for image in "$OUT/msd/$task"/imagesTs/[!.]*.nii.gz; do
-    ln -sf "$image" "$OUT/test_images/$(basename "$image" .nii.gz)_0000.nii.gz"
-  done
-done
 run nnUNetv2_predict -i "$OUT/test_images" -o "$OUT/predictions" -d 900 -c 3d_fullres -f 0 \
   -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu -npp 1 -nps 1
 
 step "7/9 Dice against the full truth of the synthetic patients"
-run nnunetv2_clip evaluate -ref "$OUT/msd/truth" -pred "$OUT/predictions" --manifest "$OUT/nnUNet_raw/Dataset900_Universal/label_presence.json"
+run nnunetv2_clip evaluate -ref "$OUT/truth" -pred "$OUT/predictions"
 
 step "8/9 A Decathlon submission (CT tasks)"
 MODEL="$OUT/nnUNet_results/Dataset900_Universal/CLIPUniversalTrainerDemo__CLIPSmallPlans__3d_fullres"
 run nnunetv2_clip export-msd -i "$MODEL" --msd "$OUT/msd" -o "$OUT/submission.zip" --ct-only --overwrite -device cpu
 
 step "9/9 A page to look at"
-run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$OUT/msd/truth" --log-folder "$MODEL/fold_0" -o "$OUT/report.html"
+run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$OUT/truth" --log-folder "$MODEL/fold_0" -o "$OUT/report.html"
 
 step "Done."
 cat <<EOF

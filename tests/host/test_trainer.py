@@ -1,0 +1,235 @@
+"""The trainer inside nnU-Net: batches, steps, log, validation, checkpoints, prediction."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from tests.host.conftest import DATASET, PLANS
+
+SUPERVISED = {"liver", "liver_tumor", "spleen"}
+
+
+def snapshot(trainer):
+    return {key: value.clone() for key, value in trainer.network.state_dict().items()}
+
+
+def unchanged(before, trainer):
+    return all(torch.equal(value, before[key]) for key, value in trainer.network.state_dict().items())
+
+
+@pytest.fixture
+def ready(make_trainer):
+    trainer = make_trainer()
+    trainer.on_train_start()
+    return trainer
+
+
+def test_targets_leave_the_workers_as_one_channel(make_trainer, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # a real worker process
+    trainer = make_trainer()
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    trainer.dataloader_train._finish()
+    trainer.dataloader_val._finish()
+    patch = tuple(trainer.configuration_manager.patch_size)
+    assert [target.shape[:2] for target in batch["target"]] == [(2, 1)] * len(batch["target"])
+    assert tuple(batch["target"][0].shape[2:]) == patch
+    assert batch["target"][0].dtype == torch.int16
+    assert len(batch["keys"]) == 2
+
+
+def test_one_step_changes_the_weights_and_counts_supervised_patches(ready):
+    before = snapshot(ready)
+    batch = next(ready.dataloader_train)
+    result = ready.train_step(batch)
+    assert np.isfinite(result["loss"])
+    assert not unchanged(before, ready)
+    counted = {name for name, count in zip(ready.classes, ready._supervised, strict=True) if count}
+    expected = set().union(*(ready.manifest.case(key).supervised for key in batch["keys"]))
+    assert counted == expected
+
+
+def test_a_batch_without_annotated_pair_changes_no_weight(ready):
+    ready.train_step(next(ready.dataloader_train))  # momentum and weight decay are awake
+    before = snapshot(ready)
+    batch = next(ready.dataloader_train)
+    nothing = np.zeros((len(batch["keys"]), len(ready.classes)), dtype=bool)
+    ready.manifest = type("Nothing", (), {"presence": lambda self, case_ids, names: nothing})()
+    assert np.isnan(ready.train_step(batch)["loss"])
+    assert unchanged(before, ready)
+
+
+def test_unannotated_classes_get_exactly_zero_gradient_through_train_step(ready):
+    """The embedding of a class reaches the loss through its own pairs only: its gradient tells who was supervised."""
+    vectors = ready.network.class_embedding.vectors.clone().requires_grad_()
+    ready.network.class_embedding.seg_layers.text_embedding = vectors
+    batch = next(ready.dataloader_train)
+    ready.train_step(batch)
+    supervised = ready.manifest.presence(batch["keys"], ready.classes).any(0)
+    assert (vectors.grad[~supervised] == 0).all()
+    assert (vectors.grad[supervised].abs().amax(1) > 0).all()
+
+
+def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(ready):
+    ready.max_bad_steps = 2
+    before = snapshot(ready)
+    batch = next(ready.dataloader_train)
+    batch["data"][:] = float("nan")
+    assert np.isnan(ready.train_step(batch)["loss"])
+    assert unchanged(before, ready)
+    with pytest.raises(SystemExit) as stop:
+        ready.train_step(batch)
+    assert stop.value.code == 2
+
+
+def test_mirroring_never_touches_left_right(ready):
+    assert ready.inference_allowed_mirroring_axes == (0, 1)  # patches are (z, y, x) here
+
+
+def test_cascades_are_refused_with_a_reason(make_trainer, capsys):
+    def add_cascade(plans):
+        plans["configurations"]["3d_lowres"] = dict(plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres")
+        plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+
+    with pytest.raises(SystemExit) as stop:
+        make_trainer("3d_cascade_fullres", change_plans=add_cascade)
+    assert stop.value.code == 2
+    assert "cascade" in capsys.readouterr().err
+
+
+def test_a_manifest_that_lost_a_case_stops_before_training(make_trainer, capsys):
+    trainer = make_trainer()
+    lost = sorted(trainer.manifest.cases)[0]
+    del trainer.manifest.cases[lost]
+    with pytest.raises(SystemExit):
+        trainer.on_train_start()
+    assert lost in capsys.readouterr().err
+
+
+def test_a_label_map_that_contradicts_the_manifest_names_the_case(make_trainer, capsys):
+    from dataclasses import replace
+
+    trainer = make_trainer()
+    case_id = next(key for key in sorted(trainer.manifest.cases) if "spleen" in key)
+    trainer.manifest.cases[case_id] = replace(trainer.manifest.cases[case_id], annotated=("liver",))
+    with pytest.raises(SystemExit):
+        trainer.on_train_start()
+    message = capsys.readouterr().err
+    assert case_id in message
+    assert "spleen" in message
+
+
+def train(trainer):
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    return Path(trainer.output_folder)
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_an_epoch_with_validation_resume_and_prediction(make_trainer, tiny, configuration, capsys, tmp_path):
+    trainer = make_trainer(configuration)
+    fold = train(trainer)
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    per_case = {Path(case["prediction_file"]).name: case["metrics"] for case in summary["metric_per_case"]}
+    keys = dict(zip(trainer.classes, summary["mean"], strict=True))
+    for name, metrics in per_case.items():
+        measured = {c for c, key in keys.items() if metrics[key]["n_ref"] == metrics[key]["n_ref"]}  # not NaN
+        assert measured == set(trainer.manifest.case(name.removesuffix(".nii.gz")).supervised)
+    printed = capsys.readouterr().out
+    assert printed.count("Mean Validation Dice") == 1
+    assert "over annotated classes" in printed
+
+    curves = json.loads((fold / "training_curves.json").read_text())
+    assert curves["epochs"] == 1
+    counted = {name for name, count in zip(curves["classes"], curves["supervised_patches"][0], strict=True) if count}
+    assert counted <= SUPERVISED
+
+    resumed = make_trainer(configuration, continue_training=True)
+    resumed.load_checkpoint(str(fold / "checkpoint_final.pth"))
+    assert unchanged(snapshot(trainer), resumed)
+    assert resumed.current_epoch == 1
+    resumed.num_epochs = 2
+    resumed.run_training()
+    assert len(resumed.logger.get_value("supervised_patches", step=None)) == 2
+
+    predictions = [predict(fold, tiny, tmp_path / "as_trained")]
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    checkpoint["trainer_name"] = "nnUNetTrainer"  # nnU-Net's documented way of sharing a model
+    torch.save(checkpoint, fold / "checkpoint_final.pth")
+    predictions.append(predict(fold, tiny, tmp_path / "as_stock"))
+    assert np.array_equal(*predictions)
+    index = {"liver": 6, "spleen": 1, "liver_tumor": 27}
+    assert set(np.unique(predictions[0])) <= {0, *index.values()}
+
+
+def predict(fold, tiny, output):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    image = next(path for path in sorted((tiny / "msd" / "msd_liver" / "Task03_Liver" / "imagesTs").glob("liver_*.nii.gz")))
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(fold.parent), (0,), "checkpoint_final.pth")
+    output.mkdir()
+    predictor.predict_from_files_sequential([[str(image)]], [str(output / "case.nii.gz")])
+    result = nibabel.load(output / "case.nii.gz")
+    assert result.shape == nibabel.load(image).shape
+    assert np.allclose(result.affine, nibabel.load(image).affine)
+    return np.asarray(result.dataobj)
+
+
+def test_another_text_table_is_refused_while_folds_exist(make_trainer, tiny, capsys):
+    from dataclasses import replace
+
+    from nnunetv2_clip.text.table import FILE_NAME, TextTable
+
+    trainer = make_trainer()
+    trainer.on_train_start()
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+    path = tiny / "nnUNet_preprocessed" / DATASET / FILE_NAME
+    original = path.read_bytes()
+    table = TextTable.load(path)
+    try:
+        replace(table, vectors=np.roll(table.vectors, 1, axis=1)).save(path)
+        with pytest.raises(SystemExit):
+            make_trainer()
+    finally:
+        path.write_bytes(original)
+    assert "text embeddings" in capsys.readouterr().err
+
+
+def test_universal_weights_move_to_another_class_list_with_the_stock_flag(make_trainer, tmp_path):
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    first = make_trainer()
+    first.initialize()
+    first.save_checkpoint(str(tmp_path / "universal.pth"))
+    second = make_trainer()
+    second.initialize()
+    second.network.keep_classes(("spleen", "liver"))
+    load_pretrained_weights(second.network, str(tmp_path / "universal.pth"))
+    for key, value in second.network.state_dict().items():
+        if ".seg_layers." not in key:
+            assert torch.equal(value, first.network.state_dict()[key]), key
+
+
+def test_stock_weights_fill_the_whole_backbone_after_one_command(make_trainer, tiny, tmp_path):
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunetv2_clip.training.pretrained import prepare_weights
+
+    stock = make_trainer(trainer_class=nnUNetTrainer)
+    stock.initialize()
+    stock.save_checkpoint(str(tmp_path / "stock.pth"))
+    prepare_weights(str(tmp_path / "stock.pth"), str(tmp_path / "ready.pth"), "901", "3d_fullres", PLANS)
+    trainer = make_trainer()
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(tmp_path / "ready.pth"))
+    weights = stock.network.state_dict()
+    backbone = [key for key in trainer.network.state_dict() if key.startswith(("encoder.", "decoder."))]
+    assert len(backbone) > 20
+    for key in backbone:
+        assert torch.equal(trainer.network.state_dict()[key], weights[key]), key
