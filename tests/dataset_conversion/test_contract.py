@@ -18,7 +18,7 @@ from nnunetv2_clip.labels import LabelTable
 from nnunetv2_clip.phantom.layouts import layout_names, write_source
 
 NUM_CASES = 3
-SPACING_MM = (6.0, 6.0, 8.0)
+SPACING_MM = (8.0, 8.0, 10.0)
 # Options of `write_source`. LiTS 28-47 and their copies have a wrong voxel size: tests of their own.
 OPTIONS = {
     "lits": {"numbers": (0, 48, 1)},
