@@ -6,8 +6,22 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, match_pairs, nifti_files, require_folder
+from nnunetv2_clip.anatomy_check import mend_half_turn
+from nnunetv2_clip.dataset_conversion.source import (
+    UNIT_SPACING,
+    LoadedCase,
+    Source,
+    SourceCase,
+    match_pairs,
+    nifti_files,
+    require_folder,
+)
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import read_pair
+
+HALF_TURN = "half_turn"
+REPAIRS = {HALF_TURN: "a header that is rotated by 180 degrees about the long axis, where the anatomy leaves no doubt"}
+LIVER_REPAIRS = {UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,14 @@ class MsdTask(Source):
         pairs = match_pairs(files["imagesTr"], files["labelsTr"], folder)
         return [SourceCase(f"msd_{name}", image, {"label": label}) for name, image, label in pairs]
 
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        image, label = read_pair(case.image, case.labels["label"])
+        image, fixes = self.repaired(image, case)
+        if self.repairs_with(HALF_TURN):
+            image, fix = mend_half_turn(image, label.data, self.label_table)
+            fixes = (*fixes, fix) if fix else fixes
+        return self.interpret(image, label.data, fixes)
+
     def _task_folder(self, root: Path) -> Path:
         """The task folder itself, or the folder that holds it."""
         require_folder(root, self.unpack)
@@ -52,6 +74,7 @@ def _task(name: str, folder: str, title: str, num_cases: int, *classes: str) -> 
         num_cases=num_cases,
         label_table={value: (class_name,) for value, class_name in enumerate(classes, start=1)},
         annotated=classes,
+        repairs=REPAIRS | (LIVER_REPAIRS if name == "msd_liver" else {}),
         folder=folder,
         stem=name.removeprefix("msd_"),
     )
