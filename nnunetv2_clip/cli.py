@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "two models on the same cases: paired differences, tests, a picture",
     "agreement": "pairwise Dice between label sources (readers, models)",
     "efficiency": "parameters, FLOPs, time and memory of the universal network and of others",
+    "feature-map": "t-SNE of decoder features, sampled per predicted class",
     "export-msd": "make a Medical Segmentation Decathlon submission",
     "report": "one self-contained HTML page with overlays and a Dice table",
     "info": "what a trained model knows and how it was made",
