@@ -33,15 +33,19 @@ FOURTEEN = (
 TCIA_NUMBERS = tuple(chain(range(2, 15), range(16, 23), (24, 25), range(26, 36), range(38, 49)))
 BTCV_NUMBERS = tuple(chain(range(1, 11), range(21, 41), range(61, 71), range(74, 81)))
 MIXED = tuple(chain(*zip(range(1, 11), range(61, 71), strict=True)))  # 14 classes and 8 classes in turn
-# One row per label file, first Pancreas-CT, then BTCV; a reader takes columns 2 (number), 7 and 8 (slices), from 0.
-BOX_FIELDS = ("subject", "dataset", "original_id", "x_start", "x_stop", "y_start", "y_stop", "z_start", "z_stop")
+# One row per label file, first Pancreas-CT, then BTCV. Published readers take columns 2 (number), 7 and 8 (slices, from
+# the feet), counted from 0, or name publisher, original_id and extent_...
+BOX_FIELDS = (
+    *("subject", "publisher", "original_id", "extent_left", "extent_right", "extent_ant", "extent_post"),
+    *("extent_inf", "extent_sup"),
+)
 Box = tuple[tuple[int, int], ...]
 
 
 def write(request: Request) -> Path:
     """Write images, labels and cropping.csv; returns the folder of all three.
 
-    Nothing is annotated outside a case's crop box, which counts along the axes of the label array.
+    Nothing is annotated outside a case's crop box, which counts to the left, to the back and to the head.
     """
     root = request.folder / request.layout
     is_btcv = request.layout == "gibson_btcv"
@@ -69,9 +73,10 @@ def _write_tcia_case(request: Request, root: Path, n: int, seed: int) -> Box:
     image = write_images(root, scan, n)
     stored = scan.array(paint(scan.phantom, EIGHT))
     box = crop_box(stored.shape)
-    label_map = scan.ras(stored * _inside(stored.shape, box)[:, :, ::-1])  # written slices count from the head
+    label_map = scan.ras(stored * _inside(stored.shape, box))
     label = write_label(root / "label_tcia_multiorgan" / f"label{n:04d}.nii.gz", scan, label_map, n)
-    request.add(f"label{n:04d}", scan, image, [label], annotated_classes(EIGHT), HEALTHY, box)
+    from_head = (*box[:2], tuple(stored.shape[2] - bound for bound in reversed(box[2])))  # as slices are written
+    request.add(f"label{n:04d}", scan, image, [label], annotated_classes(EIGHT), HEALTHY, from_head)
     return box
 
 
