@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-chk", default="checkpoint_final.pth", help="a model's checkpoint (default checkpoint_final.pth)"
     )
+    parser.add_argument(
+        "--trust-headers", action="store_true", help="do not turn images whose header is rotated by 180 degrees"
+    )
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="where a model predicts")
     parser.add_argument("-np", type=int, default=2, help="processes that read and write images (default 2)")
 
@@ -134,10 +137,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
     from nnunetv2_clip.export.msd import Source, prediction_source
-    from nnunetv2_clip.export.msd_predict import is_model_folder, predict_tasks
+    from nnunetv2_clip.export.msd_predict import Model, is_model_folder, predict_tasks
 
     if not is_model_folder(args.i):
         return prediction_source(args.i), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
-    predict_tasks(args.i, args.msd, predictions, args.f, args.chk, args.device, args.np)
+    model = Model(args.i, args.f, args.chk, args.device, args.np, args.trust_headers)
+    predict_tasks(model, args.msd, predictions)
     return Source(predictions), predictions

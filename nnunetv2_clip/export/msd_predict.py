@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.export.msd import check_model_knows, check_universal_model, refuse
-from nnunetv2_clip.export.msd_masks import READ_ERRORS, BadMask, open_image
+from nnunetv2_clip.export.msd_masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
+from nnunetv2_clip.geometry_repairs import half_turn
+from nnunetv2_clip.images import read_image, write_nifti
 from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.model_files import taxonomy_beside
 
@@ -24,15 +30,26 @@ def is_model_folder(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("plans.json", "dataset.json")) and any(folder.glob("fold_*"))
 
 
-def predict_tasks(
-    model_folder: Path,
-    msd_root: Path,
-    predictions: Path,
-    folds: Sequence[str] | None,
-    checkpoint: str,
-    device: str,
-    processes: int = 1,
-) -> None:
+@dataclass(frozen=True)
+class Model:
+    """A trained model and how to run it.
+
+    Attributes:
+        folds: None: all that have the checkpoint.
+        processes: that read and write images.
+        trust_headers: False: images whose header is rotated by 180 degrees beyond doubt (some copies of the
+            Decathlon have such) are turned for the network, as `convert` turns them, and the masks turned back.
+    """
+
+    folder: Path
+    folds: Sequence[str] | None = None
+    checkpoint: str = "checkpoint_final.pth"
+    device: str = "cuda"
+    processes: int = 1
+    trust_headers: bool = False
+
+
+def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
     Each task is predicted with its own classes alone, so that overlaps which a universal label map hides
@@ -42,17 +59,17 @@ def predict_tasks(
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
     """
-    labels = check_universal_model(model_folder / "dataset.json", taxonomy_beside(model_folder))
-    check_model_knows(labels, CT_TASKS, model_folder)
-    checkpoints = _checkpoints(model_folder, folds, checkpoint)
+    labels = check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
+    check_model_knows(labels, CT_TASKS, model.folder)
+    checkpoints = _checkpoints(model.folder, model.folds, model.checkpoint)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
-    _claim(predictions, model_folder, checkpoints)
+    _claim(predictions, model, checkpoints)
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [image for image in images[task.folder] if not _is_whole(folder / image.name)]
         if waiting:
-            _predict(model_folder, task, waiting, folder, folds, checkpoint, device, processes)
+            _predict(model, task, waiting, folder)
 
 
 def _checkpoints(model_folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:
@@ -77,12 +94,13 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
     return images
 
 
-def _claim(predictions: Path, model_folder: Path, checkpoints: Iterable[Path]) -> None:
+def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
     stats = [(path, path.stat()) for path in checkpoints]
     record = {
-        "model": str(model_folder.resolve()),
-        "checkpoints": [[path.relative_to(model_folder).as_posix(), s.st_size, s.st_mtime_ns] for path, s in stats],
+        "model": str(model.folder.resolve()),
+        "checkpoints": [[path.relative_to(model.folder).as_posix(), s.st_size, s.st_mtime_ns] for path, s in stats],
+        "trust_headers": model.trust_headers,
     }
     path = predictions / RECORD
     if predictions.is_dir() and any(predictions.iterdir()):
@@ -90,7 +108,7 @@ def _claim(predictions: Path, model_folder: Path, checkpoints: Iterable[Path]) -
         if found != record:
             raise UserError(
                 predictions,
-                "holds files of another model, or of other checkpoints or folds",
+                "holds files of another model, or of other checkpoints, folds or options",
                 "an empty folder, or the beginning of the same predictions",
                 "remove the folder, or choose another -o",
             )
@@ -106,25 +124,63 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _predict(
-    model_folder: Path,
-    task: MsdTask,
-    images: Sequence[TestImage],
-    folder: Path,
-    folds: Sequence[str] | None,
-    checkpoint: str,
-    device: str,
-    processes: int,
-) -> None:
+def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
     from nnunetv2_clip.inference.restricted import load_predictor
 
-    predictor = load_predictor(model_folder, tuple(task.classes), dict(task.classes), folds, checkpoint, device)
-    predictor.predict_from_files(
-        [[str(image.path)] for image in images],
-        [str(folder / image.name[: -len(FILE_ENDING)]) for image in images],
-        num_processes_preprocessing=processes,
-        num_processes_segmentation_export=processes,
+    jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
+    turned = [] if model.trust_headers else run_cases(turn_if_half_turned, jobs, model.processes, "anatomy")
+    turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
+    sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
+    targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
+    predictor = load_predictor(
+        model.folder, tuple(task.classes), dict(task.classes), model.folds, model.checkpoint, model.device
     )
+    predictor.predict_from_files(
+        [[str(path)] for path in sources],
+        [str(path)[: -len(FILE_ENDING)] for path in targets],
+        num_processes_preprocessing=model.processes,
+        num_processes_segmentation_export=model.processes,
+    )
+    for job in jobs:
+        if job.image.name in turned_names:
+            turn_back(job, folder / job.image.name)
+            print(
+                f"{job.image.label}: its header is rotated by 180 degrees; predicted upright, mask on the image's grid"
+            )
+
+
+@dataclass(frozen=True)
+class TurnJob:
+    """A test image, and where its turned copy goes if it needs one."""
+
+    image: TestImage
+    turned: Path
+
+    @property
+    def turned_mask(self) -> Path:
+        return self.turned.parent / "masks" / self.turned.name
+
+
+def turn_if_half_turned(job: TurnJob) -> bool:
+    """Write a copy with the right header if the image's own is rotated by 180 degrees beyond doubt.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
+    volume = read_image(job.image.path)
+    if not check_anatomy(volume).is_half_turned:
+        return False
+    job.turned_mask.parent.mkdir(parents=True, exist_ok=True)
+    write_nifti(job.turned, volume.data, half_turn(volume).affine, job.turned.with_name(f".{job.turned.name}"))
+    return True
+
+
+def turn_back(job: TurnJob, target: Path) -> None:
+    """The mask of a turned copy, voxel by voxel, with the header of the test image itself."""
+    mask = read_integers(open_image(job.turned_mask))
+    beside = target.with_name(f".{target.name}")
+    beside.write_bytes(mask_bytes(mask, open_image(job.image.path)))
+    os.replace(beside, target)
 
 
 def remove_predictions(predictions: Path) -> None:

@@ -15,7 +15,7 @@ from nnunetv2_clip.evaluation.overlap import overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tolerances import TOLERANCE_MM
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.export.msd_masks import BadMask, check_geometry, check_values, open_image, read_integers, task_mask
+from nnunetv2_clip.export.msd_masks import BadMask, check_values, open_image, read_integers, task_mask
 from nnunetv2_clip.export.msd_post import PostProcessing
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, FILE_ENDING, MsdTask
 from nnunetv2_clip.images import Geometry
@@ -89,11 +89,12 @@ def score_case(case: RehearsalCase) -> list[Score]:
     """Dice and NSD of every target of a case, as the challenge computes them (surface-distance's rules).
 
     Raises:
-        UserError: a file is damaged, lies elsewhere, or holds foreign values.
+        UserError: a file is damaged, has another shape, or holds foreign values.
     """
     try:
         label, prediction = open_image(case.label), open_image(case.prediction)
-        check_geometry(prediction, label)
+        if prediction.shape != label.shape:  # not the position: convert repairs some headers, and moves no voxel
+            raise BadMask(f"has shape {prediction.shape}; the label file has {label.shape}")
         mask = task_mask(prediction, case.task, case.taxonomy, case.post)
         truth = read_integers(label)
         check_values(truth, case.task.values)

@@ -46,7 +46,7 @@ def find_cases(
     labels = None if json_path is None else _labels(json_path)
     presence = _manifest(json_path, manifest)
     taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
-    names = class_names(labels) if labels else taxonomy.names
+    names = _predicted_classes(predictions, labels, taxonomy)
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
     if truth and not set(truth) & set(found):
@@ -58,9 +58,10 @@ def find_cases(
 
 
 def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, coding, presence) -> CaseFiles:
-    known = presence is not None and (reference is not None or case_id in presence.cases)
-    entry = presence.case(case_id) if known else None
-    supervised = names if entry is None else tuple(name for name in names if name in entry.supervised)
+    in_manifest = presence is not None and (reference is not None or case_id in presence.cases)
+    entry = presence.case(case_id) if in_manifest else None
+    known = coding.values if coding else ()
+    supervised = tuple(name for name in names if name in known and (entry is None or name in entry.supervised))
     return CaseFiles(
         case_id,
         image,
@@ -69,7 +70,7 @@ def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, codi
         tuple(names),
         reference,
         coding if reference else None,
-        tuple(supervised) if reference else (),
+        supervised if reference else (),
         entry.dataset if entry else "",
     )
 
@@ -116,6 +117,14 @@ def _labels(path: Path) -> dict:
     if not isinstance(labels, dict):
         raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
     return labels
+
+
+def _predicted_classes(predictions: Path, labels: dict | None, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """What the model knows: nnU-Net leaves its dataset.json beside the predictions; else the references' classes."""
+    own = predictions / "dataset.json"
+    if own.is_file():
+        return class_names(_labels(own))
+    return class_names(labels) if labels else taxonomy.names
 
 
 def _manifest(json_path: Path | None, given: Path | None) -> Manifest | None:

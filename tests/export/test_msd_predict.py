@@ -121,3 +121,42 @@ def test_missing_test_images_are_listed_before_predicting(tmp_path, msd, model, 
     assert export(model, msd, tmp_path / "s.zip") == 2
     assert "Task10_Colon/colon_014.nii.gz" in capsys.readouterr().err
     assert predictors["log"] == []
+
+
+def half_turned_phantom(path) -> None:
+    """A thorax-like block in LPS voxel order whose header claims RAS: spine in front, liver on the left."""
+    hu = np.full((60, 50, 30), -1000, np.int16)
+    hu[5:55, 8:42] = 20 - 120  # body of fat
+    hu[8:34, 12:40, 4:24] = 100  # liver, patient's right: low x in LPS
+    hu[27:33, 35:40] = 400  # spine, patient's back: high y in LPS
+    nib.save(nib.Nifti1Image(hu, np.diag([6.0, 6.0, 8.0, 1.0])), path)
+
+
+def test_an_image_with_a_half_turned_header_is_predicted_upright_and_written_on_its_own_grid(
+    tmp_path, msd, model, monkeypatch, capsys
+):
+    path = msd / "Task09_Spleen" / "imagesTs" / "spleen_001.nii.gz"
+    half_turned_phantom(path)
+    seen = {}
+
+    class EchoPredictor:
+        """Marks the voxel of the image's first corner and remembers the header it was given."""
+
+        def predict_from_files(self, images, outputs, **_):
+            for [image], output in zip(images, outputs, strict=True):
+                given = nib.load(image)
+                seen[Path(image).name] = given.affine
+                mask = np.zeros(given.shape, np.uint8)
+                mask[0, 0, 0] = 1
+                nib.save(nib.Nifti1Image(mask, given.affine), output + ".nii.gz")
+
+    monkeypatch.setattr(restricted, "load_predictor", lambda *_: EchoPredictor())
+    assert export(model, msd, tmp_path / "s.zip") == 0
+    assert "spleen_001.nii.gz: its header is rotated" in capsys.readouterr().out
+    assert np.allclose(np.diag(seen["spleen_001.nii.gz"]), [-6, -6, 8, 1])
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        mask = nib.Nifti1Image.from_bytes(gzip.decompress(archive.read("Task09_Spleen/spleen_001.nii.gz")))
+    assert np.array_equal(mask.affine, nib.load(path).affine)
+    assert np.argwhere(mask.get_fdata()).tolist() == [[0, 0, 0]]
+    assert export(model, msd, tmp_path / "t.zip", "--trust-headers") == 0
+    assert np.allclose(np.diag(seen["spleen_001.nii.gz"]), [6, 6, 8, 1])

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from msd_tree import SHAPE, save
+from msd_tree import AFFINE, SHAPE, save
 
 from nnunetv2_clip.cli import main
 
@@ -72,7 +72,14 @@ def test_predictions_of_other_datasets_alone_are_refused(study, capsys):
     assert "none of 1 predictions has a label file" in capsys.readouterr().err
 
 
-def test_a_prediction_on_another_grid_is_named(study, capsys):
+def test_a_prediction_of_another_shape_is_named(study, capsys):
     save(study / "model/fold_0/validation/msd_liver_0.nii.gz", np.zeros((2, 2, 2), np.uint8))
     assert rehearse(study) == 2
     assert "msd_liver_0.nii.gz: has shape (2, 2, 2)" in capsys.readouterr().err
+
+
+def test_a_repaired_header_does_not_matter(study):
+    turned = AFFINE @ np.diag([-1, -1, 1, 1])
+    save(study / "model/fold_0/validation/msd_liver_0.nii.gz", painted([6, 6, 27, 27]), turned)
+    assert rehearse(study) == 0
+    assert scores(study)["Task03_Liver", "liver_tumor"]["dice"] == 1

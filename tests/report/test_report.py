@@ -164,3 +164,12 @@ def test_references_without_dataset_json_are_refused(study):
     (study.raw / "dataset.json").unlink()
     with pytest.raises(UserError, match="--dataset-json"):
         find_cases(study.images, study.predictions, study.references)
+
+
+def test_a_class_that_the_model_does_not_know_is_not_scored(study):
+    (study.raw / "label_presence.json").unlink()
+    content = json.loads((study.raw / "dataset.json").read_text())
+    content["labels"] = {name: content["labels"][name] for name in ("background", "liver", "liver_tumor")}
+    (study.predictions / "dataset.json").write_text(json.dumps(content))
+    case = find_cases(study.images, study.predictions, study.references)[0]
+    assert case.supervised == case.names == ("liver", "liver_tumor")
