@@ -1,0 +1,75 @@
+"""Fingerprints find a scan again through everything that publishers do to copies, and no other scan."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from nnunetv2_clip.fingerprint import agreement, find_copies, fingerprint_of, relation
+from nnunetv2_clip.phantom.anatomy import make_phantom
+
+
+@cache
+def scan(seed: int) -> np.ndarray:
+    return make_phantom(seed, (6.0, 6.0, 6.0)).image
+
+
+CHANGES = {
+    "saved again": lambda x: x.copy(),
+    "float": lambda x: x.astype(np.float32) + 0.3,
+    "unsigned and shifted": lambda x: (x + 1024).astype(np.uint16),
+    "clipped": lambda x: np.clip(x, -175, 250),
+    "clipped from above": lambda x: np.minimum(x, 400),
+    "shifted and clipped": lambda x: np.clip(x + 24, -1000, 300),
+    "flipped": lambda x: x[::-1, :, ::-1],
+    "axes exchanged": lambda x: x.transpose(2, 1, 0),
+    "everything": lambda x: np.clip(x.transpose(2, 0, 1)[:, ::-1] + 1000, 800, 1300).astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_is_found_and_its_array_laid_back_on_the_scan(change):
+    copy = CHANGES[change](scan(1))
+    found = relation(fingerprint_of(scan(1)), fingerprint_of(copy))
+    assert found is not None
+    copy = copy.astype(float)
+    turned = found.apply(copy) + found.shift
+    inside = (copy.min() + found.shift + 1 < turned) & (turned < copy.max() + found.shift - 1)
+    assert np.abs(turned - scan(1))[inside].max() <= 1
+    assert agreement(scan(1), found.apply(copy)) > 0.99
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_patient_is_no_copy(change):
+    other = CHANGES[change](scan(2))
+    assert relation(fingerprint_of(scan(1)), fingerprint_of(other)) is None
+    assert agreement(scan(1), scan(2)) < 0.3
+
+
+def test_a_mirrored_copy_is_told_from_an_identical_one():
+    assert relation(fingerprint_of(scan(1)), fingerprint_of(scan(1))).is_identity
+    mirrored = relation(fingerprint_of(scan(1)), fingerprint_of(scan(1)[::-1]))
+    assert mirrored.flips == (0,) and mirrored.axes == (0, 1, 2)
+
+
+def test_the_picks_of_a_flipped_image_are_the_flipped_picks():
+    for shape in ((5, 16, 17), (31, 40, 100)):
+        image = np.arange(np.prod(shape)).reshape(shape) % 3000
+        flipped = fingerprint_of(np.flip(image, (0, 2)))
+        assert np.array_equal(np.flip(fingerprint_of(image).picks, (0, 2)), flipped.picks)
+
+
+def test_cropped_copies_are_not_claimed():
+    assert relation(fingerprint_of(scan(1)), fingerprint_of(scan(1)[:, :, 1:])) is None
+
+
+def test_all_copies_among_many_scans_are_found_and_nothing_else():
+    scans = {f"a{seed}": scan(seed) for seed in range(4)}
+    scans |= {"b1": np.clip(scan(1), -200, 300), "b3": scan(3)[::-1], "c3": scan(3) + 1024}
+    pairs = {(first, second) for first, second, _ in find_copies({k: fingerprint_of(x) for k, x in scans.items()})}
+    assert pairs == {("a1", "b1"), ("a3", "b3"), ("a3", "c3"), ("b3", "c3")}
+
+
+def test_two_images_clipped_to_different_windows_are_still_copies():
+    windows = (np.clip(scan(1), -175, 250), np.clip(scan(1), -100, 400))
+    assert relation(*map(fingerprint_of, windows)) is not None
