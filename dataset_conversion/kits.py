@@ -18,19 +18,17 @@ class KitsSource(Source):
     """One folder per case.
 
     Attributes:
-        folder: below the repository, where the case folders lie.
         label, label_as_paper: file name of the label map.
         num_labelled: cases from this number on were published without label.
     """
 
-    folder: str = ""
     label: str = "segmentation.nii.gz"
     label_as_paper: str = "segmentation.nii.gz"
     num_labelled: int = 1000
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         require_folder(root, self.unpack)
-        parent = root / self.folder if (root / self.folder).is_dir() else root
+        parent = next((path for path in (root / "data", root / "dataset") if path.is_dir()), root)
         folders = {path.name: path for path in sorted(parent.glob("case_[0-9][0-9][0-9][0-9][0-9]")) if path.is_dir()}
         self._require_release(root, parent, folders)
         images = {name: path / IMAGE for name, path in folders.items() if (path / IMAGE).is_file()}
@@ -76,7 +74,6 @@ def _release(year: int, num_cases: int, lesions: tuple[str, ...], folder: str, *
         label_table={1: (), **{value: (name,) for value, name in enumerate(lesions, start=2)}},
         annotated=(pair.right, pair.left, *lesions),
         pairs=(pair,),
-        folder=folder,
         **options,
     )
 
