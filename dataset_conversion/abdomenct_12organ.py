@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nnunetv2_clip.dataset_conversion.source import PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
@@ -73,7 +74,7 @@ class ReleaseSource(PairedSource):
 def release_of(labels: Iterable[Path]) -> set[str]:
     """The releases that the label maps show themselves to be from; a map may show nothing."""
     found = set()
-    for path in labels:
+    for path in tqdm(list(labels), desc="which release", unit="file"):
         label = read_label_map(path)
         if (label.data == ONLY_IN_FLARE22).any():
             found.add("flare22")
