@@ -84,3 +84,28 @@ def convert(nnunet, capsys):
         return code, capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def converted(nnunet):
+    """What the last run wrote: `converted.cases`, the manifest; `converted.mask(case, class)`, its voxels."""
+    import json
+
+    from nnunetv2_clip.manifest import Manifest
+
+    class Converted:
+        @property
+        def cases(self):
+            return Manifest.load(nnunet.raw / "label_presence.json").cases
+
+        def label(self, case_id):
+            return nib.load(nnunet.raw / "labelsTr" / f"{case_id}.nii.gz")
+
+        def image(self, case_id):
+            return nib.load(nnunet.raw / "imagesTr" / f"{case_id}_0000.nii.gz")
+
+        def mask(self, case_id, name):
+            regions = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
+            return np.isin(np.asanyarray(self.label(case_id).dataobj), regions[name])
+
+    return Converted()

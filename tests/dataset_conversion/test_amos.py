@@ -1,0 +1,67 @@
+"""AMOS22: prostate only where the table of patients says male; no MRI."""
+
+import shutil
+
+import pytest
+
+from nnunetv2_clip.phantom.layouts import write_source
+
+SMALL = {"spacing_mm": (10.0, 10.0, 12.0)}
+TABLE = "labeled_data_meta_0000_0599.csv"
+
+
+@pytest.fixture
+def amos(tmp_path):
+    return lambda **options: write_source("amos22", tmp_path / "amos", [1, 2], **SMALL, **options)
+
+
+def with_prostate(converted):
+    return {case_id for case_id, case in converted.cases.items() if "prostate" in case.annotated}
+
+
+def test_uterus_is_no_prostate(amos, convert, converted):
+    source = amos(female=(8,))
+    assert convert("--source", f"amos22={source.root}")[0] == 0
+    assert set(converted.cases) == {"amos22_0001", "amos22_0008"}
+    assert with_prostate(converted) == {"amos22_0001"}
+    assert not converted.mask("amos22_0008", "prostate").any()
+    assert converted.mask("amos22_0001", "prostate").any()
+    assert "the patient's sex is female" in converted.cases["amos22_0008"].geometry_fixes[0]
+
+
+def test_without_the_table_no_prostate_is_annotated(amos, convert, converted):
+    assert convert("--source", f"amos22={amos(metadata=False).root}")[0] == 0
+    assert with_prostate(converted) == set()
+    assert "the patient's sex is unknown" in converted.cases["amos22_0001"].geometry_fixes[0]
+
+
+def test_as_in_the_paper_every_patient_has_a_prostate(amos, convert, converted, capsys):
+    assert convert("--source", f"amos22={amos(female=(8,)).root}", "--as-paper")[0] == 0
+    assert with_prostate(converted) == {"amos22_0001", "amos22_0008"}
+    assert converted.mask("amos22_0008", "prostate").any()
+
+
+def test_table_may_lie_in_the_folder_and_a_new_one_is_used(amos, convert, converted):
+    source = amos(female=())
+    table = source.root.parent / TABLE
+    shutil.move(table, source.root / TABLE)
+    convert("--source", f"amos22={source.root}")
+    assert with_prostate(converted) == {"amos22_0001", "amos22_0008"}
+    (source.root / TABLE).write_text("\ufeffamos_id,Patient's Sex\namos_0001,Male\n8,\n")
+    convert("--source", f"amos22={source.root}")
+    assert with_prostate(converted) == {"amos22_0001"}
+
+
+def test_another_table_is_refused(amos, convert):
+    source = amos()
+    (source.root.parent / TABLE).write_text("number,age\n1,70\n")
+    code, message = convert("--source", f"amos22={source.root}")
+    assert code == 2
+    assert "columns ['number', 'age']" in message
+
+
+def test_packages_of_the_challenge_have_no_validation_labels(amos, convert, converted):
+    source = amos()
+    shutil.rmtree(source.root / "labelsVa")
+    assert convert("--source", f"amos22={source.root}")[0] == 0
+    assert set(converted.cases) == {"amos22_0001"}
