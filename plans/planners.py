@@ -16,7 +16,7 @@ class SmallPlanner(nnUNetPlanner_torchres):
     """
 
     default_plans_name = "CLIPSmallPlans"
-    default_memory_gb = 0.08
+    default_memory_gb = 0.04
 
     def __init__(self, dataset_name_or_id, gpu_memory_target_in_gb=default_memory_gb, *args, **kwargs):
         kwargs.setdefault("plans_name", self.default_plans_name)

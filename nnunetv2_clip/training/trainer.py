@@ -315,7 +315,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         )
         for name, (key, metrics) in zip(self.classes, summary["mean"].items(), strict=True):
             self.logger.log_summary(f"final_val/class_{key}_dice", metrics["Dice"])
-            self.print_to_log_file(f"  {name:26s} Dice {metrics['Dice']:.4f}", add_timestamp=False)
+            if not np.isnan(metrics["Dice"]):
+                self.print_to_log_file(f"  {name:26s} Dice {metrics['Dice']:.4f}", add_timestamp=False)
         mean = summary["foreground_mean"]["Dice"]
         self.logger.log_summary("final_val/foreground_dice", mean)
         self.print_to_log_file(f"Mean Validation Dice over annotated classes: {mean}")
