@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-ref", type=Path, help="label files in the label values of dataset.json (labelsTr)")
     parser.add_argument("--dataset-json", type=Path, help="default: beside -ref, else beside -pred")
     parser.add_argument("--manifest", type=Path, help="default: label_presence.json beside dataset.json")
+    parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) beside Dice; takes longer")
     parser.add_argument("--log-folder", type=Path, help="a fold of a training (fold_0), for its curves")
     parser.add_argument("--title", help="default: the name of the predictions' folder")
     parser.add_argument(
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.o.suffix not in (".html", ".htm"):
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .html")
     training = read_training(args.log_folder) if args.log_folder else None
-    found = find_cases(args.i, args.pred, args.ref, args.dataset_json, args.manifest) if args.pred else []
+    found = find_cases(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
     cases = list(run_cases(describe_case, found, args.np, "report")) if found else []
     by_case = {files.case_id: files for files in found}
     viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]

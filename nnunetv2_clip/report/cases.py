@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
+from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, PaintedCoding
 from nnunetv2_clip.images import Geometry, read_image
 from nnunetv2_clip.report.colors import color_of
@@ -32,6 +34,7 @@ class CaseFiles:
         names: the classes that the prediction knows.
         reference: label file; None when no truth is known.
         supervised: the classes that the reference annotates or knows to be absent.
+        tolerances_mm: class -> tolerance of the NSD; None: no NSD is computed.
     """
 
     case_id: str
@@ -43,6 +46,7 @@ class CaseFiles:
     reference_coding: LabelCoding | None = None
     supervised: tuple[str, ...] = ()
     dataset: str = ""
+    tolerances_mm: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class CaseReport:
     Attributes:
         overlaps: class -> overlap, for the classes that the reference knows.
         volumes_ml: class -> predicted volume.
+        nsd: class -> normalised surface Dice where it is defined; empty when it was not asked for.
     """
 
     case_id: str
@@ -83,6 +88,7 @@ class CaseReport:
     volumes_ml: dict[str, float]
     voxel_ml: float
     views: tuple[View, ...]
+    nsd: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dice(self) -> dict[str, float]:
@@ -127,7 +133,18 @@ def describe_case(files: CaseFiles) -> CaseReport:
     name = _class_to_look_at(files, volumes, found)
     if name is not None:
         views.append(_detail(files, scan, name, found))
-    return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views))
+    nsd = _nsd(files, scan)
+    return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views), nsd)
+
+
+def _nsd(files: CaseFiles, scan: Scan) -> dict[str, float]:
+    if scan.reference is None or files.tolerances_mm is None:
+        return {}
+    found = {
+        name: surface_metrics(scan.reference, scan.prediction, name, files.tolerances_mm[name])[0]
+        for name in files.supervised
+    }
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def read_scan(files: CaseFiles) -> Scan:

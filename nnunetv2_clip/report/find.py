@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.images import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
@@ -20,6 +22,7 @@ def find_cases(
     references: Path | None = None,
     dataset_json: Path | None = None,
     manifest: Path | None = None,
+    with_nsd: bool = False,
 ) -> list[CaseFiles]:
     """The files of every prediction, in alphabetical order.
 
@@ -28,6 +31,7 @@ def find_cases(
         dataset_json: None: the one beside `references`, else the one that nnU-Net left beside the predictions.
         manifest: None: label_presence.json beside dataset.json if there is one; without any, every class of
             dataset.json counts as annotated in every case.
+        with_nsd: have the NSD computed too, at the Decathlon's tolerances (evaluation/tolerances.py).
 
     Raises:
         UserError: a folder is empty, an image is missing, or no dataset.json is found for the references.
@@ -51,10 +55,12 @@ def find_cases(
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
     if truth and not set(truth) & set(found):
         raise UserError(references, "has no file named like a prediction", "the labels of the predicted cases")
-    return [
+    cases = [
         _case(case_id, images_of[case_id], path, taxonomy, names, truth.get(case_id), coding, presence)
         for case_id, path in found.items()
     ]
+    tolerances = tolerances_mm(names, taxonomy) if with_nsd else None
+    return [replace(case, tolerances_mm=tolerances) for case in cases]
 
 
 def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, coding, presence) -> CaseFiles:

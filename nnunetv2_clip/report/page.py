@@ -72,6 +72,8 @@ def render_page(
         created=datetime.now().strftime("%d %B %Y, %H:%M"),
         version=__version__,
         dice_cell=tables.dice_cell,
+        has_nsd=any(case.nsd for case in cases),
+        nsd_cell=tables.nsd_cell,
         mean_cell=tables.mean_cell,
         volume_cell=tables.volume_cell,
         viewer=viewer,

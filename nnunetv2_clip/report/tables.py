@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from nnunetv2_clip.report.cases import CaseReport
 
+BOTH_EMPTY = "annotated, and empty in reference and prediction"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,6 +41,7 @@ class ClassRowOfTable:
     highest: Cell
     num_cases: int
     num_both_empty: int
+    mean_nsd: Cell
 
 
 def scored_classes(cases: Sequence[CaseReport], names: Sequence[str]) -> list[str]:
@@ -53,7 +56,7 @@ def dice_cell(case: CaseReport, name: str) -> Cell:
         return Cell(None, "", "not annotated in this case")
     reference, predicted = (count * case.voxel_ml for count in (overlap.num_reference, overlap.num_predicted))
     if math.isnan(overlap.dice):
-        return Cell(None, "–", "annotated, and empty in reference and prediction")
+        return Cell(None, "–", BOTH_EMPTY)
     hint = f"reference {reference:.1f} ml, prediction {predicted:.1f} ml"
     return Cell(overlap.dice, f"{overlap.dice:.3f}", hint)
 
@@ -76,7 +79,15 @@ def class_row(cases: Sequence[CaseReport], name: str) -> ClassRowOfTable:
         mean_cell([max(dice)] if dice else []),
         len(dice),
         len(annotated) - len(dice),
+        mean_cell([case.nsd[name] for case in cases if name in case.nsd]),
     )
+
+
+def nsd_cell(case: CaseReport, name: str) -> Cell:
+    """The NSD of a case, as `dice_cell`."""
+    if name in case.nsd:
+        return Cell(case.nsd[name], f"{case.nsd[name]:.3f}")
+    return dice_cell(case, name) if name not in case.overlaps else Cell(None, "–", BOTH_EMPTY)
 
 
 def volume_cell(case: CaseReport, name: str) -> Cell:

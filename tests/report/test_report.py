@@ -173,3 +173,12 @@ def test_a_class_that_the_model_does_not_know_is_not_scored(study):
     (study.predictions / "dataset.json").write_text(json.dumps(content))
     case = find_cases(study.images, study.predictions, study.references)[0]
     assert case.supervised == case.names == ("liver", "liver_tumor")
+
+
+def test_surface_dice_stands_beside_dice_when_asked_for(study):
+    assert report(study) == 0
+    assert "NSD" not in page(study)
+    assert report(study, "--nsd") == 0
+    # the surfaces of the tumour lie 2 mm apart at most: within the 7 mm of Task03
+    assert cells(page(study), "nsd-table", "case_a") == ["msd_liver", "1.000", "", "1.000", "1.000"]
+    assert cells(page(study), "nsd-table", "case_b") == ["msd_spleen", "", "–", "", ""]
