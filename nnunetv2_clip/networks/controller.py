@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from nnunetv2_clip.networks.head import CHANNELS, LAYER_SIZES, NUM_DYNAMIC_PARAMETERS
 
 
+# Bias of the last convolution at the start: most voxels belong to no class (a probability of 5 %).
+BACKGROUND_PRIOR = -3.0
+
+
 class ImageFeature(nn.Module):
     """The global image feature f: normalisation, non-linearity, average over all voxels, projection."""
 
@@ -48,6 +52,7 @@ class Controller(nn.Module):
         )
         nn.init.normal_(self.dynamic_parameters.weight, std=0.05)
         self.dynamic_parameters.bias.copy_(torch.randn_like(scales) * scales)
+        self.dynamic_parameters.bias[-1] = BACKGROUND_PRIOR
 
     def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Tensor) -> Tensor:
         """(K, E) embeddings of unit length, (B, F) image features, (P, 2) pairs -> (P, 153)."""
