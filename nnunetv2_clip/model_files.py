@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import read_json
 
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 PLANS_KEY = "nnunetv2_clip"
@@ -124,6 +126,35 @@ def taxonomy_of_plans(plans: Mapping, where: object) -> Taxonomy:
     if not own:
         return UNIVERSAL
     return Taxonomy.from_json([*UNIVERSAL.to_json(), *own], str(where))
+
+
+def known_classes(folder: Path) -> tuple[str, ...] | None:
+    """The classes that a model has learnt, in channel order, from the files in its folder or beside its predictions.
+
+    dataset.json declares every class that the model has a channel for; the plans tell which of them a training case
+    supervised. None without a dataset.json.
+
+    Raises:
+        UserError: damaged files.
+    """
+    if not (folder / "dataset.json").is_file():
+        return None
+    content = read_json(folder / "dataset.json", "take the file from the model's folder")
+    labels = content.get("labels") if isinstance(content, Mapping) else None
+    if not isinstance(labels, Mapping):
+        raise UserError(folder / "dataset.json", "has no table 'labels'", "the model's dataset.json")
+    supervised = _supervised_classes(folder)
+    return tuple(name for name in class_names(labels) if supervised is None or name in supervised)
+
+
+def _supervised_classes(folder: Path) -> set[str] | None:
+    if not (folder / "plans.json").is_file():
+        return None
+    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
+    datasets = ours.get("datasets") if isinstance(ours, Mapping) else None
+    if not datasets:
+        return None
+    return {name for entry in datasets.values() for name in entry["supervised"]}
 
 
 def taxonomy_beside(folder: Path) -> Taxonomy:

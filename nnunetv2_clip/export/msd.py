@@ -28,7 +28,7 @@ from nnunetv2_clip.export.msd_post import PostProcessing
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
-from nnunetv2_clip.model_files import taxonomy_beside
+from nnunetv2_clip.model_files import known_classes, taxonomy_beside
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 
@@ -73,17 +73,13 @@ def prediction_source(folder: Path) -> Source:
         own = taxonomy_beside(place)
         taxonomy = own if len(own) > len(taxonomy) else taxonomy
         if (place / "dataset.json").is_file():
-            labels = check_universal_model(place / "dataset.json", own)
-            check_model_knows(labels, tasks, place / "dataset.json")
+            check_universal_model(place / "dataset.json", own)
+            check_model_knows(place, tasks)
     return Source(folder, taxonomy)
 
 
-def check_universal_model(path: Path, taxonomy: Taxonomy) -> dict:
-    """The table `labels` of a model's dataset.json.
-
-    Raises:
-        UserError: the model does not paint universal indices.
-    """
+def check_universal_model(path: Path, taxonomy: Taxonomy) -> None:
+    """Raises UserError unless the model of a dataset.json paints universal indices."""
     content = read_json(path, "predict again, or remove the file")
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict):
@@ -98,16 +94,15 @@ def check_universal_model(path: Path, taxonomy: Taxonomy) -> dict:
             "predictions of a model trained with nnunetv2_clip",
             "give predictions of such a model, with the plans.json and dataset.json that nnU-Net left beside them",
         )
-    return labels
 
 
-def check_model_knows(labels: Mapping, tasks: Iterable[MsdTask], where: object) -> None:
-    """Raises UserError when a model lacks classes of the tasks."""
-    declared = class_names(labels)
-    missing = [f"{name} ({task.folder})" for task in tasks for name in task.classes if name not in declared]
+def check_model_knows(folder: Path, tasks: Iterable[MsdTask]) -> None:
+    """Raises UserError when the model has not learnt a class of the tasks (its files lie in `folder`)."""
+    known = known_classes(folder) or ()
+    missing = [f"{name} ({task.folder})" for task in tasks for name in task.classes if name not in known]
     if missing:
         raise UserError(
-            where,
+            folder,
             f"the model does not know {', '.join(missing)}",
             "every class of the challenge's CT tasks",
             "train with datasets that annotate them",

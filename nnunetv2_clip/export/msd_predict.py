@@ -59,8 +59,8 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
     """
-    labels = check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
-    check_model_knows(labels, CT_TASKS, model.folder)
+    check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
+    check_model_knows(model.folder, CT_TASKS)
     checkpoints = _checkpoints(model.folder, model.folds, model.checkpoint)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
     _claim(predictions, model, checkpoints)

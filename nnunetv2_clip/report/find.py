@@ -12,7 +12,7 @@ from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.images import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
-from nnunetv2_clip.model_files import taxonomy_beside
+from nnunetv2_clip.model_files import known_classes, taxonomy_beside
 from nnunetv2_clip.report.cases import CaseFiles
 
 
@@ -50,7 +50,7 @@ def find_cases(
     labels = None if json_path is None else _labels(json_path)
     presence = _manifest(json_path, manifest)
     taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
-    names = _predicted_classes(predictions, labels, taxonomy)
+    names = known_classes(predictions) or (class_names(labels) if labels else taxonomy.names)
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
     if truth and not set(truth) & set(found):
@@ -123,14 +123,6 @@ def _labels(path: Path) -> dict:
     if not isinstance(labels, dict):
         raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
     return labels
-
-
-def _predicted_classes(predictions: Path, labels: dict | None, taxonomy: Taxonomy) -> tuple[str, ...]:
-    """What the model knows: nnU-Net leaves its dataset.json beside the predictions; else the references' classes."""
-    own = predictions / "dataset.json"
-    if own.is_file():
-        return class_names(_labels(own))
-    return class_names(labels) if labels else taxonomy.names
 
 
 def _manifest(json_path: Path | None, given: Path | None) -> Manifest | None:

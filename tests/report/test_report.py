@@ -175,6 +175,14 @@ def test_a_class_that_the_model_does_not_know_is_not_scored(study):
     assert case.supervised == case.names == ("liver", "liver_tumor")
 
 
+def test_a_class_that_was_declared_and_never_trained_is_not_scored(study):
+    (study.raw / "label_presence.json").unlink()
+    (study.predictions / "dataset.json").write_text((study.raw / "dataset.json").read_text())
+    plans = {"nnunetv2_clip": {"datasets": {"msd_liver": {"cases": 1, "supervised": {"liver": 1}}}}}
+    (study.predictions / "plans.json").write_text(json.dumps(plans))
+    assert find_cases(study.images, study.predictions, study.references)[0].supervised == ("liver",)
+
+
 def test_surface_dice_stands_beside_dice_when_asked_for(study):
     assert report(study) == 0
     assert "NSD" not in page(study)
