@@ -50,23 +50,25 @@ KIDNEYS = Pair("right_kidney", "left_kidney", (KIDNEY,))
 
 @dataclass(frozen=True)
 class ReleaseSource(PairedSource):
-    """Files by name, under either release's names; all label maps are looked at before any is believed."""
+    """Files by name, under either release's names; all label maps are looked at before any is believed.
+
+    Attributes:
+        shows: what the label values of this release look like, in words.
+        needs_proof: refuse label maps that could be from either release.
+    """
+
+    shows: str = ""
+    needs_proof: bool = False
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         cases = super().find_cases(root)
         found = release_of(case.labels["label"] for case in cases)
-        # A handful of FLARE22 cases may lack a left kidney; the old release is only believed when it shows itself.
-        if found != {self.name} and not (self.name == "flare22" and not found):
+        if found != {self.name} and (found or self.needs_proof):
             raise UserError(
                 root,
-                f"the label values are those of {' and '.join(sorted(found)) or 'neither release'}",
-                f"{self.title}: "
-                + (
-                    "13 is the left kidney and 2 the right one"
-                    if self.name == "flare22"
-                    else "2 is both kidneys and no file has a 13"
-                ),
-                f"use --source {min(found)}={root}" if len(found) == 1 else "give the folder of one release",
+                f"the label values are those of {' and '.join(sorted(found)) or 'neither release for certain'}",
+                f"{self.title}: {self.shows}",
+                f"use --source {min(found)}={root}" if len(found) == 1 else "give the complete folder of one release",
             )
         return cases
 
@@ -109,6 +111,8 @@ SOURCES = (
         label_table=TWELVE_ORGANS,
         annotated=(KIDNEYS.right, KIDNEYS.left, *_annotated(TWELVE_ORGANS)),
         pairs=(KIDNEYS,),
+        shows="2 is both kidneys, and no file has a 13",
+        needs_proof=True,
         image=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})_0000",
         label=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})",
     ),
@@ -121,6 +125,7 @@ SOURCES = (
         num_cases=50,
         label_table=FLARE22,
         annotated=_annotated(FLARE22),
+        shows="2 is the right kidney and 13 the left one",
         image=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})_0000",
         label=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})",
     ),
