@@ -87,9 +87,13 @@ class MaskedLoss(nn.Module):
         ]
         return torch.stack(scales).sum()
 
+    def validity(self, label_map: Tensor, pairs: Tensor) -> Tensor | None:
+        """(P, N) bool, the voxels that count for each pair; None: all."""
+        return pair_validity(label_map, pairs, self.ignore)
+
     def _scale(self, logits: Tensor, label_map: Tensor, pairs: Tensor) -> Tensor:
         target = pair_targets(label_map, pairs, self.membership)
-        valid = pair_validity(label_map, pairs, self.ignore)
+        valid = self.validity(label_map, pairs)
         losses = pair_losses(logits.flatten(1), target, valid, pairs[:, 1] if self.batch_dice else None)
         informative = losses.new_tensor(len(losses)) if valid is None else valid.any(1).sum().to(losses.dtype)
         return losses.sum() / _mean_over_ranks(informative).clamp_min(1 / world_size())
