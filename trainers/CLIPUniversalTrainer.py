@@ -14,4 +14,9 @@ from nnunetv2_clip.training.variants import (  # noqa: F401
     CLIPUniversalTrainer_250epochs,
     CLIPUniversalTrainer_2000epochs,
     CLIPUniversalTrainerDemo,
+    CLIPUniversalTrainerExclusive,
+    CLIPUniversalTrainerOneHot,
+    CLIPUniversalTrainerPaper,
+    CLIPUniversalTrainerRandomText,
+    CLIPUniversalTrainerUnmasked,
 )

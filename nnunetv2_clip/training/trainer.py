@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -27,7 +28,9 @@ from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
+from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.checks import check_cases, check_labels_agree, check_same_text
+from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
@@ -59,9 +62,10 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.classes = class_names(dataset_json["labels"])
             self.manifest = Manifest.load(folder / MANIFEST_FILE)
             check_labels_agree(self.manifest, self.classes, folder)
-            self.text = text_for(self.classes, folder / TEXT_FILE)
+            self.text = self._text_table(folder)
             counts = self.manifest.count_cases()
             plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy, counts)
+            join_processes(device)
             super().__init__(plans, configuration, fold, dataset_json, device)
             if self.is_cascaded:
                 raise UserError(
@@ -71,13 +75,26 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                     "train 3d_fullres",
                 )
             check_same_text(Path(self.output_folder_base), self.text)
+        self.device = device_of_this_process(device, self.device)
+        if self.device.type != "cuda":
+            self.grad_scaler = None
         self._bad_steps = 0
         self._supervised = np.zeros(len(self.classes), dtype=np.int64)
+
+    def _text_table(self, preprocessed: Path) -> TextTable:
+        """The text embeddings of the classes."""
+        return text_for(self.classes, preprocessed / TEXT_FILE)
 
     # ---------------------------------------------------------------- building
 
     def initialize(self):
+        # nnU-Net would wrap the network for GPU number `rank`, which on a second node does not exist.
+        several, self.is_ddp = self.is_ddp, False
         super().initialize()
+        self.is_ddp = several
+        if several:
+            self._set_batch_size_and_oversample()
+            self.network = wrap_network(self.network, self.device)
         trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
         self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
@@ -163,9 +180,13 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
         """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), pairs (P, 2)."""
         target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-        presence = torch.from_numpy(self.manifest.presence(batch["keys"], self.classes))
+        presence = torch.from_numpy(self._presence(batch["keys"]))
         send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
         return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
+
+    def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
+        """(B, K) bool: which classes give loss in which case."""
+        return self.manifest.presence(case_ids, self.classes)
 
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else nullcontext()
@@ -185,7 +206,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         elif something_to_learn:
             self._bad_steps = 0
             self._update_weights(loss)
-            self._supervised += np.bincount(pairs[:, 1].cpu().numpy(), minlength=len(self.classes))
+            self._count_patches(pairs)
         loss_value = loss.detach().cpu().numpy() if finite and something_to_learn else np.array(np.nan)
         return {"loss": loss_value}
 
@@ -201,6 +222,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _count_patches(self, pairs: Tensor) -> None:
+        self._supervised += np.bincount(pairs[:, 1].cpu().numpy(), minlength=len(self.classes))
 
     def _count_bad_step(self) -> None:
         """The step is skipped: no gradient of a non-finite loss ever reaches the weights."""
@@ -280,12 +304,21 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             },
         )
 
-    # ---------------------------------------------------------------- the end of the training
+    # ---------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Written beside, then renamed: a run that is killed while it writes keeps the checkpoint before."""
+        beside = f"{filename}.writing"
+        super().save_checkpoint(beside)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(beside, filename)
 
     def load_checkpoint(self, filename_or_checkpoint):
         super().load_checkpoint(filename_or_checkpoint)
         log = self.logger.local_logger.my_fantastic_logging
         log.setdefault(SUPERVISED, [[0] * len(self.classes)] * self.current_epoch)
+
+    # ---------------------------------------------------------------- the end of the training
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         self._mute_unmasked_mean = True

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import Tensor
 
+from nnunetv2_clip.text.encode import encode
+from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
+from nnunetv2_clip.training.schedule import WarmUpCosine
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 
 
@@ -62,8 +70,7 @@ class CLIPUniversalTrainer_2000epochs(_FixedLength):
 class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     """Minutes on a CPU instead of hours on a GPU: for the demo and for a first try of a new merge.
 
-    AdamW, because nnU-Net's SGD with momentum 0.99 needs more steps than a CPU makes in minutes; two of three patches
-    show an annotated class.
+    AdamW, because nnU-Net's SGD with momentum 0.99 needs more steps than a CPU makes in minutes.
 
     Iterations and epochs can be set from outside, so that a smoke test is the same code:
     nnUNet_clip_demo_epochs (default 12) and nnUNet_clip_demo_iterations (default 120).
@@ -79,7 +86,6 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = 2e-3, 1e-5
-        self.oversample_foreground_percent = 0.67
         self.num_epochs = int(os.environ.get("nnUNet_clip_demo_epochs", 12))
         self.num_iterations_per_epoch = int(os.environ.get("nnUNet_clip_demo_iterations", 120))
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
@@ -87,3 +93,94 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+
+class CLIPUniversalTrainerPaper(CLIPUniversalTrainer):
+    """The paper's recipe: AdamW at 4e-4 with weight decay 1e-5, linear warm-up, then cosine, 50 epochs.
+
+    Patch, batch and voxel size are matters of the plans: `nnunetv2_clip plan -pl paper` or `-pl paper_swin`. An epoch
+    is nnU-Net's 250 iterations. The paper does not state the length of the warm-up: a tenth of the epochs here.
+
+    Source: paper, section 4 (implementation details).
+    """
+
+    warm_up_epochs = 5
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device=torch.device("cuda"),
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 50
+        self.initial_lr = 4e-4
+        self.weight_decay = 1e-5
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, WarmUpCosine(optimizer, self.num_epochs, self.warm_up_epochs)
+
+
+class _WithoutText(CLIPUniversalTrainer):
+    """Vectors without meaning instead of the text embeddings; the plans record which."""
+
+    encoder: str  # as in 'nnunetv2_clip embed --encoder'
+
+    def _text_table(self, preprocessed: Path) -> TextTable:
+        return encode(self.encoder, [self.manifest.taxonomy.find(name) for name in self.classes])
+
+
+class CLIPUniversalTrainerOneHot(_WithoutText):
+    """No text: one axis for each class, as in DoDNet. An ablation: such a model cannot take up new classes."""
+
+    encoder = "onehot"
+
+
+class CLIPUniversalTrainerRandomText(_WithoutText):
+    """No text: one random direction for each class. The control of an ablation."""
+
+    encoder = "random:0"
+
+
+class CLIPUniversalTrainerUnmasked(CLIPUniversalTrainer):
+    """The baseline that takes unknown for background: every trained class gives loss in every case.
+
+    Validation counts a class only where it is annotated, as in all trainers here.
+    """
+
+    def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
+        if not self.network.training:
+            return super()._presence(case_ids)
+        return np.tile(self.trained, (len(case_ids), 1))
+
+
+class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
+    """A voxel annotated as one class is a known negative of every class that cannot share it (training/exclusion.py).
+
+    Costs the loss of every trained class in every case, and trusts that the datasets draw the borders between organs
+    alike: not the default.
+    """
+
+    def _build_loss(self):
+        masked = super()._build_loss()
+        exclusive = exclusive_classes(self.classes, self.manifest.taxonomy)
+        return ExclusionLoss(exclusive, masked.membership, masked.ignore, masked.weights, masked.batch_dice)
+
+    def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
+        annotated = super()._presence(case_ids)
+        return annotated | self.trained if self.network.training else annotated
+
+    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
+        """As the base, with pairs (P, 3): the third column is 1 for an annotated pair."""
+        image, label_maps, pairs = super()._to_device(batch)
+        annotated = torch.from_numpy(super()._presence(batch["keys"])).to(pairs)
+        return image, label_maps, torch.cat((pairs, annotated[pairs[:, 0], pairs[:, 1]][:, None]), dim=1)
+
+    def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
+        return super()._logits(image, pairs[:, :2])
+
+    def _count_patches(self, pairs: Tensor) -> None:
+        super()._count_patches(pairs[pairs[:, 2] == 1])

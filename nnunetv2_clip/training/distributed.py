@@ -1,0 +1,44 @@
+"""Several processes as torchrun starts them, on one node or many. nnU-Net itself starts processes on one node only."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def join_processes(device: torch.device) -> None:
+    """Join the process group that torchrun has prepared, unless there is none or nnU-Net has joined already."""
+    started_by_torchrun = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if not started_by_torchrun or not dist.is_available() or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+
+
+def device_of_this_process(requested: torch.device, of_nnunet: torch.device) -> torch.device:
+    """nnU-Net takes the GPU whose number is the rank among all processes; on a node it is LOCAL_RANK that counts."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return of_nnunet
+    if requested.type != "cuda":
+        return requested
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", of_nnunet.index)))
+
+
+def wrap_network(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The network with gradients averaged over all processes.
+
+    Its buffers (text embeddings) never change and are equal everywhere. Broadcasting them at each forward pass would
+    be waste, and would hang at prediction, where the processes run different numbers of passes.
+    """
+    return DistributedDataParallel(
+        nn.SyncBatchNorm.convert_sync_batchnorm(network),
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+    )
