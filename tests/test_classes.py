@@ -1,0 +1,93 @@
+"""The taxonomy: indices as in the paper, names found by alias, typos answered, painting order, user tables."""
+
+import pytest
+
+from nnunetv2_clip.classes import UNIVERSAL, ClassRow, Taxonomy
+from nnunetv2_clip.errors import UserError
+
+PAPER = {
+    1: "spleen",
+    6: "liver",
+    9: "postcava",
+    11: "pancreas",
+    16: "right_lung",
+    25: "celiac_trunk",
+    32: "kidney_cyst",
+}
+
+
+def test_32_classes_with_the_papers_indices():
+    assert [row.index for row in UNIVERSAL] == list(range(1, 33))
+    assert {index: UNIVERSAL.rows[index - 1].name for index in PAPER} == PAPER
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("inferior vena cava", "postcava"),
+        ("Small bowel", "intestine"),
+        ("liver-tumour", "liver_tumor"),
+        ("liver", "liver"),
+    ],
+)
+def test_aliases_and_spellings(alias, name):
+    assert UNIVERSAL.find(alias).name == name
+
+
+def test_a_typo_gets_the_nearest_name():
+    with pytest.raises(UserError, match="Did you mean 'spleen'"):
+        UNIVERSAL.find("spleeen")
+
+
+def test_partners_are_mutual_and_on_the_other_side():
+    for row in UNIVERSAL:
+        if row.partner:
+            assert UNIVERSAL.find(row.partner).partner == row.name
+            assert {row.name.split("_")[0], row.partner.split("_")[0]} == {"left", "right"}
+
+
+def test_ancestors_and_descendants():
+    assert UNIVERSAL.ancestors("kidney_cyst") == {"right_kidney", "left_kidney"}
+    assert UNIVERSAL.descendants("liver") == {"hepatic_vessel", "liver_tumor", "hepatic_vessel_tumor"}
+
+
+def test_a_child_is_painted_after_its_organ_even_with_a_smaller_index():
+    rows = (ClassRow(1, "tumour", "tumour", parents=("organ",)), ClassRow(2, "organ", "organ"))
+    assert [row.name for row in Taxonomy(rows).painting_order()] == ["organ", "tumour"]
+
+
+def test_a_circle_of_parents_is_refused():
+    rows = (ClassRow(1, "a", "a", parents=("b",)), ClassRow(2, "b", "b", parents=("a",)))
+    with pytest.raises(UserError, match="circle"):
+        Taxonomy(rows).painting_order()
+
+
+def write(tmp_path, text):
+    path = tmp_path / "classes.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_users_table_adds_classes(tmp_path):
+    path = write(tmp_path, "classes:\n - {index: 33, name: renal_vein, parents: [left_kidney]}\n")
+    taxonomy = UNIVERSAL.extended(path)
+    assert taxonomy.find("renal vein").index == 33
+    assert taxonomy.names[:32] == UNIVERSAL.names
+    assert Taxonomy.from_json(taxonomy.to_json(), "json").names == taxonomy.names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes:\n - {index: 5, name: renal_vein}\n", "index from 33"),
+        ("classes:\n - {index: 33, name: liver}\n", "already means"),
+        ("classes:\n - {index: 33, name: renal_vein, parents: [kidny]}\n", "no class"),
+        ("classes:\n - {index: 33, name: Renal Vein}\n", "renal_vein"),
+        ("classes:\n - {index: 33, nam: renal_vein}\n", "unknown keys"),
+        ("classes: 3\n", "no list"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        UNIVERSAL.extended(write(tmp_path, text))

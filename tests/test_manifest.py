@@ -1,0 +1,78 @@
+"""The manifest: what is written is read back; what was edited wrongly is refused and names the case."""
+
+import json
+
+import pytest
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.manifest import CasePresence, Manifest
+
+CASES = {
+    "a": CasePresence(
+        "one", ("liver", "liver_tumor"), ("pancreas_tumor",), "g", {"image": "x"}, {"image": "00"}, ("f",)
+    ),
+    "b": CasePresence("two", ("spleen",), group="b"),
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "label_presence.json"
+    Manifest(UNIVERSAL, CASES).save(path)
+    return path
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_round_trip(saved):
+    manifest = Manifest.load(saved)
+    assert manifest.cases == CASES
+    assert manifest.taxonomy.names == UNIVERSAL.names
+
+
+def test_presence_is_annotated_or_known_absent(saved):
+    presence = Manifest.load(saved).presence(["b", "a"], ["liver", "spleen", "pancreas_tumor", "aorta"])
+    assert presence.tolist() == [[False, True, False, False], [True, False, True, False]]
+
+
+def test_a_missing_case_is_named(saved):
+    with pytest.raises(UserError, match="case 'c' is missing"):
+        Manifest.load(saved).presence(["c"], ["liver"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["cases"]["a"]["annotated"].append("livr"), "case 'a': unknown class 'livr'. Did you mean 'liver'"),
+        (lambda m: m["cases"]["a"]["absent"].append("liver"), "case 'a'.*annotated and absent at once"),
+        (lambda m: m["cases"]["a"].update(annotated="liver"), "case 'a'.*a list of names"),
+        (lambda m: m["cases"]["a"].pop("dataset"), "case 'a'.*lacks 'dataset'"),
+        (lambda m: m["cases"].update(a=3), "case 'a'.*the entry is 3"),
+        (lambda m: m["cases"]["a"].update(anotated=[]), "unknown keys"),
+        (lambda m: m.update(schema_version=9), "schema_version is 9"),
+        (lambda m: m.pop("cases"), "lacks the list 'classes' or the table 'cases'"),
+    ],
+)
+def test_edited_by_hand(saved, change, message):
+    edit(saved, change)
+    with pytest.raises(UserError, match=message):
+        Manifest.load(saved)
+
+
+def test_truncated_file(saved):
+    saved.write_text(saved.read_text()[:50])
+    with pytest.raises(UserError, match="is no JSON"):
+        Manifest.load(saved)
+
+
+def test_imports_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, nnunetv2_clip.classes, nnunetv2_clip.manifest, nnunetv2_clip.labels; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
