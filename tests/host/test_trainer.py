@@ -92,7 +92,9 @@ def test_mirroring_never_touches_left_right(ready):
 
 def test_cascades_are_refused_with_a_reason(make_trainer, capsys):
     def add_cascade(plans):
-        plans["configurations"]["3d_lowres"] = dict(plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres")
+        plans["configurations"]["3d_lowres"] = dict(
+            plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres"
+        )
         plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
 
     with pytest.raises(SystemExit) as stop:
@@ -169,7 +171,9 @@ def test_an_epoch_with_validation_resume_and_prediction(make_trainer, tiny, conf
 def predict(fold, tiny, output):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    image = next(path for path in sorted((tiny / "msd" / "msd_liver" / "Task03_Liver" / "imagesTs").glob("liver_*.nii.gz")))
+    image = next(
+        path for path in sorted((tiny / "msd" / "msd_liver" / "Task03_Liver" / "imagesTs").glob("liver_*.nii.gz"))
+    )
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(fold.parent), (0,), "checkpoint_final.pth")
     output.mkdir()
