@@ -99,7 +99,8 @@ def find_flip(image: Volume, label_map: np.ndarray, organs: Sequence[int], where
     fits = [measure(image, voxels, flip) for flip in FLIPS]
     best, *others = sorted(fits, key=lambda fit: (not fit.is_soft_tissue, fit.spread_hu))
     rivals = [fit for fit in others if fit.is_soft_tissue and fit.spread_hu < CLEARLY * best.spread_hu]
-    rivals = [fit for fit in rivals if not _same_voxels(label_map, organs, image.affine, best.flip, fit.flip)]
+    taken = flipped(label_map, best.flip, image.affine)  # of a symmetrical label two flips are the same
+    rivals = [fit for fit in rivals if not np.array_equal(taken, flipped(label_map, fit.flip, image.affine))]
     if not best.is_soft_tissue or rivals:
         listed = "; ".join(fit.describe() for fit in ([best, *rivals] if rivals else fits))
         raise UserError(
@@ -149,9 +150,3 @@ def measure(image: Volume, organs: Sequence[np.ndarray], flip: str) -> Fit:
 
 def _thinned(indices: np.ndarray) -> np.ndarray:
     return indices[:: 1 + len(indices) // MAX_VOXELS]
-
-
-def _same_voxels(label_map: np.ndarray, organs: Sequence[int], affine: np.ndarray, first: str, second: str) -> bool:
-    """Both flips give the same label (it is symmetrical), so that it does not matter which is taken."""
-    mask = np.isin(label_map, organs)
-    return bool(np.array_equal(flipped(mask, first, affine), flipped(mask, second, affine)))
