@@ -23,7 +23,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import Geometry, inspect, read_label_map
 
 PATIENT = r"PANCREAS_(?P<case>\d{4})"
-LABEL = r"(.*/)?(?!.*multiorgan)[^/]*/?label(?P<case>\d{4})"  # not Gibson's labels, which have the same names
+LABEL = r"(.*/)?TCIA_pancreas_labels[^/]*/(.*/)?label(?P<case>\d{4})"  # Gibson's and BTCV's labels have the same names
 # Their labels' headers say 3, 4, 2 and 2 mm between slices; the scans have 1 mm.
 WRONG_Z_SPACING = frozenset({"0007", "0027", "0032", "0045"})
 SPACING_TOLERANCE = 0.01  # of the voxel edge
