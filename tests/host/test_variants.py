@@ -1,0 +1,79 @@
+"""Each variant of the trainer differs from the base in what its name says, inside nnU-Net."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_clip.training import variants
+
+
+def start(make_trainer, name, **arguments):
+    trainer = make_trainer(trainer_class=getattr(variants, name), **arguments)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def batch_of(trainer, source):
+    """A batch whose cases all come from one source dataset."""
+    while True:
+        batch = next(trainer.dataloader_train)
+        if {trainer.manifest.case(key).dataset for key in batch["keys"]} == {source}:
+            return batch
+
+
+def test_the_paper_recipe(make_trainer):
+    trainer = start(make_trainer, "CLIPUniversalTrainerPaper")
+    group = trainer.optimizer.param_groups[0]
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert group["weight_decay"] == 1e-5
+    assert group["lr"] == pytest.approx(4e-4 / 6)  # first of five epochs of warm-up
+    assert trainer.initial_lr == 4e-4
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [("CLIPUniversalTrainerOneHot", "onehot"), ("CLIPUniversalTrainerRandomText", "random:0")],
+)
+def test_without_text_the_plans_say_what_stands_in(make_trainer, name, encoder):
+    trainer = start(make_trainer, name)
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    plans = json.loads((Path(trainer.output_folder_base) / "plans.json").read_text())
+    assert plans["nnunetv2_clip"]["text"]["encoder"] == encoder
+    vectors = trainer.network.class_embedding.vectors
+    products = vectors @ vectors.T
+    if encoder == "onehot":
+        assert torch.equal(vectors, torch.eye(len(trainer.classes)))
+    else:
+        assert (products - torch.eye(len(vectors))).abs().max() < 0.3  # random directions are nearly orthogonal
+
+
+def test_unmasked_supervises_every_trained_class_in_training_and_only_annotated_ones_in_validation(make_trainer):
+    trainer = start(make_trainer, "CLIPUniversalTrainerUnmasked")
+    batch = batch_of(trainer, "msd_spleen")
+    trainer.train_step(batch)
+    assert np.array_equal(trainer._supervised > 0, trainer.trained)
+    trainer.on_validation_epoch_start()
+    _, _, pairs = trainer._to_device(batch)
+    assert {trainer.classes[k] for k in pairs[:, 1]} == {"spleen"}
+
+
+def test_exclusion_adds_known_negatives_and_counts_annotated_patches_only(make_trainer):
+    trainer = start(make_trainer, "CLIPUniversalTrainerExclusive")
+    batch = batch_of(trainer, "msd_spleen")
+    _, label_maps, pairs = trainer._to_device(batch)
+    valid = trainer.loss.validity(label_maps[0], pairs)
+    liver = trainer.classes.index("liver")
+    for (case, k, annotated), voxels in zip(pairs.tolist(), valid, strict=True):
+        spleen = label_maps[0][case].flatten() == trainer.dataset_json["labels"]["spleen"][0]
+        assert annotated == (trainer.classes[k] == "spleen")
+        if k == liver:
+            assert torch.equal(voxels, spleen)
+    trainer.train_step(batch)
+    assert {trainer.classes[k] for k in np.flatnonzero(trainer._supervised)} == {"spleen"}
+    trainer.on_validation_epoch_start()
+    assert np.isfinite(trainer.validation_step(batch)["loss"])

@@ -1,0 +1,92 @@
+"""Exclusion: what an annotated class tells about the others, against a plain loop."""
+
+import math
+
+import pytest
+import torch
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.losses.masked import SMOOTH, MaskedLoss
+from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
+
+CLASSES = ("liver", "spleen", "liver_tumor", "hepatic_vessel")
+# Label values: 0 background, 1 liver, 2 spleen, 3 liver tumour in liver, 4 hepatic vessel in liver, 5 ignore.
+MEMBERSHIP = torch.tensor(
+    [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.bool
+)
+IGNORE = 5
+
+
+def test_classes_exclude_each_other_unless_one_holds_the_other_or_one_organ_holds_both():
+    liver, spleen, tumor, vessel = range(4)
+    allowed = {(liver, tumor), (liver, vessel), (tumor, vessel)}
+    exclusive = exclusive_classes(CLASSES, UNIVERSAL)
+    for i in range(4):
+        for j in range(4):
+            assert exclusive[i, j] == (i != j and (i, j) not in allowed and (j, i) not in allowed)
+    assert exclusive[spleen].tolist() == [True, False, True, True]
+
+
+def test_left_and_right_exclude_each_other():
+    assert exclusive_classes(("left_kidney", "right_kidney"), UNIVERSAL)[0, 1]
+
+
+def plain_loop(logits, label_map, pairs, annotated):
+    """Voxel by voxel, as the definition reads."""
+    losses = []
+    for p, (case, k) in enumerate(pairs):
+        entropy = overlap = size = count = 0.0
+        for x, value in zip(logits[p].flatten().tolist(), label_map[case].flatten().tolist(), strict=True):
+            inside = {CLASSES[c] for c in range(4) if MEMBERSHIP[value, c]}
+            ruled_out = any(
+                not ({other} | UNIVERSAL.ancestors(other)) & ({CLASSES[k]} | UNIVERSAL.ancestors(CLASSES[k]))
+                for other in inside
+            )
+            if value == IGNORE or not (annotated[case][k] or ruled_out):
+                continue
+            target = float(CLASSES[k] in inside)
+            probability = 1 / (1 + math.exp(-x))
+            entropy -= target * math.log(probability) + (1 - target) * math.log(1 - probability)
+            overlap, size, count = overlap + probability * target, size + probability + target, count + 1
+        if count:
+            losses.append(entropy / count + 1 - (2 * overlap + SMOOTH) / (size + SMOOTH))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+def test_the_loss_equals_a_plain_loop(ignore):
+    generator = torch.Generator().manual_seed(0)
+    annotated = [[True, False, True, False], [False, True, False, False], [False, False, False, False]]
+    label_map = torch.zeros(3, 1, 2, 3, 4, dtype=torch.int16)
+    shown = [[0, 1, 3], [0, 2], [0]]  # label values that a case with these annotations can hold
+    for case, values in enumerate(shown):
+        drawn = torch.randint(len(values), (2, 3, 4), generator=generator)
+        label_map[case, 0] = torch.tensor(values, dtype=torch.int16)[drawn]
+    if ignore:
+        label_map[:, :, 0, 0] = ignore
+    pairs = [(case, k) for case in range(3) for k in range(4)]
+    table = torch.tensor([[case, k, annotated[case][k]] for case, k in pairs])
+    logits = torch.randn(len(pairs), 2, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    loss = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, ignore, (1.0,))
+    value = loss([logits], [label_map], table)
+    assert value.item() == pytest.approx(plain_loop(logits, label_map, pairs, annotated), abs=1e-12)
+
+    value.backward()
+    spleen_map = label_map[1, 0] == 2
+    liver_in_spleen_case = logits.grad[pairs.index((1, 0))]
+    known = spleen_map & (label_map[1, 0] != IGNORE)
+    assert (liver_in_spleen_case[known] > 0).all(), "known negatives are pushed down"
+    assert (liver_in_spleen_case[~known] == 0).all(), "unknown voxels get exactly nothing"
+    assert (logits.grad[pairs.index((0, 3))] == 0).all(), "a vessel may be anywhere in liver and tumour"
+    assert (logits.grad[8:] == 0).all(), "a case without annotation says nothing"
+
+
+def test_annotated_pairs_alone_give_the_masked_loss():
+    label_map = torch.tensor([0, 1, 3, 1, 2, 2]).view(1, 1, 1, 2, 3)
+    logits = torch.linspace(-2, 2, 12, dtype=torch.float64).view(2, 1, 2, 3)
+    pairs = torch.tensor([[0, 0], [0, 1]])
+    masked = MaskedLoss(MEMBERSHIP, None, (1.0,))([logits], [label_map], pairs)
+    with_flag = torch.cat((pairs, torch.ones(2, 1, dtype=torch.long)), dim=1)
+    exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,))
+    assert exclusion([logits], [label_map], with_flag) == masked
