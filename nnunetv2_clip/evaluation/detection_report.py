@@ -33,7 +33,7 @@ def write_report(cases: Sequence[CaseDetection], settings: dict, folder: Path) -
 def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
     """Patients and lesions, each rate in percent with its interval and the number of cases or lesions."""
     figures = _figures(cases)
-    intervals = "In brackets: 95 % bootstrap interval over cases; then the number of"
+    intervals = "Percent, [95 % bootstrap interval over cases], and the number of"
     patients = tuple(
         (name, *(_percent(rate) for rate in (found.sensitivity, found.specificity, found.harmonic_mean)))
         for name, found in figures.items()
@@ -47,7 +47,7 @@ def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
             "Lesions",
             ("Class", "Recall", "False lesions per case"),
             lesions,
-            f"{intervals} reference lesions, and of cases.",
+            f"{intervals} reference lesions or cases. False lesions are counts, not percent.",
         ),
     ]
 
@@ -56,7 +56,7 @@ def paper_table(cases: Sequence[CaseDetection]) -> Table:
     """Table 4 of the paper with its own rows and ours, in percent."""
     figures = _figures(cases)
     names = [*TABLE_4, *(name for name in figures if name not in TABLE_4)]
-    columns = [f"{name} {figure}" for name in names for figure in ("Sen.", "Spec.", "Harm.")]
+    columns = [f"{name.removesuffix('_tumor')} {figure}" for name in names for figure in ("Sen.", "Spec.", "Harm.")]
     methods = dict.fromkeys(method for rows in TABLE_4.values() for method in rows)
     rows = []
     for method in methods:
@@ -81,12 +81,12 @@ def _percent(rate: Rate) -> str:
     if rate.n == 0:
         return MISSING
     low, high = (number(100 * bound, 1) for bound in rate.interval)
-    return f"{number(100 * rate.value, 2)} [{low}, {high}] {rate.n}"
+    return f"{number(100 * rate.value, 2)} [{low}, {high}] ({rate.n})"
 
 
 def _plain(rate: Rate) -> str:
     low, high = (number(bound, 2) for bound in rate.interval)
-    return f"{number(rate.value, 2)} [{low}, {high}] {rate.n}"
+    return f"{number(rate.value, 2)} [{low}, {high}] ({rate.n})"
 
 
 def _csv(cases: Sequence[CaseDetection]) -> str:

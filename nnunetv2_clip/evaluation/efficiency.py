@@ -24,7 +24,7 @@ from nnunetv2_clip.networks.universal import CLIPUniversalNet
 TEXT_WIDTH = 512  # CLIP ViT-B/32, the paper's encoder
 NUM_MSD_TASKS = 6
 SWIN_FEATURE_SIZE = 48
-SWIN_STEP = 32  # sizes that Swin UNETR can take
+SWIN_STEP, SWIN_SMALLEST = 32, 64  # sizes that Swin UNETR can take
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def padded_head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) 
 
 def fits(candidate: Candidate, size: Sequence[int]) -> bool:
     """Can the network take an input of this size."""
-    return not candidate.name.startswith("Swin") or all(edge % SWIN_STEP == 0 for edge in size)
+    return not candidate.name.startswith("Swin") or all(
+        edge % SWIN_STEP == 0 and edge >= SWIN_SMALLEST for edge in size
+    )
 
 
 def cost_table(costs: Sequence[Cost], size: tuple[int, ...], device: str, note: str = "") -> Table:

@@ -46,7 +46,7 @@ def difference_figure(rows: Sequence[Comparison], names: tuple[str, str], metric
     jitter = np.random.default_rng(0)
     for line, row in enumerate(rows):
         spread = jitter.uniform(-0.22, 0.22, len(row.differences))
-        axis.plot(row.differences, line + spread, ".", color=GREY, markersize=3, alpha=0.6, zorder=1)
+        axis.plot(row.differences, line + spread, "o", color=GREY, markersize=3, alpha=0.8, zorder=1)
         significant = (row.p_value if np.isnan(row.p_holm) else row.p_holm) < 0.05
         colour = (BLUE if row.mean_difference > 0 else RED) if significant else "#333333"
         axis.plot(row.interval, (line, line), color=colour, linewidth=2.5, zorder=2)

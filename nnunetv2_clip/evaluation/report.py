@@ -15,6 +15,7 @@ from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
 LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
 DIGITS = {"Dice": 3, "NSD": 3, "HD95": 2, "volume_difference_ml": 1}
 NUM_WORST = 10
+COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -23,6 +24,7 @@ section div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+tr.total td { border-top: 2px solid #7b8794; font-weight: 600; }
 thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
 p, li { color: #44505e; }
 """
@@ -78,7 +80,7 @@ def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note:
         means = (number(over[metric].mean, DIGITS[metric]) for metric in metrics)
         rows.append(("mean over classes", str(sum(num_pairs.values())), "", *means))
     columns = ("Class", "cases", "n", *(LABELS[metric] for metric in metrics))
-    return Table(title, columns, tuple(rows), note or "cases: class annotated or known absent; n: Dice is defined.")
+    return Table(title, columns, tuple(rows), note or COUNTS_NOTE, has_total=True)
 
 
 def pairs_csv(evaluation: Evaluation) -> str:

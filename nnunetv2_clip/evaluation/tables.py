@@ -15,6 +15,7 @@ class Table:
 
     Attributes:
         rows: one text per column.
+        has_total: the last row sums the others up.
         note: what a reader must know, printed below.
     """
 
@@ -22,9 +23,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    has_total: bool = False
 
     def markdown(self) -> str:
-        widths = [max(len(text) for text in texts) for texts in zip(self.columns, *self.rows, strict=True)]
+        widths = [max(3, *map(len, texts)) for texts in zip(self.columns, *self.rows, strict=True)]
         lines = [_markdown_line(self.columns, widths), _markdown_line(_rulers(widths), widths)]
         lines += [_markdown_line(row, widths) for row in self.rows]
         parts = [f"### {self.title}", "\n".join(lines)] + ([self.note] if self.note else [])
@@ -33,9 +35,10 @@ class Table:
     def html(self) -> str:
         """A <section>; texts are escaped."""
         head = "".join(f"<th>{html.escape(text)}</th>" for text in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>\n" for row in self.rows
-        )
+        lines = ["<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>\n" for row in self.rows]
+        if self.has_total and lines:
+            lines[-1] = lines[-1].replace("<tr>", '<tr class="total">', 1)
+        body = "".join(lines)
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
         return f"<section><h2>{html.escape(self.title)}</h2>\n<div>{table}</div>\n{note}</section>\n"
