@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume, checksum, fingerprint, write_nifti
+from nnunetv2_clip.fingerprint import fingerprint_of
+from nnunetv2_clip.images import COMPRESSION_LEVEL, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.labels import ClassSet, LabelTable
 from nnunetv2_clip.manifest import CasePresence
 
@@ -28,6 +30,7 @@ class CaseTask:
     Attributes:
         known_sets: sets of classes whose label value (position + 1) is fixed before reading.
         copy_images: copy images that need no change instead of linking them.
+        compression: gzip's level of the files that are written.
     """
 
     source: Source
@@ -36,6 +39,7 @@ class CaseTask:
     taxonomy: Taxonomy
     known_sets: tuple[ClassSet, ...]
     copy_images: bool
+    compression: int = COMPRESSION_LEVEL
 
 
 def convert_case(task: CaseTask) -> None:
@@ -63,16 +67,24 @@ def convert_case(task: CaseTask) -> None:
         new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
         has_unknown=has_unknown,
         inputs=inputs,
+        shape=loaded.image.data.shape,
+        warnings=tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem])),
     )
-    label_file = task.target.pending_label(case_id) if record.is_pending else task.target.label(case_id)
-    write_label_map(label_file, label_map, loaded.image.affine, task.target.unfinished(f"{case_id}.label"))
-    _place_image(loaded.image, task.target.image(case_id), task.target.unfinished(f"{case_id}.image"), task.copy_images)
-    task.target.write_record(case_id, record)
+    target = task.target
+    target.forget(case_id)
+    label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
+    beside = target.unfinished(f"{case_id}.label")
+    write_label_map(label_file, label_map, loaded.image.affine, beside, task.compression)
+    _place_image(loaded.image, target.image(case_id), target.unfinished(f"{case_id}.image"), task)
+    picks = fingerprint_of(loaded.image.data).picks
+    _write_array(target.fingerprint(case_id), picks, target.unfinished(f"{case_id}.fingerprint"))
+    target.write_record(case_id, record)
 
 
-def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, beside: Path) -> None:
+def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, beside: Path, compression: int) -> None:
     """As uint8 where the values allow it, else as uint16."""
-    write_nifti(path, label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16), affine, beside)
+    data = label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16)
+    write_nifti(path, data, affine, beside, compression)
 
 
 def _check(task: CaseTask, loaded: LoadedCase) -> None:
@@ -110,15 +122,21 @@ def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
     )
 
 
-def _place_image(image: Volume, destination: Path, beside: Path, copy: bool) -> None:
+def _place_image(image: Volume, destination: Path, beside: Path, task: CaseTask) -> None:
     """Link, copy or write the image, in this order of preference."""
     if image.path is None or not image.path.name.endswith(FILE_ENDING):
         data = image.data.astype(np.float32) if image.data.dtype.kind == "f" else image.data
-        write_nifti(destination, data, image.affine, beside)
+        write_nifti(destination, data, image.affine, beside, task.compression)
         return
-    if copy or not _link(image.path, beside):
+    if task.copy_images or not _link(image.path, beside):
         shutil.copyfile(image.path, beside)
     os.replace(beside, destination)
+
+
+def _write_array(path: Path, array: np.ndarray, beside: Path) -> None:
+    with open(beside, "wb") as file:
+        np.save(file, array)
+    os.replace(beside, path)
 
 
 def _link(path: Path, beside: Path) -> bool:

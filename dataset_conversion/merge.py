@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,19 @@ from nnunetv2_clip.dataset_conversion.case import (
     ordered_sets,
     write_label_map,
 )
+from nnunetv2_clip.dataset_conversion.copies import Decisions, OutsideScan, decide
 from nnunetv2_clip.dataset_conversion.source import Source, SourceCase
 from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target
-from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import read_label_map
+from nnunetv2_clip.dataset_conversion.union import UnionTask, unite_case
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.images import COMPRESSION_LEVEL, read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
 from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.splits import make_splits
 
-PLAN_FORMAT = 1
-MAX_LISTED = 20
+PLAN_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,49 @@ class Input:
 
 @dataclass(frozen=True)
 class Merge:
-    """What the user asked for."""
+    """What the user asked for.
+
+    Attributes:
+        copy_images: copy images that need no change instead of linking them.
+        compression: gzip's level of the files that are written.
+        skip: cases that are left out.
+        outside: scans that must not be in the dataset; their copies are left out.
+        hold_out_ircadb: leave out the patients of 3D-IRCADb-01 wherever they are.
+        keep_copies: the same scan in several sources stays several cases, in one group.
+    """
 
     inputs: tuple[Input, ...]
     target: Target
     taxonomy: Taxonomy
     copy_images: bool = False
     num_processes: int = 1
+    compression: int = COMPRESSION_LEVEL
+    skip: tuple[str, ...] = ()
+    outside: tuple[OutsideScan, ...] = ()
+    hold_out_ircadb: bool = False
+    keep_copies: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished merge holds."""
+    """What a finished merge holds.
+
+    Attributes:
+        num_cases: source -> cases.
+        classes: annotated in some case.
+        num_groups: different scans.
+        num_merged: cases whose annotation went into that of another case of the same scan.
+        num_left_out: cases that are held out.
+        warnings: what people should look at.
+    """
 
     num_cases: dict[str, int]
-    classes: tuple[str, ...]  # annotated in some case
+    classes: tuple[str, ...]
     num_groups: int
     has_splits: bool
+    num_merged: int
+    num_left_out: int
+    warnings: tuple[str, ...]
 
 
 def run_merge(merge: Merge) -> Summary:
@@ -74,19 +102,59 @@ def run_merge(merge: Merge) -> Summary:
         UserError: naming every file or case that is wrong; finished cases are kept for the next attempt.
     """
     cases = find_all_cases(merge)
-    run_all(_check_case, cases, 1, "checking headers")
+    convert_cases(merge, cases)
+    return finish(merge, [case.case_id for _, case in cases])
+
+
+def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
+    """Convert every `num_parts`-th case, beginning with number `part`; several jobs may do so at once.
+
+    Returns:
+        Number of cases of this part, and of all parts.
+    """
+    cases = find_all_cases(merge)
+    convert_cases(merge, cases, cases[part::num_parts])
+    return len(cases[part::num_parts]), len(cases)
+
+
+def run_finish(merge: Merge) -> Summary:
+    """What `run_merge` does after the last case.
+
+    Raises:
+        UserError: a case is not converted yet.
+    """
+    cases = find_all_cases(merge)
+    merge.target.claim(_plan(merge))
+    missing = [case.case_id for _, case in cases if not merge.target.is_done(case.case_id, case.files.values())]
+    if missing:
+        raise UserError(
+            merge.target.folder,
+            f"{len(missing)} of {len(cases)} cases are not converted yet: {' '.join(missing)}",
+            "all parts before --finish",
+            "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
+        )
+    return finish(merge, [case.case_id for _, case in cases])
+
+
+Cases = Sequence[tuple[Source, SourceCase]]
+
+
+def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
+    """Convert those of the cases `own` (all by default) that are not done."""
+    own = cases if own is None else own
+    run_all(_check_case, own, 1, "checking headers")
+    target = merge.target
+    target.claim(_plan(merge))
+    _require_no_leftovers(target, cases, merge.skip)
     known_sets = known_class_sets(merge)
-    merge.target.claim(_plan(merge, known_sets))
-    _require_no_leftovers(merge.target, cases)
     waiting = [
-        CaseTask(source, case, merge.target, merge.taxonomy, known_sets, merge.copy_images)
-        for source, case in cases
-        if not merge.target.is_done(case.case_id, case.files.values())
+        CaseTask(source, case, target, merge.taxonomy, known_sets, merge.copy_images, merge.compression)
+        for source, case in own
+        if not target.is_done(case.case_id, case.files.values())
     ]
-    if len(waiting) < len(cases):
-        print(f"{len(cases) - len(waiting)} of {len(cases)} cases were converted before.")
+    if len(waiting) < len(own):
+        print(f"{len(own) - len(waiting)} of {len(own)} cases were converted before.")
     run_all(convert_case, waiting, merge.num_processes, "converting")
-    return finish(merge, [case.case_id for _, case in cases], known_sets)
 
 
 def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
@@ -112,7 +180,14 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
                     "name each source once, and give custom sources different names",
                 )
             found[case.case_id] = (entry.source, case)
-    return list(found.values())
+    unknown = [case_id for case_id in merge.skip if case_id not in found]
+    if unknown:
+        raise UserError(
+            f"--skip {unknown[0]}",
+            f"the sources have no such case.{suggestion(unknown[0], found)}",
+            "a case identifier as the merge writes it",
+        )
+    return [entry for case_id, entry in found.items() if case_id not in merge.skip]
 
 
 def known_class_sets(merge: Merge) -> tuple[ClassSet, ...]:
@@ -124,30 +199,104 @@ def known_class_sets(merge: Merge) -> tuple[ClassSet, ...]:
     return LabelTable.of(alone.union(*(entry.source.class_sets(merge.taxonomy) for entry in merge.inputs))).class_sets
 
 
-def finish(merge: Merge, case_ids: Sequence[str], known_sets: tuple[ClassSet, ...]) -> Summary:
-    """Final label values, manifest, splits and dataset.json; the same records always give the same files."""
-    target = merge.target
-    records = {case_id: target.read_record(case_id) for case_id in sorted(case_ids)}
+def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
+    """Copies, final label values, manifest, splits and dataset.json; the same records always give the same files.
+
+    Args:
+        case_ids: of all converted cases, those of the source named first come first.
+    """
+    target, known_sets = merge.target, known_class_sets(merge)
+    own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
+    run = partial(run_all, num_processes=merge.num_processes)
+    decisions = decide(
+        target,
+        own_records,
+        merge.outside,
+        merge.hold_out_ircadb,
+        merge.keep_copies,
+        lambda function, tasks, title: run(function, tasks, title=title),
+    )
+    records = _united_records(merge, own_records, decisions, known_sets)
+    if not records:
+        raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     table = LabelTable(
         known_sets + ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
     )
     has_unknown = any(record.has_unknown for record in records.values())
     labels, order = nnunet_labels(table, merge.taxonomy, merge.taxonomy.names, has_unknown)
-    pending = [(case_id, record) for case_id, record in records.items() if record.is_pending]
-    run_all(partial(_settle, target, known_sets, table, labels), pending, 1, "final label values")
-    cases = {case_id: record.presence for case_id, record in records.items()}
+    keepers = set(decisions.keepers)
+    pending = [
+        _SettleTask(target, known_sets, table, labels, case_id, record, case_id in keepers, merge.compression)
+        for case_id, record in records.items()
+        if record.is_pending or case_id in keepers
+    ]
+    run(_settle, pending, title="final label values")
+    cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
+    warnings = _warnings(own_records, decisions)
+    splits = _write_description(merge, cases, labels, order, decisions, warnings)
+    num_cases = {entry.source.name: 0 for entry in merge.inputs}
+    for case in cases.values():
+        num_cases[case.dataset] += 1
+    annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
+    return Summary(
+        num_cases=num_cases,
+        classes=tuple(row.name for row in annotated),
+        num_groups=len({case.group for case in cases.values()}),
+        has_splits=bool(splits),
+        num_merged=len(decisions.absorbed),
+        num_left_out=len(decisions.left_out),
+        warnings=warnings,
+    )
+
+
+def _united_records(
+    merge: Merge, own_records: dict[str, CaseRecord], decisions: Decisions, known_sets: tuple[ClassSet, ...]
+) -> dict[str, CaseRecord]:
+    """The records of the dataset's cases, sorted; the files are put where the decisions want them."""
+    target, keepers = merge.target, decisions.keepers
+    present = sorted(set(own_records) - set(decisions.absorbed) - set(decisions.left_out))
+    target.arrange(present, set(keepers), sorted(set(own_records) - set(present)))
+    unions = [
+        UnionTask(target, merge.taxonomy, known_sets, keeper, tuple(decisions.donors(keeper)), merge.compression)
+        for keeper in keepers
+    ]
+    run_all(unite_case, unions, merge.num_processes, "uniting copies")
+    records = {case_id: own_records[case_id] for case_id in present}
+    for keeper in keepers:
+        records[keeper] = target.read_merged_record(keeper)
+    return records
+
+
+def _write_description(
+    merge: Merge,
+    cases: dict[str, CasePresence],
+    labels: dict,
+    order: list[int],
+    decisions: Decisions,
+    warnings: Sequence[str],
+) -> list:
+    """Manifest, splits, report and, last, dataset.json; returns the splits."""
+    target = merge.target
     splits = make_splits(cases)
     for folder in (target.folder, target.preprocessed):
         Manifest(merge.taxonomy, cases).save(folder / MANIFEST_FILE)
         if splits:
             write_json(folder / SPLITS_FILE, splits)
+    report = {
+        "skipped": sorted(merge.skip),
+        "left_out": dict(sorted(decisions.left_out.items())),
+        "merged_into": {case_id: keeper for case_id, (keeper, _) in sorted(decisions.absorbed.items())},
+        "repairs": {case_id: list(case.geometry_fixes) for case_id, case in cases.items() if case.geometry_fixes},
+        "warnings": list(warnings),
+    }
+    write_json(target.report, report)
     write_json(target.folder / "dataset.json", _dataset_json(merge, labels, order, len(cases)))
-    num_cases = {entry.source.name: 0 for entry in merge.inputs}
-    for case in cases.values():
-        num_cases[case.dataset] += 1
-    groups = {case.group for case in cases.values()}
-    annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
-    return Summary(num_cases, tuple(row.name for row in annotated), len(groups), bool(splits))
+    return splits
+
+
+def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+    looks = [f"{case_id} looks {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
+    return (*looks, *sorted(decisions.notes))
 
 
 def run_all(function: Callable, tasks: Sequence, num_processes: int, title: str) -> None:
@@ -156,33 +305,46 @@ def run_all(function: Callable, tasks: Sequence, num_processes: int, title: str)
     Raises:
         UserError: every message, when all tasks have been tried.
     """
-    errors: list[UserError] = []
+    wrong: dict[str, UserError] = {}
     with tqdm(total=len(tasks), desc=title, unit="case", disable=not tasks) as bar:
-        for error in _results(partial(_attempt, function), tasks, num_processes):
+        for task, error in _results(partial(_attempt, function), tasks, num_processes):
             bar.update()
             if error is not None:
-                errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        listed = "".join(f"\n  {error}" for error in sorted(errors, key=str)[:MAX_LISTED])
-        more = f"\n  and {len(errors) - MAX_LISTED} more" if len(errors) > MAX_LISTED else ""
+                wrong[case_id_of(task)] = error
+    if wrong:
+        listed = "".join(f"\n  {case_id}: {wrong[case_id]}" for case_id in sorted(wrong))
         raise UserError(
             title,
-            f"{len(errors)} of {len(tasks)} cases are wrong:{listed}{more}\n",
-            remedy="correct them and run the same command again; what is done stays done",
+            f"{len(wrong)} of {len(tasks)} cases are wrong:{listed}\n",
+            remedy="correct them and run the same command again (what is done stays done), or leave them out: "
+            + " ".join(f"--skip {case_id}" for case_id in sorted(wrong)),
         )
 
 
+def case_id_of(task: object) -> str:
+    """What a task is about, for people."""
+    if isinstance(task, CaseTask):
+        return task.case.case_id
+    if isinstance(task, UnionTask):
+        return task.keeper
+    if isinstance(task, _SettleTask):
+        return task.case_id
+    return task[1].case_id if isinstance(task, tuple) else str(task)
+
+
 def _results(function: Callable, tasks: Sequence, num_processes: int):
+    """(task, result) in the order in which they are ready. Few tasks are under way at a time: memory stays flat."""
     if num_processes == 1 or len(tasks) < 2:
-        yield from map(function, tasks)
+        yield from ((task, function(task)) for task in tasks)
         return
+    waiting = iter(tasks)
     with ProcessPoolExecutor(min(num_processes, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(function, task) for task in tasks]
+        running = {pool.submit(function, task): task for task in islice(waiting, 2 * num_processes)}
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+                    running.update({pool.submit(function, task): task for task in islice(waiting, 1)})
         except BrokenProcessPool:
             raise UserError(
                 "-np",
@@ -209,33 +371,52 @@ def _check_case(entry: tuple[Source, SourceCase]) -> None:
     source.check_case(case)
 
 
-def _settle(
-    target: Target, known_sets: tuple[ClassSet, ...], table: LabelTable, labels: dict, entry: tuple[str, CaseRecord]
-) -> None:
-    """Write the final label map of a case that has sets of its own or unknown voxels."""
-    case_id, record = entry
-    volume = read_label_map(target.pending_label(case_id))
+@dataclass(frozen=True)
+class _SettleTask:
+    """A case whose label map gets its final values: it has sets of its own, unknown voxels or copies."""
+
+    target: Target
+    known_sets: tuple[ClassSet, ...]
+    table: LabelTable
+    labels: dict
+    case_id: str
+    record: CaseRecord
+    is_merged: bool
+    compression: int
+
+
+def _settle(task: _SettleTask) -> None:
+    """Write the final label map, unless it is there and the same."""
+    target, case_id, record = task.target, task.case_id, task.record
+    volume = read_label_map(target.merged_label(case_id) if task.is_merged else target.pending_label(case_id))
     values = np.arange(PENDING_UNKNOWN + 1, dtype=np.uint16)
     own = [frozenset(classes) for classes in record.new_sets]
-    for value, classes in enumerate(own, start=len(known_sets) + 1):
-        values[value] = table.encode(classes)
+    for value, classes in enumerate(own, start=len(task.known_sets) + 1):
+        values[value] = task.table.encode(classes)
     if record.has_unknown:
-        values[PENDING_UNKNOWN] = labels[IGNORE]
-    write_label_map(target.label(case_id), values[volume.data], volume.affine, target.unfinished(f"{case_id}.label"))
+        values[PENDING_UNKNOWN] = task.labels[IGNORE]
+    final = values[volume.data]
+    label = target.label(case_id)
+    if label.is_file() and np.array_equal(read_label_map(label).data, final):
+        return
+    write_label_map(label, final, volume.affine, target.unfinished(f"{case_id}.label"), task.compression)
 
 
-def _require_no_leftovers(target: Target, cases: Sequence[tuple[Source, SourceCase]]) -> None:
-    lost = sorted(set(target.recorded_cases()) - {case.case_id for _, case in cases})
+def _require_no_leftovers(target: Target, cases: Cases, skip: Sequence[str]) -> None:
+    recorded = set(target.recorded_cases())
+    for case_id in recorded.intersection(skip):
+        target.forget(case_id)
+    lost = sorted(recorded - {case.case_id for _, case in cases} - set(skip))
     if lost:
         raise UserError(
             target.folder,
             f"holds {len(lost)} converted cases that the sources no longer have, for instance {lost[0]}",
             "the same source files as before",
-            "restore them, or convert into another dataset id",
+            "restore them, name them with --skip, or convert into another dataset id",
         )
 
 
-def _plan(merge: Merge, known_sets: tuple[ClassSet, ...]) -> dict:
+def _plan(merge: Merge) -> dict:
     """What the finished cases depend on."""
     return {
         "format": PLAN_FORMAT,
@@ -244,8 +425,9 @@ def _plan(merge: Merge, known_sets: tuple[ClassSet, ...]) -> dict:
             for entry in merge.inputs
         ],
         "classes": merge.taxonomy.to_json(),
-        "label values": [sorted(classes) for classes in known_sets],
+        "label values": [sorted(classes) for classes in known_class_sets(merge)],
         "--copy": merge.copy_images,
+        "-compression": merge.compression,
     }
 
 

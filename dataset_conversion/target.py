@@ -4,7 +4,10 @@ nnUNet_raw/DatasetXXX_Name/
     imagesTr/ labelsTr/ dataset.json label_presence.json splits_final.json
     .conversion/plan.json       what is converted; another plan is refused
     .conversion/cases/*.json    one record per finished case, written last
-    .conversion/labels/         label maps whose final values follow from all cases
+    .conversion/labels/         label maps of single cases whose final form follows from all cases
+    .conversion/merged/         label maps and records of scans that several sources annotate
+    .conversion/set_aside/      images of cases that are not part of the dataset: copies of others, held out
+    .conversion/fingerprints/   what finds the copies of a scan
     .conversion/unfinished/     files that are being written
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,12 +36,16 @@ class CaseRecord:
         new_sets: sets of classes that occur in its label map and have no label value in the plan.
         has_unknown: some voxel is unknown for every class.
         inputs: source file -> [size in bytes, time of change in ns].
+        shape: (X, Y, Z) of the image.
+        warnings: what looks wrong and was not changed, in words.
     """
 
     presence: CasePresence
     new_sets: tuple[tuple[str, ...], ...]
     has_unknown: bool
     inputs: dict[str, list[int]]
+    shape: tuple[int, int, int]
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_pending(self) -> bool:
@@ -48,10 +55,15 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Target:
-    """The raw folder of the merge and its twin in nnUNet_preprocessed."""
+    """The raw folder of the merge and its twin in nnUNet_preprocessed.
+
+    Attributes:
+        part: of a conversion that several jobs share; each has unfinished files of its own.
+    """
 
     folder: Path
     preprocessed: Path
+    part: str = ""
 
     @property
     def state(self) -> Path:
@@ -66,9 +78,32 @@ class Target:
     def pending_label(self, case_id: str) -> Path:
         return self.state / "labels" / f"{case_id}{FILE_ENDING}"
 
+    def own_label(self, case_id: str) -> Path:
+        """The label map that was made from this case alone."""
+        pending = self.pending_label(case_id)
+        return pending if pending.is_file() else self.label(case_id)
+
+    def merged_label(self, case_id: str) -> Path:
+        return self.state / "merged" / f"{case_id}{FILE_ENDING}"
+
+    def set_aside(self, case_id: str) -> Path:
+        """Where the image of a case waits that is not part of the dataset."""
+        return self.state / "set_aside" / self.image(case_id).name
+
+    def fingerprint(self, case_id: str) -> Path:
+        return self.state / "fingerprints" / f"{case_id}.npy"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "conversion_report.json"
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.state / "unfinished" / self.part
+
     def unfinished(self, name: str) -> Path:
         """A place on the same file system for a file that will be renamed when it is complete."""
-        return self.state / "unfinished" / f"{name}.{os.getpid()}"
+        return self._unfinished / f"{name}.{os.getpid()}"
 
     def claim(self, plan: dict) -> None:
         """Make the folders and write down the plan, or make sure that the folder was begun with the same one.
@@ -83,15 +118,20 @@ class Target:
         else:
             self._require_free()
             write_json(plan_file, plan)  # before anything that would look like somebody else's dataset
-        for folder in ("imagesTr", "labelsTr", ".conversion/cases", ".conversion/labels"):
+        for folder in ("imagesTr", "labelsTr"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        for folder in ("cases", "labels", "merged", "set_aside", "fingerprints"):
+            (self.state / folder).mkdir(parents=True, exist_ok=True)
         self._clear_unfinished()
 
     def _clear_unfinished(self) -> None:
         """Remove what an interrupted run was writing; nothing refers to it."""
-        shutil.rmtree(self.state / "unfinished", ignore_errors=True)
-        (self.state / "unfinished").mkdir()
-        for folder in (self.folder, self.state, self.state / "cases", self.preprocessed):
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished.mkdir(parents=True, exist_ok=True)
+        if self.part:  # other parts are being written
+            return
+        inside = [folder for folder in self.state.iterdir() if folder.is_dir()]
+        for folder in (self.folder, self.state, *inside, self.preprocessed):
             for path in folder.glob(".*.json.*"):  # as write_json names a file before it is complete
                 if path.suffix[1:].isdigit():
                     path.unlink(missing_ok=True)
@@ -146,7 +186,18 @@ class Target:
         write_json(self.record_file(case_id), asdict(record))
 
     def read_record(self, case_id: str) -> CaseRecord:
-        content = json.loads(self.record_file(case_id).read_text(encoding="utf-8"))
+        return self._parse_record(self.record_file(case_id))
+
+    def write_merged_record(self, case_id: str, record: CaseRecord) -> None:
+        write_json(self.state / "merged" / f"{case_id}.json", asdict(record))
+
+    def read_merged_record(self, case_id: str) -> CaseRecord | None:
+        path = self.state / "merged" / f"{case_id}.json"
+        return self._parse_record(path) if path.is_file() and self.merged_label(case_id).is_file() else None
+
+    @staticmethod
+    def _parse_record(path: Path) -> CaseRecord:
+        content = json.loads(path.read_text(encoding="utf-8"))
         presence = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content["presence"].items()
         }
@@ -155,15 +206,52 @@ class Target:
             new_sets=tuple(tuple(classes) for classes in content["new_sets"]),
             has_unknown=content["has_unknown"],
             inputs=content["inputs"],
+            shape=tuple(content["shape"]),
+            warnings=tuple(content["warnings"]),
         )
 
     def is_done(self, case_id: str, files: Iterable[Path]) -> bool:
         """The case was converted from these very files and its output is still there."""
-        if not self.record_file(case_id).is_file() or not self.image(case_id).exists():
+        if not self.record_file(case_id).is_file() or not self.fingerprint(case_id).is_file():
             return False
-        record = self.read_record(case_id)
-        label = self.pending_label(case_id) if record.is_pending else self.label(case_id)
-        return label.is_file() and record.inputs == file_states(files)
+        has_image = self.image(case_id).exists() or self.set_aside(case_id).exists()
+        return (
+            has_image and self.own_label(case_id).is_file() and self.read_record(case_id).inputs == file_states(files)
+        )
+
+    def forget(self, case_id: str) -> None:
+        """Remove everything that was made of a case; the record goes first."""
+        self.record_file(case_id).unlink(missing_ok=True)
+        for path in (self.image(case_id), self.set_aside(case_id), self.label(case_id), self.pending_label(case_id)):
+            path.unlink(missing_ok=True)
+        self.fingerprint(case_id).unlink(missing_ok=True)
+
+    def arrange(self, present: Collection[str], merged: Collection[str], absent: Collection[str]) -> None:
+        """Put images and label maps of single cases where the decisions about copies want them, by renaming.
+
+        Args:
+            present: cases of the dataset. Those in `merged` get a label map that others contribute to.
+            absent: cases that are not part of it.
+        """
+        for case_id in present:
+            _move(self.set_aside(case_id), self.image(case_id))
+            if case_id in merged:
+                self._keep_own_label(case_id)
+            elif not self.read_record(case_id).is_pending:
+                _move(self.pending_label(case_id), self.label(case_id))
+        for case_id in absent:
+            self._keep_own_label(case_id)
+            self.label(case_id).unlink(missing_ok=True)
+            _move(self.image(case_id), self.set_aside(case_id))
+
+    def _keep_own_label(self, case_id: str) -> None:
+        if not self.pending_label(case_id).is_file():
+            _move(self.label(case_id), self.pending_label(case_id))
+
+
+def _move(path: Path, destination: Path) -> None:
+    if path.exists() or path.is_symlink():
+        os.replace(path, destination)
 
 
 def file_states(files: Iterable[Path]) -> dict[str, list[int]]:

@@ -163,14 +163,17 @@ def require_same_grid(image: Path, image_grid: Geometry, label: Path, label_grid
         )
 
 
-def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, beside: Path) -> None:
-    """Write a .nii.gz whose bytes depend on voxels and affine only (no time stamp, no name).
+def write_nifti(
+    path: Path, data: np.ndarray, affine: np.ndarray, beside: Path, compression: int = COMPRESSION_LEVEL
+) -> None:
+    """Write a .nii.gz whose bytes depend on voxels, affine and compression only (no time stamp, no name).
 
     Args:
         beside: a file name on the same file system that is written first and then renamed to `path`.
+        compression: gzip's level, 1 (fast) to 9 (small).
     """
     content = nib.Nifti1Image(data, affine).to_bytes()
-    beside.write_bytes(gzip.compress(content, COMPRESSION_LEVEL, mtime=0))
+    beside.write_bytes(gzip.compress(content, compression, mtime=0))
     os.replace(beside, path)
 
 

@@ -87,7 +87,7 @@ class LabelTable:
         Raises:
             UserError: the label map holds a value that is not in `classes_of`.
         """
-        values, inverse = _values_and_positions(label_map)
+        values, inverse = values_and_positions(label_map)
         known = {0: (), **classes_of}
         unknown = sorted(set(values.tolist()) - set(known))
         if unknown:
@@ -133,7 +133,7 @@ def overlay(shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[s
     return label_map, dict(enumerate(class_sets))
 
 
-def _values_and_positions(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def values_and_positions(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As np.unique with return_inverse, by counting instead of sorting where the values are small."""
     if label_map.dtype.kind != "u" or label_map.dtype.itemsize > 2:
         return np.unique(label_map, return_inverse=True)

@@ -5,6 +5,10 @@ examples:
   nnunetv2_clip convert -d 900 --source msd_liver=Task03_Liver --source msd_spleen=Task09_Spleen
   nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml --classes my_classes.yaml
   nnunetv2_clip convert -d 900 --sources sources.yaml -np 4
+  nnunetv2_clip convert -d 900 --sources sources.yaml --exclude-msd-test Task03_Liver/imagesTs --hold-out ircadb
+on a cluster, as an array job of 20 and one job after it:
+  nnunetv2_clip convert -d 900 --sources sources.yaml -num_parts 20 -part_id $SLURM_ARRAY_TASK_ID
+  nnunetv2_clip convert -d 900 --sources sources.yaml --finish
 
 sources.yaml is a list of NAME: PATH, with paths relative to the file:
   - msd_liver: Task03_Liver
@@ -39,35 +43,133 @@ def add_arguments(parser):
     parser.add_argument(
         "--as-paper", action="store_true", help="make the paper's choices wherever ours are stricter, and say which"
     )
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="CASE", help="leave out this case; give it once per case"
+    )
+    parser.add_argument(
+        "--keep-copies",
+        action="store_true",
+        help="the same scan in several sources stays several cases of one group, instead of one case with all labels",
+    )
+    parser.add_argument(
+        "--exclude-msd-test",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="imagesTs folders of the Decathlon: cases that show one of these scans are left out",
+    )
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="ircadb|NAME=PATH",
+        help="leave out the 20 patients of 3D-IRCADb-01, by their numbers in LiTS and its copies; or every scan of a "
+        "source dataset that you have",
+    )
+    parser.add_argument("-compression", type=int, default=1, help="gzip level of written files, 1 to 9 (default: 1)")
+    parser.add_argument("-num_parts", type=int, default=1, help="share the cases among so many jobs (default: 1)")
+    parser.add_argument("-part_id", type=int, default=0, help="number of this job, from 0 (default: 0)")
+    parser.add_argument("--finish", action="store_true", help="after all parts: copies, manifest, splits, dataset.json")
     parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
 
 
 def run(args):
+    from nnunetv2_clip.dataset_conversion.merge import run_finish, run_merge, run_part
+
+    merge = read_merge(args)
+    if args.num_parts > 1 and not args.finish:
+        own, total = run_part(merge, args.part_id, args.num_parts)
+        print(f"part {args.part_id} of {args.num_parts}: {own} of {total} cases are converted")
+        print("Next: when all parts have ended, the same command with --finish instead of -num_parts and -part_id")
+        return
+    summary = run_finish(merge) if args.finish else run_merge(merge)
+    print_summary(summary, merge.target.folder)
+    print(f"Next: nnunetv2_clip embed -d {args.d}; nnUNetv2_plan_and_preprocess -d {args.d}")
+
+
+def read_merge(args):
+    """What the command line asks for.
+
+    Raises:
+        UserError: an option that does not fit.
+    """
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.dataset_conversion.merge import Merge, run_merge
+    from nnunetv2_clip.dataset_conversion.merge import Merge
     from nnunetv2_clip.errors import UserError
 
     if args.np < 1:
         raise UserError("-np", str(args.np), "at least 1")
+    if not 1 <= args.compression <= 9:
+        raise UserError("-compression", str(args.compression), "1 (fast) to 9 (small)")
+    if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
+        raise UserError("-part_id", f"{args.part_id} with -num_parts {args.num_parts}", "0 to num_parts - 1")
     taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
-    target = find_target(args.d, args.name)
+    inputs = find_inputs(args, taxonomy)
+    part = f"part_{args.part_id}" if args.num_parts > 1 and not args.finish else ""
+    outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out)
+    return Merge(
+        inputs=inputs,
+        target=find_target(args.d, args.name, part),
+        taxonomy=taxonomy,
+        copy_images=args.copy,
+        num_processes=args.np,
+        compression=args.compression,
+        skip=tuple(args.skip),
+        outside=outside,
+        hold_out_ircadb=hold_out_ircadb,
+        keep_copies=args.keep_copies or args.as_paper,
+    )
+
+
+def find_inputs(args, taxonomy):
+    """Every source with its folder, the paper's choices made and repairs switched off as asked for."""
     inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
     if args.as_paper:
         inputs = tuple(map(as_paper, inputs))
-    inputs = without_repairs(inputs, args.no_repair)
-    summary = run_merge(Merge(inputs, target, taxonomy, args.copy, args.np))
+        print("as in the paper: copies of a scan stay cases of their own (--keep-copies); splits never part them")
+    return without_repairs(inputs, args.no_repair)
 
+
+def read_outside(exclude_msd_test, hold_out):
+    """The scans that must not be in the dataset, and whether 3D-IRCADb-01 is held out by its known numbers.
+
+    Raises:
+        UserError: a folder without images, or no such source.
+    """
+    from pathlib import Path
+
+    from nnunetv2_clip.dataset_conversion.copies import held_out_scans, msd_test_images
+    from nnunetv2_clip.dataset_conversion.registry import find_source
+    from nnunetv2_clip.errors import UserError
+
+    scans = msd_test_images([Path(folder).expanduser().absolute() for folder in exclude_msd_test])
+    for option in hold_out:
+        name, found, path = option.partition("=")
+        if not found and name != "ircadb":
+            raise UserError(f"--hold-out {option}", "has no folder", "ircadb, or NAME=PATH of a source dataset")
+        if found:
+            scans += held_out_scans(find_source(name), Path(path).expanduser().absolute())
+    return tuple(scans), any(option.partition("=")[0] == "ircadb" for option in hold_out)
+
+
+def print_summary(summary, folder):
     total = sum(summary.num_cases.values())
-    print(f"{total} cases with {len(summary.classes)} classes in {target.folder}")
+    print(f"{total} cases with {len(summary.classes)} classes in {folder}")
     print(f"classes: {', '.join(summary.classes)}")
+    if summary.num_merged:
+        print(f"{summary.num_merged} cases are copies; their labels went into another case of the same scan.")
     if summary.num_groups < total:
         print(f"{total - summary.num_groups} cases show a scan that another case shows as well; they share a fold.")
+    if summary.num_left_out:
+        print(f"{summary.num_left_out} cases are held out.")
     if not summary.has_splits:
         print("All cases are one scan: nothing can be held out. Train with fold 'all'.")
-    print(f"Next: nnunetv2_clip embed -d {args.d}; nnUNetv2_plan_and_preprocess -d {args.d}")
+    for warning in summary.warnings:
+        print(f"Look at this: {warning}")
+    print(f"report: {folder / 'conversion_report.json'}")
 
 
-def find_target(dataset, name):
+def find_target(dataset, name, part=""):
     """Where to write.
 
     Raises:
@@ -88,7 +190,7 @@ def find_target(dataset, name):
     for folder in folders:
         if folder.exists() and not folder.is_dir():
             raise UserError(folder, "is a file", "nnU-Net's folder", "correct nnUNet_raw or nnUNet_preprocessed")
-    return Target(folders[0] / folder_name, folders[1] / folder_name)
+    return Target(folders[0] / folder_name, folders[1] / folder_name, part)
 
 
 def named_sources(options, file):

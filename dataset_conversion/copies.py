@@ -1,0 +1,285 @@
+"""The same scan in several sources: which cases are copies of each other, and which of them the dataset keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import ornt_transform
+
+from nnunetv2_clip.dataset_conversion.source import Source, SourceCase
+from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target, file_states
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.fingerprint import MIN_AGREEMENT, Fingerprint, Relation, agreement, find_copies, fingerprint_of
+from nnunetv2_clip.geometry_repairs import ircadb_patient
+from nnunetv2_clip.images import Volume, inspect, read_image, stem
+from nnunetv2_clip.manifest import read_json, write_json
+
+OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
+LITS_COPIES = ("lits", "msd_liver")  # equal numbers are equal scans (fact: the same 131 scans were published twice)
+
+
+@dataclass(frozen=True)
+class OutsideScan:
+    """A scan that must not be in the dataset.
+
+    Attributes:
+        name: for people.
+        reason: why, in words.
+        files: what it is made of.
+        case: of `source`, where it is more than a NIfTI file.
+    """
+
+    name: str
+    reason: str
+    files: tuple[Path, ...]
+    source: Source | None = None
+    case: SourceCase | None = None
+
+    def read(self) -> Volume:
+        return self.source.load_case(self.case).image if self.source else read_image(self.files[0])
+
+
+@dataclass
+class Decisions:
+    """What becomes of every case.
+
+    Attributes:
+        groups: case -> group, of all cases.
+        absorbed: case -> (the case that takes over its annotation, how its array lies on that one's).
+        left_out: case -> why it is not part of the dataset.
+        notes: what people should look at.
+    """
+
+    groups: dict[str, str] = field(default_factory=dict)
+    absorbed: dict[str, tuple[str, Relation]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def donors(self, keeper: str) -> list[tuple[str, Relation]]:
+        return [(case_id, relation) for case_id, (kept, relation) in self.absorbed.items() if kept == keeper]
+
+    @property
+    def keepers(self) -> list[str]:
+        """Cases that take over annotation of others."""
+        return sorted({keeper for keeper, _ in self.absorbed.values()})
+
+
+def msd_test_images(folders: Iterable[Path]) -> list[OutsideScan]:
+    """Every NIfTI file of imagesTs folders, or of task folders that hold one.
+
+    Raises:
+        UserError: a folder without any.
+    """
+    from nnunetv2_clip.dataset_conversion.source import nifti_files, require_folder
+
+    scans = []
+    for folder in folders:
+        require_folder(folder, "the folder imagesTs of a task of the Medical Segmentation Decathlon")
+        inner = folder / "imagesTs" if (folder / "imagesTs").is_dir() else folder
+        files = nifti_files(inner)
+        if not files:
+            raise UserError(inner, "holds no NIfTI files", "the folder imagesTs of an MSD task", "check the path")
+        scans += [OutsideScan(name, f"is the MSD test image {name}", (path,)) for name, path in files.items()]
+    return scans
+
+
+def held_out_scans(source: Source, root: Path) -> list[OutsideScan]:
+    """Every case of a source that is kept for testing."""
+    return [
+        OutsideScan(case.case_id, f"shows {case.case_id}, which is held out", tuple(case.files.values()), source, case)
+        for case in source.find_cases(root)
+    ]
+
+
+def decide(
+    target: Target,
+    records: Mapping[str, CaseRecord],
+    outside: Sequence[OutsideScan],
+    hold_out_ircadb: bool,
+    keep_copies: bool,
+    run_all: Callable,
+) -> Decisions:
+    """Find all copies and decide.
+
+    Args:
+        records: of all cases, the preferred ones first: of several copies the first keeps its image, its voxels decide
+            where annotations contradict.
+        outside: scans that must not be in the dataset.
+        hold_out_ircadb: leave out the patients of 3D-IRCADb-01, by their known numbers in other datasets.
+        keep_copies: copies stay cases of their own, in one group.
+        run_all: (function, tasks, title) calls the function for every task.
+    """
+    fingerprints = {
+        case_id: Fingerprint(record.shape, np.load(target.fingerprint(case_id))) for case_id, record in records.items()
+    }
+    for number, scan in enumerate(outside):
+        fingerprints[f"{OUTSIDE}{number}"] = _outside_fingerprint(target, scan)
+    pairs = {(first, second): found for first, second, found in find_copies(fingerprints)}
+    confirmed = _confirm(target, pairs, records, outside, run_all)
+    decisions = Decisions(groups={case_id: record.presence.group for case_id, record in records.items()})
+    order = {case_id: number for number, case_id in enumerate(records)}
+    by_number = {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
+    for cluster in _clusters(fingerprints, confirmed):
+        cases = sorted((key for key in cluster if key in order), key=order.__getitem__)
+        for case_id in cases:
+            decisions.groups[case_id] = records[cases[0]].presence.group
+        reasons = [outside[int(key.removeprefix(OUTSIDE))].reason for key in cluster if key.startswith(OUTSIDE)]
+        if hold_out_ircadb:
+            reasons += sorted({by_number[case_id] for case_id in cases} - {""})
+        if reasons:
+            decisions.left_out.update({case_id: reasons[0] for case_id in cases})
+        elif not keep_copies:
+            _absorb(target, cases, confirmed, decisions)
+    _check_against_known_numbers(records, decisions)
+    return decisions
+
+
+def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions: Decisions) -> None:
+    """Each case goes into the first one before it whose grid agrees; the others stay cases of their own."""
+    keepers: list[str] = []
+    for case_id in cases:
+        for keeper in keepers:
+            found = confirmed.get((keeper, case_id)) or _inverse(confirmed.get((case_id, keeper)))
+            if found and _headers_agree(target, keeper, case_id, found):
+                decisions.absorbed[case_id] = (keeper, found)
+                break
+        else:
+            if keepers:
+                decisions.notes.append(
+                    f"{case_id} is the same scan as {keepers[0]}, but its header places it otherwise (mirrored or "
+                    "turned): both stay, in one group"
+                )
+            keepers.append(case_id)
+
+
+def _headers_agree(target: Target, keeper: str, donor: str, found: Relation) -> bool:
+    """Do both headers say of each voxel axis that it runs the same way, once the arrays lie on each other."""
+    orientations = [nib.io_orientation(inspect(_image(target, case_id)).affine) for case_id in (donor, keeper)]
+    change = ornt_transform(*orientations)  # row: axis of the donor; where it goes, and whether it is flipped
+    axes = tuple(int(axis) for axis in np.argsort(change[:, 0]))
+    flips = tuple(axis for axis in range(3) if change[axes[axis], 1] < 0)
+    return (axes, flips) == (found.axes, found.flips)
+
+
+def _inverse(found: Relation | None) -> Relation | None:
+    if found is None:
+        return None
+    back = tuple(int(axis) for axis in np.argsort(found.axes))
+    return Relation(back, tuple(axis for axis in range(3) if back[axis] in found.flips), -found.shift)
+
+
+def _confirm(
+    target: Target,
+    pairs: Mapping[tuple[str, str], Relation],
+    records: Mapping[str, CaseRecord],
+    outside: Sequence[OutsideScan],
+    run_all: Callable,
+) -> dict[tuple[str, str], Relation]:
+    """Those pairs whose voxels agree over the whole images; what was compared once is remembered."""
+    folder = target.state / "compared"
+    folder.mkdir(exist_ok=True)
+    tasks = {}
+    for pair, found in pairs.items():
+        sides = [_Side(target, key, _outside(key, outside)) for key in pair]
+        states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
+        name = hashlib.sha256(repr(states).encode()).hexdigest()[:24]
+        tasks[pair] = _Comparison(*sides, found, folder / f"{name}.json")
+    run_all(compare, [task for task in tasks.values() if not task.result.is_file()], "comparing copies")
+    share = {pair: read_json(task.result, "convert again")["agreement"] for pair, task in tasks.items()}
+    return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
+
+
+def _outside(key: str, outside: Sequence[OutsideScan]) -> OutsideScan | None:
+    return outside[int(key.removeprefix(OUTSIDE))] if key.startswith(OUTSIDE) else None
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of two images that are compared: a case of the merge or a scan outside it."""
+
+    target: Target
+    key: str
+    outside: OutsideScan | None
+
+    def read(self) -> np.ndarray:
+        return (self.outside.read() if self.outside else read_image(_image(self.target, self.key))).data
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    first: _Side
+    second: _Side
+    found: Relation
+    result: Path
+
+
+def compare(task: _Comparison) -> None:
+    """Compare two images over all voxels and write down how far they agree."""
+    share = agreement(task.first.read(), task.found.apply(task.second.read()))
+    write_json(task.result, {"first": task.first.key, "second": task.second.key, "agreement": round(share, 6)})
+
+
+def _image(target: Target, case_id: str) -> Path:
+    return target.image(case_id) if target.image(case_id).exists() else target.set_aside(case_id)
+
+
+def _outside_fingerprint(target: Target, scan: OutsideScan) -> Fingerprint:
+    """From the image, or from what is remembered of it."""
+    folder = target.state / "outside"
+    folder.mkdir(exist_ok=True)
+    name = hashlib.sha256(repr(file_states(scan.files)).encode()).hexdigest()[:24]
+    path = folder / f"{name}.npz"
+    if not path.is_file():
+        fingerprint = fingerprint_of(scan.read().data)
+        beside = target.unfinished(path.name)
+        with open(beside, "wb") as file:
+            np.savez(file, shape=fingerprint.shape, picks=fingerprint.picks)
+        beside.replace(path)
+    with np.load(path) as stored:
+        return Fingerprint(tuple(int(size) for size in stored["shape"]), stored["picks"])
+
+
+def _clusters(keys: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[set[str]]:
+    """Connected sets of keys, single ones included."""
+    cluster_of = {key: {key} for key in keys}
+    for first, second in pairs:
+        if cluster_of[first] is not cluster_of[second]:
+            joined = cluster_of[first] | cluster_of[second]
+            for key in joined:
+                cluster_of[key] = joined
+    return list({id(cluster): cluster for cluster in cluster_of.values()}.values())
+
+
+def _held_out_by_number(case_id: str, record: CaseRecord) -> str:
+    number = case_number(case_id)
+    patient = ircadb_patient(record.presence.dataset, number) if number is not None else None
+    return f"shows patient {patient.patient} of 3D-IRCADb-01, which is held out" if patient else ""
+
+
+def case_number(case_id: str) -> int | None:
+    """The number at the end of a case identifier."""
+    digits = stem(Path(case_id))[len(case_id.rstrip("0123456789")) :]
+    return int(digits) if digits else None
+
+
+def _check_against_known_numbers(records: Mapping[str, CaseRecord], decisions: Decisions) -> None:
+    """The published facts about equal scans check what the fingerprints found; they never replace it."""
+    expected: dict[tuple, list[str]] = defaultdict(list)
+    for case_id, record in records.items():
+        number, dataset = case_number(case_id), record.presence.dataset
+        if number is None:
+            continue
+        patient = ircadb_patient(dataset, number)
+        if patient and dataset != "abdomenct_1k":  # its numbers are reconstructed, not published
+            expected["3D-IRCADb-01 patient", patient.patient].append(case_id)
+        elif dataset in LITS_COPIES:
+            expected["LiTS number", number].append(case_id)
+    for (title, number), cases in expected.items():
+        if len({decisions.groups[case_id] for case_id in cases}) > 1:
+            decisions.notes.append(f"{' and '.join(cases)} should be one scan ({title} {number}), but voxels differ")

@@ -1,0 +1,153 @@
+"""One scan that several sources annotate: their label maps become one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN, ordered_sets, write_label_map
+from nnunetv2_clip.dataset_conversion.source import complete
+from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target
+from nnunetv2_clip.fingerprint import Relation
+from nnunetv2_clip.images import read_label_map
+from nnunetv2_clip.labels import ClassSet, LabelTable, values_and_positions
+from nnunetv2_clip.manifest import CasePresence
+
+
+@dataclass(frozen=True)
+class UnionTask:
+    """A scan whose first case takes over the annotation of its copies, in this order."""
+
+    target: Target
+    taxonomy: Taxonomy
+    known_sets: tuple[ClassSet, ...]
+    keeper: str
+    donors: tuple[tuple[str, Relation], ...]
+    compression: int
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """A label map with the meaning of its values, and what it annotates."""
+
+    label_map: np.ndarray
+    classes_of: Mapping[int, ClassSet]
+    annotated: frozenset[str]
+    absent: frozenset[str]
+
+
+def unite_case(task: UnionTask) -> None:
+    """Write the label map and the record of the union; nothing is done when they are up to date."""
+    target = task.target
+    records = {case_id: target.read_record(case_id) for case_id in (task.keeper, *(name for name, _ in task.donors))}
+    inputs = _inputs(task, records)
+    before = target.read_merged_record(task.keeper)
+    if before and before.inputs == inputs:
+        return
+    volume = read_label_map(target.own_label(task.keeper))
+    whole = _annotation(volume.data, records[task.keeper], task.known_sets)
+    fixes = []
+    for case_id, relation in task.donors:
+        donated = read_label_map(target.own_label(case_id)).data
+        other = _annotation(relation.apply(donated), records[case_id], task.known_sets)
+        whole, contradictions = unite(whole, other, task.taxonomy)
+        fixes.append(f"labels of {case_id} added{_in_words(contradictions)}")
+    _write(task, whole, volume.affine, records, fixes, inputs)
+
+
+def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
+    """The union of two annotations of one grid; for classes that both annotate the first one decides.
+
+    A voxel that is unknown in either of them is unknown.
+
+    Returns:
+        The union, and for each class that both annotate the number of voxels in which they contradict each other.
+    """
+    annotated = first.annotated | second.annotated
+    gained = second.annotated - first.annotated
+    shared = first.annotated & second.annotated
+    values = [values_and_positions(part.label_map) for part in (first, second)]
+    pairs = values[0][1].reshape(first.label_map.shape).astype(np.int32) * len(values[1][0])
+    pairs += values[1][1].reshape(first.label_map.shape)
+    counts = np.bincount(pairs.ravel(), minlength=len(values[0][0]) * len(values[1][0]))
+    meaning: list[ClassSet | None] = []
+    contradictions: Counter[str] = Counter()
+    for number, count in enumerate(counts):
+        value, other = (int(values[0][0][number // len(values[1][0])]), int(values[1][0][number % len(values[1][0])]))
+        if PENDING_UNKNOWN in (value, other):
+            meaning.append(None)
+            continue
+        classes, others = first.classes_of[value], second.classes_of[other]
+        meaning.append(complete(classes | (others & gained), annotated, taxonomy))
+        for name in (classes ^ others) & shared:
+            contradictions[name] += int(count)
+    sets = ordered_sets(classes for classes in meaning if classes)
+    code_of = {frozenset(): 0, None: PENDING_UNKNOWN} | {classes: code for code, classes in enumerate(sets, start=1)}
+    codes = np.array([code_of[classes] for classes in meaning], dtype=np.uint16)
+    drawn = {name for classes, count in zip(meaning, counts, strict=True) if classes and count for name in classes}
+    absent = (first.absent | second.absent) - annotated - drawn
+    classes_of = {code: classes for classes, code in code_of.items() if classes is not None}
+    return Annotation(codes[pairs], classes_of, annotated, absent), {name: n for name, n in contradictions.items() if n}
+
+
+def _annotation(label_map: np.ndarray, record: CaseRecord, known_sets: tuple[ClassSet, ...]) -> Annotation:
+    sets = known_sets + tuple(frozenset(classes) for classes in record.new_sets)
+    classes_of = {0: frozenset(), **dict(enumerate(sets, start=1))}
+    return Annotation(label_map, classes_of, frozenset(record.presence.annotated), frozenset(record.presence.absent))
+
+
+def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, CaseRecord], fixes, inputs) -> None:
+    """Label map in the values of the plan, with the union's own sets after them; the record last."""
+    occurring = {whole.classes_of[int(value)] for value in np.unique(whole.label_map) if value != PENDING_UNKNOWN}
+    new_sets = ordered_sets(occurring - set(task.known_sets) - {frozenset()})
+    table = LabelTable(task.known_sets + new_sets)
+    unknown = whole.label_map == PENDING_UNKNOWN
+    label_map = table.remap(np.where(unknown, 0, whole.label_map).astype(np.uint16), whole.classes_of, task.keeper)
+    label_map[unknown] = PENDING_UNKNOWN
+    target, keeper = task.target, records[task.keeper]
+    beside = target.unfinished(f"{task.keeper}.merged")
+    write_label_map(target.merged_label(task.keeper), label_map, affine, beside, task.compression)
+    order = task.taxonomy.names.index
+    presence = CasePresence(
+        dataset=keeper.presence.dataset,
+        annotated=tuple(sorted(whole.annotated, key=order)),
+        absent=tuple(sorted(whole.absent, key=order)),
+        group=keeper.presence.group,
+        source_files=_of_all(records, task.keeper, "source_files"),
+        checksums=_of_all(records, task.keeper, "checksums"),
+        geometry_fixes=(*keeper.presence.geometry_fixes, *fixes),
+    )
+    record = CaseRecord(
+        presence=presence,
+        new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
+        has_unknown=bool(unknown.any()),
+        inputs=inputs,
+        shape=keeper.shape,
+        warnings=keeper.warnings,
+    )
+    target.write_merged_record(task.keeper, record)
+
+
+def _of_all(records: Mapping[str, CaseRecord], keeper: str, table: str) -> dict[str, str]:
+    """The keeper's files under their roles, those of its copies under case/role."""
+    return {
+        role if case_id == keeper else f"{case_id}/{role}": text
+        for case_id, record in records.items()
+        for role, text in getattr(record.presence, table).items()
+    }
+
+
+def _inputs(task: UnionTask, records: Mapping[str, CaseRecord]) -> dict[str, list]:
+    """What the union depends on; equal inputs give the same union."""
+    files = {path: state for record in records.values() for path, state in record.inputs.items()}
+    relations = {f"copy {case_id}": [list(found.axes), list(found.flips)] for case_id, found in task.donors}
+    return {**files, f"keeper {task.keeper}": [], **relations}
+
+
+def _in_words(contradictions: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{count} of {name}" for name, count in sorted(contradictions.items()))
+    return f"; contradicting voxels, decided by the source named first: {listed}" if listed else ""

@@ -1,0 +1,199 @@
+"""The same scan in several sources becomes one case with all labels; scans for testing stay out."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN
+from nnunetv2_clip.dataset_conversion.union import Annotation, unite
+from nnunetv2_clip.manifest import Manifest
+
+from .conftest import AFFINE, scan
+
+FLIPPED = AFFINE @ np.array([[-1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])  # first axis stored reversed
+
+
+def classes_at(nnunet, case_id, voxel):
+    labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
+    value = np.asanyarray(nib.load(nnunet.raw / "labelsTr" / f"{case_id}.nii.gz").dataobj)[voxel]
+    return {name for name, values in labels.items() if isinstance(values, list) and value in values}
+
+
+def report(nnunet):
+    return json.loads((nnunet.raw / "conversion_report.json").read_text())
+
+
+def sources(msd, liver=(1, 1, 2), spleen=(0, 1, 0, 1)):
+    """LiTS-like liver and spleen labels of the same two scans."""
+    return (
+        "--source",
+        f"msd_liver={msd('msd_liver', 2, *liver)}",
+        "--source",
+        f"msd_spleen={msd('msd_spleen', 2, *spleen)}",
+    )
+
+
+def test_copies_become_one_case_with_the_union_of_annotations(msd, nnunet, convert):
+    assert convert(*sources(msd))[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert sorted(cases) == ["msd_liver_0", "msd_liver_1"]
+    assert cases["msd_liver_0"].annotated == ("spleen", "liver", "liver_tumor")
+    assert cases["msd_liver_0"].source_files["msd_spleen_0/label"].endswith("spleen_0.nii.gz")
+    assert classes_at(nnunet, "msd_liver_0", (0, 0, 0)) == {"liver"}
+    assert classes_at(nnunet, "msd_liver_0", (2, 0, 0)) == {"liver", "liver_tumor"}
+    assert classes_at(nnunet, "msd_liver_0", (3, 0, 0)) == {"spleen"}
+    for folder in ("imagesTr", "labelsTr"):
+        assert len(list((nnunet.raw / folder).iterdir())) == 2
+    assert report(nnunet)["merged_into"] == {"msd_spleen_0": "msd_liver_0", "msd_spleen_1": "msd_liver_1"}
+
+
+def test_the_source_named_first_decides_contradictions_and_they_are_reported(folder, nnunet, convert):
+    for name, values in (("one", (1, 1, 0)), ("two", (1, 0, 1))):
+        folder.image(f"{name}/image.nii.gz", 5)
+        folder.label(f"{name}/label.nii.gz", *values)
+        table = f"name: {name}\nimages: {name}/image.nii.gz\nlabels: {name}/label.nii.gz\nvalues: {{1: liver}}\n"
+        (folder.path / f"{name}.yaml").write_text(table)
+    for first, second in (("one", "two"), ("two", "one")):
+        arguments = [f"custom={folder.path / name}.yaml" for name in (first, second)]
+        dataset = "900" if first == "one" else "901"
+        convert("--source", arguments[0], "--source", arguments[1], dataset=dataset)
+        raw = nnunet.raw.with_name(f"Dataset{dataset}_Universal")
+        case = Manifest.load(raw / "label_presence.json").cases[first]
+        assert "contradicting voxels, decided by the source named first: 2 of liver" in case.geometry_fixes[0]
+        label = np.asanyarray(nib.load(raw / "labelsTr" / f"{first}.nii.gz").dataobj)
+        assert list(label[:3, 0, 0] > 0) == ([True, True, False] if first == "one" else [True, False, True])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data, affine: ((data + 1024).astype(np.uint16), affine),
+        lambda data, affine: (np.clip(data, -500, 700), affine),
+        lambda data, affine: (data, affine @ np.diag([0.5, 0.5, 0.2, 1])),  # spacing 1 x 1 x 1
+        lambda data, affine: (data[::-1].copy(), FLIPPED),
+        lambda data, affine: (data.astype(np.float32), affine),
+    ],
+)
+def test_a_changed_copy_is_merged_onto_the_right_voxels(change, folder, msd, nnunet, convert):
+    arguments = sources(msd)
+    for number in range(2):
+        label = np.zeros((8, 9, 10), np.uint8)
+        label[3, 0, 0] = 1
+        data, affine = change(scan(number), AFFINE)
+        folder.save(f"Task09_Spleen/imagesTr/spleen_{number}.nii.gz", data, affine)
+        moved = label[::-1].copy() if affine is FLIPPED else label
+        folder.save(f"Task09_Spleen/labelsTr/spleen_{number}.nii.gz", moved, affine)
+    assert convert(*arguments)[0] == 0
+    assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_0", "msd_liver_1"]
+    assert classes_at(nnunet, "msd_liver_1", (3, 0, 0)) == {"spleen"}
+    assert classes_at(nnunet, "msd_liver_1", (4, 0, 0)) == set()
+
+
+def test_a_copy_whose_header_mirrors_it_stays_apart_in_one_group(folder, msd, nnunet, convert):
+    arguments = sources(msd)
+    for number in range(2):
+        folder.save(f"Task09_Spleen/imagesTr/spleen_{number}.nii.gz", scan(number)[::-1].copy())
+    assert convert(*arguments)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert len(cases) == 4
+    assert cases["msd_liver_0"].group == cases["msd_spleen_0"].group
+    assert any("its header places it otherwise" in text for text in report(nnunet)["warnings"])
+
+
+def test_a_second_run_and_a_change_of_mind_move_files_only(msd, nnunet, convert):
+    arguments = sources(msd)
+    convert(*arguments, "--keep-copies")
+    kept = {path.name: path.read_bytes() for path in nnunet.raw.glob("*Tr/*")}
+    convert(*arguments)
+    merged = {path.name: (path.read_bytes(), path.lstat().st_mtime_ns) for path in nnunet.raw.glob("*Tr/*")}
+    convert(*arguments)
+    assert {path.name: (path.read_bytes(), path.lstat().st_mtime_ns) for path in nnunet.raw.glob("*Tr/*")} == merged
+    convert(*arguments, "--keep-copies")
+    assert {path.name: path.read_bytes() for path in nnunet.raw.glob("*Tr/*")} == kept
+
+
+def test_test_images_of_the_decathlon_in_disguise_are_left_out(folder, msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1, 2)
+    folder.save("other/imagesTs/spleen_9.nii.gz", np.clip(scan(1) + 1024, 200, 1800).astype(np.uint16))
+    arguments = ("--source", f"msd_liver={root}", "--exclude-msd-test", folder.path / "other")
+    assert convert(*arguments)[0] == 0
+    assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_0", "msd_liver_2"]
+    assert report(nnunet)["left_out"] == {"msd_liver_1": "is the MSD test image spleen_9"}
+    assert len(list((nnunet.raw / "imagesTr").iterdir())) == len(list((nnunet.raw / "labelsTr").iterdir())) == 2
+    convert("--source", f"msd_liver={root}")
+    assert len(list((nnunet.raw / "imagesTr").iterdir())) == len(list((nnunet.raw / "labelsTr").iterdir())) == 3
+
+
+def test_patients_of_ircadb_are_held_out_with_every_copy_of_their_scans(folder, msd, nnunet, convert):
+    root, spleen = msd("msd_liver", 2, 1), msd("msd_spleen", 2, 1)
+    for part in ("imagesTr", "labelsTr"):  # liver_28 is patient 1; the spleen source has the same scan
+        (root / part / "liver_0.nii.gz").rename(root / part / "liver_28.nii.gz")
+    arguments = ("--source", f"msd_liver={root}", "--source", f"msd_spleen={spleen}", "--hold-out", "ircadb")
+    assert convert(*arguments)[0] == 0
+    assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_1"]
+    assert set(report(nnunet)["left_out"]) == {"msd_liver_28", "msd_spleen_0"}
+
+
+def test_scans_of_a_held_out_source_are_found_by_their_voxels(msd, nnunet, convert):
+    liver, spleen = msd("msd_liver", 3, 1), msd("msd_spleen", 1, 1)
+    assert convert("--source", f"msd_liver={liver}", "--hold-out", f"msd_spleen={spleen}")[0] == 0
+    assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_1", "msd_liver_2"]
+
+
+def test_a_case_can_be_skipped_and_the_message_says_how(folder, msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1)
+    folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 7)
+    code, text = convert("--source", f"msd_liver={root}")
+    assert code == 2 and "--skip msd_liver_1" in text
+    assert convert("--source", f"msd_liver={root}", "--skip", "msd_liver_1")[0] == 0
+    assert report(nnunet)["skipped"] == ["msd_liver_1"]
+    code, text = convert("--source", f"msd_liver={root}", "--skip", "msd_liver_9")
+    assert code == 2 and "no such case" in text
+
+
+def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
+    arguments = sources(msd)
+    assert convert(*arguments)[0] == 0
+    content = lambda raw: {p.relative_to(raw): p.read_bytes() for p in raw.rglob("*") if p.is_file()}  # noqa: E731
+    whole = content(nnunet.raw)
+    other = nnunet.raw.with_name("Dataset901_Universal")
+    code, text = convert(*arguments, "--finish", dataset="901")
+    assert code == 2 and "4 of 4 cases are not converted yet" in text
+    for part in (1, 0):
+        assert convert(*arguments, "-num_parts", "2", "-part_id", str(part), dataset="901")[0] == 0
+    assert not (other / "dataset.json").exists()
+    assert convert(*arguments, "--finish", dataset="901")[0] == 0
+    for path, data in content(other).items():
+        if path.name != "dataset.json":
+            assert whole[path] == data, path
+
+
+def annotation(values, classes_of, annotated, absent=()):
+    sets = {0: frozenset()} | {value: frozenset(names) for value, names in classes_of.items()}
+    return Annotation(np.array(values, np.uint16), sets, frozenset(annotated), frozenset(absent))
+
+
+def test_a_tumour_gained_from_a_copy_is_part_of_the_organ():
+    organ = annotation([1, 1, 0], {1: ["liver"]}, ["liver"])
+    tumour = annotation([0, 1, 1], {1: ["liver_tumor"]}, ["liver_tumor"])
+    union, contradictions = unite(organ, tumour, UNIVERSAL)
+    found = [set(union.classes_of[int(value)]) for value in union.label_map]
+    assert found == [{"liver"}, {"liver", "liver_tumor"}, {"liver", "liver_tumor"}]
+    assert contradictions == {}
+
+
+def test_a_class_that_one_source_annotates_is_not_absent():
+    first = annotation([1, 0], {1: ["liver"]}, ["liver"], absent=["liver_tumor", "kidney_tumor"])
+    second = annotation([0, 1], {1: ["liver_tumor"]}, ["liver_tumor"])
+    union, _ = unite(first, second, UNIVERSAL)
+    assert union.absent == {"kidney_tumor"} and union.annotated == {"liver", "liver_tumor"}
+
+
+def test_what_is_unknown_in_one_is_unknown():
+    first = annotation([1, PENDING_UNKNOWN, 0], {1: ["liver"]}, ["liver"])
+    second = annotation([1, 1, PENDING_UNKNOWN], {1: ["spleen"]}, ["spleen"])
+    union, _ = unite(first, second, UNIVERSAL)
+    assert list(union.label_map == PENDING_UNKNOWN) == [False, True, True]
