@@ -4,7 +4,7 @@ Source: paper, section 3.2 (masked back-propagation). The mask selects the pairs
 unannotated pair has no logits, hence exactly zero gradient.
 """
 
-# Shapes: B cases, K classes, P pairs, N voxels.
+# Shapes: B cases, K classes, P pairs.
 
 from __future__ import annotations
 
@@ -13,47 +13,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn.functional import softplus
 
-from nnunetv2_clip.losses.targets import pair_targets, pair_validity
+from nnunetv2_clip.losses.pair_sums import PairSums, pair_sums
 
 SMOOTH = 1e-5  # nnU-Net's value
 
 
-def pair_losses(logits: Tensor, target: Tensor, valid: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-    """The loss of each pair: mean binary cross entropy plus one minus soft Dice.
+def pair_losses(sums: PairSums, overlap: Tensor, size: Tensor) -> Tensor:
+    """The loss of each pair, (P,): mean binary cross entropy plus one minus soft Dice; 0 without a known voxel.
 
     Args:
-        logits: (P, N), before the sigmoid.
-        target: (P, N) bool.
-        valid: (P, N) bool, voxels that count; None: all.
-        classes: (P,) long: pairs of one class share one Dice over all their voxels (nnU-Net's batch_dice);
-            None: every pair has its own Dice.
-
-    Returns:
-        (P,), at least single precision; 0 for a pair without a valid voxel.
+        sums: of each pair.
+        overlap, size: (P,), those whose Dice it is: the pair's own, or summed over the batch.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probability = logits.sigmoid()
-    entropy = softplus(logits) - logits * target
-    if valid is None:
-        num_voxels = torch.full_like(logits[:, 0], logits.shape[1])
-    else:
-        num_voxels = valid.sum(1).to(logits.dtype)
-        entropy, probability, target = entropy * valid, probability * valid, target & valid
-    overlap = (probability * target).sum(1)
-    size = probability.sum(1) + target.sum(1)
-    if classes is not None:
-        overlap, size = _sum_per_class(overlap, classes), _sum_per_class(size, classes)
     dice = (2 * overlap + SMOOTH) / (size + SMOOTH).clamp_min(1e-8)
-    losses = entropy.sum(1) / num_voxels.clamp_min(1) + 1 - dice
-    return losses * (num_voxels > 0)
-
-
-def _sum_per_class(values: Tensor, classes: Tensor) -> Tensor:
-    """(P,) -> (P,): the sum over all pairs of the same class."""
-    same = (classes[:, None] == classes[None, :]).to(values.dtype)
-    return same @ values
+    losses = sums.entropy / sums.num_voxels.clamp_min(1) + 1 - dice
+    return losses * (sums.num_voxels > 0)
 
 
 class MaskedLoss(nn.Module):
@@ -81,31 +56,47 @@ class MaskedLoss(nn.Module):
             label_maps: for each scale (B, 1, *spatial) integers.
             pairs: (P, 2) long, ascending by case.
         """
-        scales = [
-            self._scale(logit, label_map, pairs) * weight
-            for logit, label_map, weight in zip(logits, label_maps, self.weights, strict=True)
+        sums = [
+            pair_sums(logit, label_map, pairs, self.membership, self.ignore)
+            for logit, label_map in zip(logits, label_maps, strict=True)
         ]
-        return torch.stack(scales).sum()
+        informative = torch.stack([(scale.num_voxels > 0).sum() for scale in sums]).to(sums[0].entropy.dtype)
+        pairs_per_rank = _sum_over_ranks(informative) / world_size()  # DDP averages gradients over ranks
+        losses = [pair_losses(scale, *dice) for scale, dice in zip(sums, self._dice_sums(sums, pairs), strict=True)]
+        means = torch.stack([loss.sum() for loss in losses]) / pairs_per_rank.clamp_min(1 / world_size())
+        return (means * means.new_tensor(self.weights)).sum()
 
-    def validity(self, label_map: Tensor, pairs: Tensor) -> Tensor | None:
-        """(P, N) bool, the voxels that count for each pair; None: all."""
-        return pair_validity(label_map, pairs, self.ignore)
+    def _dice_sums(self, sums: list[PairSums], pairs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Overlap and size of the Dice of each pair, (P,) and (P,) for each scale."""
+        own = [(scale.overlap, scale.probability + scale.target) for scale in sums]
+        if not self.batch_dice:
+            return own
+        classes = pairs[:, 1]
+        per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 2, P)
+        per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
+        # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
+        shared = _sum_over_ranks(per_class.index_add(2, classes, per_pair))[:, :, classes]
+        return [tuple(scale) for scale in shared]
 
-    def _scale(self, logits: Tensor, label_map: Tensor, pairs: Tensor) -> Tensor:
-        target = pair_targets(label_map, pairs, self.membership)
-        valid = self.validity(label_map, pairs)
-        losses = pair_losses(logits.flatten(1), target, valid, pairs[:, 1] if self.batch_dice else None)
-        informative = losses.new_tensor(len(losses)) if valid is None else valid.any(1).sum().to(losses.dtype)
-        return losses.sum() / _mean_over_ranks(informative).clamp_min(1 / world_size())
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    return _SumOverRanks.apply(values) if world_size() > 1 else values
 
 
-def _mean_over_ranks(count: Tensor) -> Tensor:
-    """The number of pairs per rank: DDP averages gradients over ranks, so sums are divided by this mean."""
-    if world_size() > 1:
-        count = count.clone()
-        dist.all_reduce(count)
-        count = count / world_size()
-    return count
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over all processes; every process's loss depends on it, so their gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 def world_size() -> int:

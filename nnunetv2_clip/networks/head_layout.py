@@ -42,14 +42,22 @@ def affine_matrices(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, torch.cat((w3, b3), dim=2)
 
 
-def join_gradients(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-    """Gradients of the three `affine_matrices` -> (P, 153), the gradient of theta."""
+def gradient_of_parameters(second: Tensor, third: Tensor, grad_first: Tensor, outer: Tensor) -> Tensor:
+    """(P, 153), the gradient of theta from two small sums over voxels.
+
+    Args:
+        second, third: (P, 9, 9) and (P, 1, 9) of `affine_matrices`.
+        grad_first: (P, 9, 9), the gradient of the first affine matrix.
+        outer: (P, 9, 9), the sum over voxels of u h^T: h the first hidden map after ReLU; u the gradient of the logit
+            where the second hidden map is positive, else 0. Gradients of layers 2 and 3 follow from it alone.
+    """
+    grad_second, grad_third = third.transpose(1, 2) * outer, (second * outer).sum(2)
     inner = slice(0, CHANNELS)
     parts = (
-        first[:, inner, inner],
-        first[:, inner, CHANNELS],
-        second[:, inner, inner],
-        second[:, inner, CHANNELS],
-        third,
+        grad_first[:, inner, inner],
+        grad_first[:, inner, CHANNELS],
+        grad_second[:, inner, inner],
+        grad_second[:, inner, CHANNELS],
+        grad_third,
     )
     return torch.cat([part.flatten(1) for part in parts], dim=1)

@@ -1,8 +1,6 @@
 """The text-driven head as matrix products, for any device: voxels in chunks that stay in the cache.
 
-The backward pass computes the hidden maps again instead of keeping them. Two identities save passes over memory:
-with u = gradient of the logit where the second hidden value is positive, else 0, and h the first hidden map,
-every gradient of the second and third layer follows from the small matrix A = sum over voxels of u h^T.
+The backward pass computes the hidden maps again instead of keeping them.
 """
 
 # Shapes: B cases, P pairs, p pairs of one case, N voxels, n voxels of a chunk; 9 channels: 8 and a constant 1.
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnunetv2_clip.networks.head_layout import CHANNELS, affine_matrices, join_gradients
+from nnunetv2_clip.networks.head_layout import CHANNELS, affine_matrices, gradient_of_parameters
 
 WIDE = CHANNELS + 1
 # Hidden values alive at once: keeps a chunk in the cache of each core, and in a small part of a GPU's memory.
@@ -72,7 +70,7 @@ def _case_backward(features: Tensor, theta: Tensor, grad_logits: Tensor, grad_fe
     first, second, third = affine_matrices(theta)
     to_hidden = (third.transpose(1, 2) * second).transpose(1, 2).contiguous()  # the way back through layers 3 and 2
     to_input = first[:, :, :CHANNELS].reshape(-1, CHANNELS).t()
-    outer = torch.zeros_like(second)  # A of the module's docstring
+    outer = torch.zeros_like(second)
     grad_first = theta.new_zeros(WIDE, len(theta) * WIDE)
     done = 0
     for x, grad, scratch in _chunks(features, grad_logits, theta):
@@ -88,11 +86,8 @@ def _case_backward(features: Tensor, theta: Tensor, grad_logits: Tensor, grad_fe
         grad_first.addmm_(inputs, scratch.flat[2].t())
         grad_features[:, done : done + x.shape[1]] = torch.mm(to_input, scratch.flat[2])
         done += x.shape[1]
-    return join_gradients(
-        grad_first.view(WIDE, len(theta), WIDE).permute(1, 2, 0),
-        third.transpose(1, 2) * outer,
-        (second * outer).sum(2),
-    )
+    grad_first = grad_first.view(WIDE, len(theta), WIDE).permute(1, 2, 0)
+    return gradient_of_parameters(second, third, grad_first, outer)
 
 
 def _where_positive(values: Tensor, condition: Tensor, out: Tensor) -> Tensor:

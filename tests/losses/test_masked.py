@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights, pair_losses
+from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights
 from nnunetv2_clip.losses.targets import membership_table, pair_targets
 
 LABELS = {"background": 0, "liver": [1, 3], "spleen": [2], "liver_tumor": [3]}
@@ -22,6 +22,13 @@ def plain_pair_loss(logits, target, valid=None):
         entropy = entropy - (torch.log(p) if t else torch.log(1 - p))
         overlap, size, count = overlap + p * float(t), size + p + float(t), count + 1
     return entropy / count + 1 - (2 * overlap + 1e-5) / (size + 1e-5)
+
+
+def loss_of_one_class(logits, target, **settings):
+    """Loss of (B, N) logits against a (B, N) target; label value 1 is the only class."""
+    loss = MaskedLoss(torch.tensor([[False], [True]]), None, (1.0,), **settings)
+    pairs = torch.tensor([[b, 0] for b in range(len(logits))])
+    return loss([logits], [torch.tensor(target, dtype=torch.int16)[:, None]], pairs).item()
 
 
 def test_membership_follows_the_regions():
@@ -44,13 +51,12 @@ def test_targets_of_a_tumour_voxel_are_organ_and_tumour():
 
 def test_a_perfect_sure_prediction_costs_nothing():
     logits = torch.tensor([[40.0, -40.0, 40.0]], dtype=torch.float64)
-    assert pair_losses(logits, torch.tensor([[True, False, True]])).item() == pytest.approx(0, abs=1e-6)
+    assert loss_of_one_class(logits, [[1, 0, 1]]) == pytest.approx(0, abs=1e-6)
 
 
 def test_one_voxel_by_hand():
     # p = 1/2, t = 1: entropy ln 2, Dice 2 * 0.5 / 1.5 = 2/3
-    loss = pair_losses(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.bool))
-    assert loss.item() == pytest.approx(0.6931471805599453 + 1 / 3, abs=1e-5)
+    assert loss_of_one_class(torch.zeros(1, 1), [[1]]) == pytest.approx(0.6931471805599453 + 1 / 3, abs=1e-5)
 
 
 @pytest.mark.parametrize("with_ignore", [False, True])
@@ -91,18 +97,11 @@ def test_no_pair_gives_zero_and_not_nan():
 
 
 def test_batch_dice_sums_over_the_cases_of_a_class():
-    target = torch.tensor([[True, False], [False, False]])
     logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], dtype=torch.float64)
-    shared = pair_losses(logits, target, classes=torch.tensor([0, 0]))
-    # overlap 1, sizes 2 + 1: Dice 2/3 for both; entropy 0 for the first, 40 / 2 for the second
-    assert shared[0].item() == pytest.approx(1 / 3, abs=1e-5)
-    assert shared[1].item() == pytest.approx(20 + 1 / 3, abs=1e-5)
-
-
-def test_half_precision_logits_are_summed_in_single_precision():
-    logits = torch.full((1, 100_000), -3.0, dtype=torch.bfloat16)
-    exact = pair_losses(logits.double(), torch.zeros(1, 100_000, dtype=torch.bool))
-    assert pair_losses(logits, torch.zeros(1, 100_000, dtype=torch.bool)).item() == pytest.approx(exact.item(), rel=1e-4)
+    target = [[1, 0], [0, 0]]
+    # Entropy 0 for the first case, 40 / 2 for the second. Dice 1 and 0 alone; together 2 * 1 / (2 + 1) for both.
+    assert loss_of_one_class(logits, target) == pytest.approx((20 + 0 + 1) / 2, abs=1e-4)
+    assert loss_of_one_class(logits, target, batch_dice=True) == pytest.approx(10 + 1 / 3, abs=1e-4)
 
 
 def test_deep_supervision_weights_are_those_of_nnunet():
