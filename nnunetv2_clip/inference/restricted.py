@@ -75,6 +75,20 @@ def load_predictor(
     return predictor
 
 
+def drop_untrained(predictor: nnUNetPredictor) -> list[str]:
+    """Take the classes out of a predictor that no fold has supervised, and say which stay (all, if none was).
+
+    Their logits are constant and below every threshold, so that no mask changes.
+    """
+    names = list(predictor.network.class_names)
+    flags = [weights["class_embedding.seg_layers.trained"] for weights in predictor.list_of_parameters]
+    trained = [name for name, *seen in zip(names, *(flag.tolist() for flag in flags), strict=True) if any(seen)]
+    if trained and trained != names:
+        values = dict(zip(names, predictor.dataset_json["regions_class_order"], strict=True))
+        _restrict(predictor, names, trained, values, deepcopy(predictor.dataset_json))
+    return trained or names
+
+
 def _folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[int | str]:
     there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))
     wanted = [str(fold) for fold in folds] if folds is not None else there

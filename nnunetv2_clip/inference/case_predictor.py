@@ -1,0 +1,194 @@
+"""Predict one CT: preprocess, slide, export on the way; within a memory budget if one is given."""
+
+# Shapes: K classes; X Y Z voxels in the axis order of the input file.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.inference.grid import Preprocessed, preprocess
+from nnunetv2_clip.inference.inputs import InputImage
+from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.memory import GB, peak_bytes, reset_peak, used_bytes
+from nnunetv2_clip.inference.restricted import drop_untrained
+from nnunetv2_clip.inference.sliding import SlidingWindow
+from nnunetv2_clip.inference.streaming import StreamingExport
+
+# Reading and preprocessing hold the image as stored, and single-precision copies of it before and after resampling.
+BYTES_PER_INPUT_VOXEL = 24
+SLACK_BYTES = 200_000_000  # what allocators keep, and the tables of the export
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says about one CT, in the axes of its file.
+
+    Attributes:
+        masks: class -> mask, for every class asked for.
+        probabilities: class -> (X, Y, Z) uint16, in steps of 1/65535.
+        seconds: stage -> time.
+        num_passes: how often the network ran, because the memory budget did not hold all classes at once.
+    """
+
+    masks: dict[str, Mask]
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_passes: int = 1
+
+
+class CasePredictor:
+    """A model on its device, ready for case after case.
+
+    Args:
+        predictor: from `load_predictor`, restricted to the classes that are needed.
+        thresholds: class -> probability above which a voxel belongs to it; 0.5 where not named.
+        probabilities: classes whose probabilities are wanted as volumes.
+        max_ram: bytes that the process should stay below; None: all classes at once.
+    """
+
+    def __init__(
+        self,
+        predictor,
+        thresholds: Mapping[str, float] | None = None,
+        probabilities: Sequence[str] = (),
+        max_ram: int | None = None,
+    ):
+        self._predictor = predictor
+        self.names = tuple(predictor.network.class_names)
+        self.trained = tuple(drop_untrained(predictor))
+        self._networks = _networks_of_folds(predictor)
+        self._thresholds = dict(thresholds or {})
+        self._probabilities = tuple(probabilities)
+        self._max_ram = max_ram
+
+    def max_voxels(self) -> float:
+        """The largest input that can be read and preprocessed within the budget."""
+        if self._max_ram is None:
+            return float("inf")
+        return max(self._max_ram - used_bytes(), 0) / BYTES_PER_INPUT_VOXEL
+
+    def preprocess(self, image: InputImage) -> Preprocessed:
+        predictor = self._predictor
+        return preprocess(image, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+
+    def predict(self, case: Preprocessed, where: object = "image") -> Prediction:
+        """Masks of every class of the model; empty for those that it was never trained on.
+
+        Raises:
+            UserError: one class alone does not fit into the memory budget.
+        """
+        export = lambda names: StreamingExport(names, case.maps, self._thresholds, self._probabilities)  # noqa: E731
+        exports, seconds = self.run(case, where, export)
+        masks: dict[str, Mask] = {}
+        probabilities: dict[str, np.ndarray] = {}
+        start = time.perf_counter()
+        for one in exports:
+            masks |= one.finish(case.placement)
+            probabilities |= {
+                name: _in_file(volume, case.placement) for name, volume in one.probabilities.items()
+            }
+        seconds["export"] += time.perf_counter() - start
+        empty = Mask(case.placement.file_shape)
+        for name in self._probabilities:
+            probabilities.setdefault(name, np.zeros(case.placement.file_shape, np.uint16))
+        return Prediction({name: masks.get(name, empty) for name in self.names}, probabilities, seconds, len(exports))
+
+    def run(self, case: Preprocessed, where: object, make_export) -> tuple[list, dict[str, float]]:
+        """Stream the logits into `make_export(names)`, one for each pass of the network; and the time they took."""
+        window = SlidingWindow(self._predictor, self._networks, torch.from_numpy(np.ascontiguousarray(case.data)))
+        exports, seconds = [], {"network": 0.0, "export": 0.0}
+        for names in self._passes(window, case, where):
+            export = make_export(names)
+            clock = _Clock(export.push, self._predictor.device)
+            start = time.perf_counter()
+            with _only(self._networks, names):
+                self._slide(window, len(names), clock)
+            seconds["network"] += time.perf_counter() - start - clock.seconds
+            seconds["export"] += clock.seconds
+            exports.append(export)
+        return exports, seconds
+
+    def _slide(self, window: SlidingWindow, num_classes: int, sink) -> None:
+        """Sums on the device of the network if they fit there beside it, else in main memory."""
+        device = self._predictor.device
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if 2 * num_classes * window.buffer_bytes_per_class > free / 2:
+                device = torch.device("cpu")
+        window.run(num_classes, sink, device)
+
+    def _passes(self, window: SlidingWindow, case: Preprocessed, where: object) -> list[tuple[str, ...]]:
+        """The classes of each pass of the network; one pass unless the memory budget forbids it."""
+        if self._max_ram is None:
+            return [self.trained]
+        reset_peak()
+        window.look_at_one_patch()
+        out_plane = 4 * len(case.maps[1]) * len(case.maps[2])
+        rows = 2 + window.buffer_bytes_per_class // (4 * case.data.shape[2] * case.data.shape[3])
+        resampled = 3 * rows * out_plane  # one class at a time: widened, and two neighbours to mix
+        volumes = int(np.prod(case.placement.file_shape)) * (1 + 2 * len(self._probabilities))
+        base = peak_bytes() + resampled + volumes + SLACK_BYTES
+        # sums, the rows between two slabs, and at the worst a bit per voxel of the output
+        per_class = 2 * window.buffer_bytes_per_class + int(np.prod(case.placement.file_shape)) // 8
+        count = (self._max_ram - base) // per_class
+        if count < 1:
+            raise UserError(
+                where,
+                f"does not fit into --max-ram {self._max_ram / GB:.1f}GB",
+                f"at least {(base + per_class) / GB:.1f}GB for this image and model",
+                "give more memory, or crop the image",
+            )
+        return [self.trained[start : start + count] for start in range(0, len(self.trained), count)]
+
+
+class _Clock:
+    """Hands rows on and measures how long that takes."""
+
+    def __init__(self, push, device: torch.device):
+        self._push, self._device = push, device
+        self.seconds = 0.0
+
+    def __call__(self, rows: torch.Tensor) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # so that waiting for the network counts as network
+        start = time.perf_counter()
+        self._push(rows)
+        self.seconds += time.perf_counter() - start
+
+
+def _networks_of_folds(predictor) -> list[nn.Module]:
+    networks = []
+    for weights in predictor.list_of_parameters:
+        network = deepcopy(predictor.network)
+        network.load_state_dict(weights)
+        networks.append(network.to(predictor.device).eval())
+    return networks
+
+
+@contextmanager
+def _only(networks: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
+    """The networks with some of their classes, for a while."""
+    before = [(network.class_embedding, network.class_names) for network in networks]
+    if tuple(names) != before[0][1]:
+        for network in networks:
+            network.class_embedding = deepcopy(network.class_embedding)
+            network.keep_classes(names)
+    yield
+    for network, (embedding, all_names) in zip(networks, before, strict=True):
+        network.class_embedding, network.class_names = embedding, all_names
+
+
+def _in_file(volume: np.ndarray, placement) -> np.ndarray:
+    result = np.zeros(placement.file_shape, volume.dtype)
+    box = placement.box_in_file(tuple(slice(0, size) for size in volume.shape))
+    result[box] = placement.voxels_in_file(volume)
+    return result

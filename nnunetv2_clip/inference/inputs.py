@@ -1,0 +1,151 @@
+"""What to predict: NIfTI files, folders of them, DICOM series; found by name and read with care."""
+
+# Shapes: X Y Z voxels in the file's own axis order.
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_image, stem
+
+CHANNEL = "_0000"
+AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
+CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
+_EXPECTED = "a NIfTI file, a folder of them (with or without _0000), a DICOM series, or a folder of series"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT to predict: a NIfTI file or the folder of a DICOM series."""
+
+    name: str
+    path: Path
+
+    @property
+    def is_dicom(self) -> bool:
+        return self.path.is_dir()
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """A CT as it was given.
+
+    Attributes:
+        header: of the NIfTI file, whose geometry the outputs repeat; None for DICOM.
+        warnings: what looks odd but can be predicted.
+    """
+
+    volume: Volume
+    header: nib.Nifti1Header | None
+    warnings: tuple[str, ...] = ()
+
+
+def find_cases(path: Path) -> list[Case]:
+    """The cases of a file or folder, in alphabetical order.
+
+    Raises:
+        UserError: nothing there, a second channel, or two files for one case.
+    """
+    if not path.exists():
+        raise UserError(f"-i {path}", "does not exist", _EXPECTED, "check the path")
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise UserError(f"-i {path}", "is no NIfTI file by its name", _EXPECTED, "name the folder of a series")
+        return [Case(_case_name(path), path)]
+    files = [file for file in sorted(path.iterdir()) if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    if files:
+        return _nifti_cases(path, files)
+    series = _series_folders(path)
+    if not series:
+        raise UserError(f"-i {path}", "holds neither NIfTI files nor DICOM slices", _EXPECTED, "check the path")
+    return series
+
+
+def _nifti_cases(folder: Path, files: list[Path]) -> list[Case]:
+    cases: dict[str, Case] = {}
+    for file in files:
+        name = _case_name(file)
+        if name in cases:
+            first = cases[name].path.name
+            raise UserError(folder, f"{first} and {file.name} are the same case", "one file per case", "remove one")
+        cases[name] = Case(name, file)
+    for name in cases:
+        if name.endswith("_0001") and name[: -len(CHANNEL)] in cases:
+            raise UserError(folder, f"{name} is a second channel", "CTs of one channel", "remove it")
+    return list(cases.values())
+
+
+def _case_name(file: Path) -> str:
+    return stem(file).removesuffix(CHANNEL) or stem(file)
+
+
+def _series_folders(root: Path) -> list[Case]:
+    """Every folder at or below `root` that directly holds DICOM slices, named by its path below `root`."""
+    from nnunetv2_clip.dicom_series import slice_files
+
+    cases: dict[str, Case] = {}
+    for parent, folders, _ in os.walk(root, followlinks=True):
+        folders.sort()
+        folder = Path(parent)
+        if slice_files(folder):
+            parts = folder.relative_to(root).parts or (folder.resolve().name,)
+            name = "_".join("_".join(part.split()) for part in parts)
+            if name in cases:
+                raise UserError(root, f"{cases[name].path} and {folder} get the same name {name!r}", "different names")
+            cases[name] = Case(name, folder)
+    return list(cases.values())
+
+
+def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
+    """The voxels and header of a case.
+
+    Args:
+        max_voxels: refuse larger volumes before their voxels are read.
+
+    Raises:
+        UserError: damaged, no CT volume (colours, several time points, a single slice), NaN, or too large.
+    """
+    if case.is_dicom:
+        from nnunetv2_clip.dicom_series import inspect_series, read_series
+
+        series = inspect_series(case.path)
+        _require_size(case, series.geometry.shape, max_voxels)
+        volume, header = read_series(series), None
+    else:
+        _require_size(case, inspect(case.path).shape, max_voxels)
+        volume = read_image(case.path)
+        header = nib.load(case.path).header.copy()
+        header.set_data_shape(volume.data.shape)
+    return InputImage(volume, header, tuple(oddities(volume.data)))
+
+
+def _require_size(case: Case, shape: tuple[int, ...], max_voxels: float) -> None:
+    if min(shape) < 2:
+        raise UserError(case.path, f"is a single slice ({shape})", "a CT volume", "give all slices of the scan")
+    count = int(np.prod([int(size) for size in shape]))
+    if count > max_voxels:
+        raise UserError(
+            case.path,
+            f"has {count:.3g} voxels {shape}; reading and resampling them does not fit into --max-ram",
+            f"at most {max_voxels:.3g} voxels with this budget",
+            f"give at least {count / max_voxels:.2g} times as much beyond what the model takes, or crop the image",
+        )
+
+
+def oddities(data: np.ndarray) -> list[str]:
+    """What makes a volume look unlike a CT in Hounsfield units, in words."""
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        return [f"every voxel is {low:g}"]
+    if low < CT_RANGE_HU[0] or high > CT_RANGE_HU[1]:
+        return [f"values from {low:g} to {high:g} are no Hounsfield units"]
+    air = np.count_nonzero(data[::2, ::2, ::2] < AIR_BELOW_HU) / data[::2, ::2, ::2].size
+    if air < MIN_AIR_SHARE and low >= 0:
+        return [f"values from {low:g} to {high:g} without any air: an MR, or a CT that lacks its rescale intercept?"]
+    return []

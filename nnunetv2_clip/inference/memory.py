@@ -1,0 +1,61 @@
+"""How much memory this process uses, and how to stay below a budget."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+from nnunetv2_clip.errors import UserError
+
+GB = 1e9
+_UNITS = {"": GB, "G": GB, "GB": GB, "GIB": 2.0**30, "M": 1e6, "MB": 1e6, "MIB": 2.0**20}
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a text such as 6GB, 800MB or 6 (GB).
+
+    Raises:
+        UserError: something else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    try:
+        size = float(match[1]) * unit if unit else 0
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise UserError("--max-ram", f"{text!r}", "a size such as 6GB or 800MB")
+    return int(size)
+
+
+def used_bytes() -> int:
+    """Memory of this process now (its peak where the system does not tell)."""
+    return _status("VmRSS") or _peak_since_start()
+
+
+def peak_bytes() -> int:
+    """The most since `reset_peak`, or since the start where the system cannot reset it."""
+    return _status("VmHWM") or _peak_since_start()
+
+
+def reset_peak() -> None:
+    """Start a new measurement."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        pass  # another system than Linux: peaks then count from the start, which is on the safe side
+
+
+def _status(key: str) -> int:
+    if not _STATUS.exists():
+        return 0
+    match = re.search(rf"^{key}:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def _peak_since_start() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,100 @@
+"""nnU-Net's sliding window with one difference: rows leave as soon as no later patch can touch them.
+
+Patches, weights and their order are the host's. Logits are summed in single precision. Half precision, which the host
+uses, changes voxels near the surface of a mask (each sum is off by up to a few 2^-11 of its value, and at the surface
+the value crosses zero), so that no bound proves the masks equal; letting rows go saves more memory than halving them.
+"""
+
+# Shapes: K classes; Z Y X voxels of the preprocessed image, padded to the patch; D rows of a patch along Z.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+class SlidingWindow:
+    """The patches of one image and the networks (one per fold) that look at them."""
+
+    def __init__(self, predictor: nnUNetPredictor, networks: Sequence[nn.Module], data: Tensor):
+        """`data` is (1, Z, Y, X) float32 on the CPU."""
+        self._predictor, self._networks = predictor, tuple(networks)
+        patch = tuple(predictor.configuration_manager.patch_size)
+        self._data, unpad = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
+        self._unpad = unpad[1:]
+        self._slicers = predictor._internal_get_sliding_window_slicers(self._data.shape[1:])
+        self._depth = patch[0] if len(patch) == 3 else 1
+        self._patch = patch
+
+    @property
+    def buffer_bytes_per_class(self) -> int:
+        """Memory that `run` holds for each class at a time: the sums, and a copy of one class while they move."""
+        return 4 * self._depth * self._data.shape[2] * self._data.shape[3]
+
+    def look_at_one_patch(self) -> None:
+        """Run the networks once, to see what that costs."""
+        self._predict(self._slicers[0])
+
+    @torch.inference_mode()
+    def run(self, num_classes: int, sink: Callable[[Tensor], None], device: torch.device) -> None:
+        """Call `sink` with (K, n, Y, X) float32 rows of logits, in order; sums are held on `device`."""
+        plane = self._data.shape[2:]
+        sums = torch.zeros((num_classes, self._depth, *plane), device=device)
+        weights = torch.zeros((self._depth, *plane), device=device)
+        gaussian = self._gaussian().to(device)
+        base = 0
+        for slicer in tqdm(self._slicers, "patches", leave=False, unit="patch"):
+            start = _first_row(slicer)
+            if start > base:
+                self._release(sums, weights, base, start - base, sink)
+                base = start
+            window = (slice(None), slice(0, self._depth), *slicer[-2:])
+            # 2d patches have no rows: they fill the only one
+            logits = self._predict(slicer).to(device).view(num_classes, self._depth, *self._patch[-2:])
+            sums[window].addcmul_(logits.float(), gaussian)
+            weights[window[1:]] += gaussian
+        self._release(sums, weights, base, self._depth, sink)
+
+    def _gaussian(self) -> Tensor:
+        """(D, Y, X) of the patch, in the host's half precision."""
+        values = compute_gaussian(self._patch, sigma_scale=1 / 8, value_scaling_factor=10, device=torch.device("cpu"))
+        return values.float().view(self._depth, *self._patch[-2:])
+
+    @torch.inference_mode()
+    def _predict(self, slicer: tuple) -> Tensor:
+        """(K, *patch) logits: the mean over folds, and over the mirrored copies that the checkpoint allows."""
+        device = self._predictor.device
+        patch = self._data[slicer][None].clone(memory_format=torch.contiguous_format).to(device)
+        mean = None
+        with torch.autocast("cuda", enabled=device.type == "cuda"):
+            for network in self._networks:
+                self._predictor.network = network
+                logits = self._predictor._internal_maybe_mirror_and_predict(patch)[0]
+                mean = logits if mean is None else mean.add_(logits)
+        mean /= len(self._networks)
+        if not torch.isfinite(mean).all():
+            raise FloatingPointError("the network gave logits that are NaN or infinite")
+        return mean
+
+    def _release(self, sums: Tensor, weights: Tensor, base: int, count: int, sink: Callable[[Tensor], None]) -> None:
+        """Hand the first rows to `sink`, without the padding, and move the others up."""
+        rows, *plane = self._unpad
+        first, last = max(rows.start - base, 0), min(rows.stop - base, count)
+        if last > first:
+            inside = (slice(first, last), *plane)
+            sums[:, :count].div_(weights[:count])
+            sink(sums[(slice(None), *inside)])
+        left = self._depth - count
+        for values in (*sums, weights):
+            values[:left] = values[count:].clone()
+            values[left:] = 0
+
+
+def _first_row(slicer: tuple) -> int:
+    return slicer[1].start if isinstance(slicer[1], slice) else slicer[1]
