@@ -7,6 +7,7 @@ def add_arguments(parser):
     parser.add_argument("-m", type=Path, required=True, help="model folder: TRAINER__PLANS__CONFIGURATION")
     parser.add_argument("-i", type=Path, required=True, help="folder of CT images (*.nii.gz), or one image")
     parser.add_argument("-f", help="fold whose weights are used [the first that is there]")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint [checkpoint_final.pth]")
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes [all of the model]")
     parser.add_argument("--per-class", type=int, default=150, help="voxels sampled per class [150]")
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="[cuda]")
@@ -28,7 +29,7 @@ def run(args):
         raise UserError(args.i, "holds no image", "files *.nii.gz")
     names = [UNIVERSAL.find(name).name if name in UNIVERSAL else name for name in args.classes or ()] or None
     folds = [args.f] if args.f is not None else None
-    predictor = load_predictor(args.m, names, folds=folds, device=args.device)
+    predictor = load_predictor(args.m, names, folds=folds, checkpoint=args.chk, device=args.device)
     if len(predictor.configuration_manager.patch_size) != 3:
         raise UserError(args.m, "is a 2d configuration", "a 3d one", "name the folder of 3d_fullres")
     features = sample_cases(predictor, images, args.per_class)
