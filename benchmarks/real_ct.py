@@ -95,17 +95,17 @@ def prepare(ct_folder: Path, work: Path, epochs: int, iterations: int) -> dict:
     for name, values in TABLES.items():
         table = {
             "name": name,
-            "root": str(ct_folder),
-            "images": "{case}.nii.gz",
-            "labels": "totalsegmentator_labels.nii.gz",
+            "images": "images/{case}.nii.gz",
+            "labels": "labels/{case}.nii.gz",
             "values": values,
             "other_values": "background",
         }
         (work / f"{name}.yaml").write_text(yaml.safe_dump(table))
-    (work / "images").mkdir(exist_ok=True)
-    link = work / "images" / "ct_0000.nii.gz"
-    link.unlink(missing_ok=True)
-    link.symlink_to(ct_folder / "ct.nii.gz")
+    for folder, file in (("images", "ct.nii.gz"), ("labels", "totalsegmentator_labels.nii.gz")):
+        (work / folder).mkdir(exist_ok=True)
+        link = work / folder / "ct.nii.gz"
+        link.unlink(missing_ok=True)
+        link.symlink_to(ct_folder / file)
     return environment
 
 
@@ -114,7 +114,7 @@ def commands(work: Path) -> list[list[str]]:
     raw, model = work / "nnUNet_raw" / f"Dataset{DATASET}_RealCT", ["3d_fullres"]
     named = [text for name in TABLES for text in ("--source", f"custom={work / name}.yaml")]
     return [
-        ["nnunetv2_clip", "convert", "-d", DATASET, "--name", "RealCT", *named],
+        ["nnunetv2_clip", "convert", "-d", DATASET, "--name", "RealCT", "--keep-copies", *named],
         ["nnunetv2_clip", "embed", "-d", DATASET, "--encoder", "minilm"],
         ["nnUNetv2_extract_fingerprint", "-d", DATASET, "-np", "1"],
         ["nnunetv2_clip", "plan", "-d", DATASET, "-pl", "small", "-gpu_memory_target", "0.2"],
@@ -144,7 +144,7 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
 
     evaluation = Evaluation.load(work / "scores")
     rows = sorted(
-        (pair.class_name, pair.case_id, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.pairs
+        (pair.class_name, pair.dataset, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.pairs
     )
     mean = sum(dice for _, _, dice, _ in rows) / len(rows)
     lines = [
@@ -152,8 +152,8 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
         "",
         f"`python benchmarks/real_ct.py --ct-folder FOLDER --epochs {args.epochs} --iterations {args.iterations}`",
         "",
-        "Trained and scored on the same CT (122 x 101 x 30 voxels of 3 mm): shows that one network learns all",
-        "classes from three partial label sets, not how well it generalises. The labels were made by TotalSegmentator, not by hand.",
+        "Trained and scored on the same CT (122 x 101 x 30 voxels of 3 mm): shows that one network learns all classes",
+        "from three partial label sets, not how well it generalises. TotalSegmentator made the labels, not a person.",
         "",
         f"- mean Dice over {len(rows)} annotated classes: **{mean:.3f}**",
         f"- conversion, planning, preprocessing and training: {clock.wall_min:.1f} min wall clock, "
@@ -163,7 +163,7 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
         "",
         "| class | annotated in | Dice | NSD |",
         "|---|---|---|---|",
-        *(f"| {name} | {case_id.removesuffix('_ct')} | {dice:.3f} | {nsd:.3f} |" for name, case_id, dice, nsd in rows),
+        *(f"| {name} | {dataset} | {dice:.3f} | {nsd:.3f} |" for name, dataset, dice, nsd in rows),
         "",
     ]
     RESULTS.write_text("\n".join(lines))
