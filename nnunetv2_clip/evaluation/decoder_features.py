@@ -94,23 +94,25 @@ def project(features: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndar
 
 
 def map_figure(plane: dict[str, np.ndarray]) -> Figure:
-    """Every voxel as a dot in its class's colour, every class with its name at the median of its dots."""
+    """Every voxel as a dot in its class's colour; each class as a number at the median of its dots, with a legend."""
     from matplotlib import colormaps
 
     from nnunetv2_clip.evaluation.figures import new_figure
 
     figure, axis = new_figure(8, 7)
-    colours = colormaps["tab20"].colors
-    for position, (name, dots) in enumerate(plane.items()):
-        colour = colours[position % len(colours)]
-        axis.plot(*dots.T, ".", color=colour, markersize=3, alpha=0.6, label=name.replace("_", " "))
+    colours = (*colormaps["tab20"].colors, *colormaps["tab20b"].colors)
+    for number, (name, dots) in enumerate(plane.items(), start=1):
+        colour = colours[(number - 1) % len(colours)]
+        axis.plot(*dots.T, ".", color=colour, markersize=3, alpha=0.6, label=f"{number}  {name.replace('_', ' ')}")
         axis.annotate(
-            name.replace("_", " "),
+            str(number),
             np.median(dots, axis=0),
             fontsize=8,
             ha="center",
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85},
+            va="center",
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "alpha": 0.9},
         )
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=4, fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title("t-SNE of decoder features, voxels sampled per predicted class", fontsize=10)

@@ -59,4 +59,5 @@ def test_map_keeps_classes_apart_that_are_apart():
 def test_figure_names_every_class():
     rng = np.random.default_rng(0)
     figure = map_figure({"liver": rng.normal(size=(MIN_VOXELS, 2)), "liver_tumor": rng.normal(size=(MIN_VOXELS, 2))})
-    assert {text.get_text() for text in figure.axes[0].texts} == {"liver", "liver tumor"}
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["1  liver", "2  liver tumor"]

@@ -82,7 +82,7 @@ def test_files_say_the_same(study, capsys):
         for pair in found["pairs"]
     }
     markdown = (folder / "evaluation.md").read_text()
-    assert "| liver             |     2 | 2 | 0.750 ± 0.354 |" in markdown
+    assert "| liver             |     2 |   2 | 0.750 ± 0.354 |" in markdown
     assert "<td>0.750 ± 0.354</td>" in (folder / "evaluation.html").read_text()
     assert "0.750 ± 0.354" in capsys.readouterr().out
 
