@@ -56,8 +56,9 @@ class MaskedLoss(nn.Module):
             label_maps: for each scale (B, 1, *spatial) integers.
             pairs: (P, 2) long, ascending by case.
         """
+        known = self.known_values(pairs)
         sums = [
-            pair_sums(logit, label_map, pairs, self.membership, self.ignore)
+            pair_sums(logit, label_map, pairs, self.membership, self.ignore, known)
             for logit, label_map in zip(logits, label_maps, strict=True)
         ]
         informative = torch.stack([(scale.num_voxels > 0).sum() for scale in sums]).to(sums[0].entropy.dtype)
@@ -65,6 +66,10 @@ class MaskedLoss(nn.Module):
         losses = [pair_losses(scale, *dice) for scale, dice in zip(sums, self._dice_sums(sums, pairs), strict=True)]
         means = torch.stack([loss.sum() for loss in losses]) / pairs_per_rank.clamp_min(1 / world_size())
         return (means * means.new_tensor(self.weights)).sum()
+
+    def known_values(self, pairs: Tensor) -> Tensor | None:
+        """(P, V) bool, the label values whose voxels count for each pair; None: all (but the ignore label)."""
+        return None
 
     def _dice_sums(self, sums: list[PairSums], pairs: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Overlap and size of the Dice of each pair, (P,) and (P,) for each scale."""

@@ -32,7 +32,12 @@ class PairSums(NamedTuple):
 
 
 def pair_sums(
-    logits: Tensor, label_map: Tensor, pairs: Tensor, membership: Tensor, ignore: int | None = None
+    logits: Tensor,
+    label_map: Tensor,
+    pairs: Tensor,
+    membership: Tensor,
+    ignore: int | None = None,
+    known: Tensor | None = None,
 ) -> PairSums:
     """The sums of each pair in at least single precision; those of x are differentiable.
 
@@ -42,13 +47,14 @@ def pair_sums(
         pairs: (P, 2) long, (case, class) ascending by case.
         membership: (V, K) bool: does label value v contain class k.
         ignore: label value of voxels that are unknown for every class.
+        known: (P, V) bool, the label values whose voxels are known for each pair; None: all but `ignore`.
     """
     counts = torch.bincount(pairs[:, 0], minlength=len(label_map)).tolist()
     exact = torch.promote_types(logits.dtype, torch.float32)
     targets = membership.t()[pairs[:, 1]].to(exact)
-    known = torch.ones(len(membership), dtype=exact, device=logits.device)
+    known = torch.ones(len(membership), dtype=exact, device=logits.device) if known is None else known.to(exact)
     if ignore is not None:
-        known[ignore] = 0
+        known[..., ignore] = 0
     with torch.autocast(logits.device.type, enabled=False):
         return PairSums(*_Sums.apply(logits.flatten(1), label_map.flatten(1), counts, targets * known, known).unbind(1))
 
@@ -69,21 +75,31 @@ def _chunk_size(num_pairs: int, device: torch.device) -> int:
     return max(values // max(num_pairs, 1), SMALLEST_CHUNK)
 
 
+def _known_voxels(known: Tensor, rows: slice, labels: Tensor) -> Tensor:
+    """(n,) from (V,), where all pairs know the same label values, or (p, n) from (P, V)."""
+    return known.index_select(0, labels) if known.ndim == 1 else known[rows].index_select(1, labels)
+
+
+def _sum_where(values: Tensor, valid: Tensor) -> Tensor:
+    """(p, n) values, (n,) or (p, n) 0 or 1 -> (p,)."""
+    return values @ valid if valid.ndim == 1 else (values * valid).sum(1)
+
+
 class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, label_map: Tensor, counts: list[int], targets: Tensor, known: Tensor) -> Tensor:
-        """(P, N) logits, (B, N) label values, pairs of each case, (P, V) and (V,) 0 or 1 -> (P, 5) sums."""
+        """(P, N) logits, (B, N) label values, pairs of each case, (P, V) and (V,) or (P, V) 0 or 1 -> (P, 5) sums."""
         ctx.save_for_backward(logits, label_map, targets, known)
         ctx.counts = counts
         sums = targets.new_zeros(len(logits), len(PairSums._fields))
         for rows, _, x, labels in _chunks(logits, label_map, counts, targets.dtype):
-            s, t, valid = x.sigmoid(), targets[rows].index_select(1, labels), known.index_select(0, labels)
+            s, t, valid = x.sigmoid(), targets[rows].index_select(1, labels), _known_voxels(known, rows, labels)
             columns = (
-                softplus(x) @ valid - (x * t).sum(1),
+                _sum_where(softplus(x), valid) - (x * t).sum(1),
                 (s * t).sum(1),
-                s @ valid,
+                _sum_where(s, valid),
                 t.sum(1),
-                valid.sum().expand(len(x)),
+                valid.sum(-1).expand(len(x)),
             )
             sums[rows] += torch.stack(columns, dim=1)
         return sums
@@ -99,6 +115,6 @@ class _Sums(torch.autograd.Function):
         for rows, part, x, labels in _chunks(logits, label_map, ctx.counts, targets.dtype):
             s, grad = x.sigmoid(), grad_s[rows].index_select(1, labels)
             grad.addcmul_(grad, s, value=-1)  # ds / dx = s (1 - s), dsoftplus / dx = s
-            grad.addcmul_(entropy[rows], known.index_select(0, labels)).mul_(s)
+            grad.addcmul_(entropy[rows], _known_voxels(known, rows, labels)).mul_(s)
             grad_logits[rows, part] = grad.sub_(grad_t[rows].index_select(1, labels))
         return grad_logits, None, None, None, None

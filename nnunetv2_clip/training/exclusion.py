@@ -4,7 +4,7 @@ With exclusion, a class that a case does not annotate is supervised in that case
 of annotated classes that exclude it. All other voxels stay unknown for it.
 """
 
-# Shapes: B cases, K classes, V label values, P pairs, N voxels.
+# Shapes: B cases, K classes, V label values, P pairs.
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.losses.masked import MaskedLoss
-from nnunetv2_clip.losses.targets import pair_targets
 
 
 def exclusive_classes(classes: Sequence[str], taxonomy: Taxonomy) -> Tensor:
@@ -43,8 +42,6 @@ class ExclusionLoss(MaskedLoss):
         rules_out = membership.float() @ exclusive.to(membership.device).float() > 0
         self.register_buffer("rules_out", rules_out, persistent=False)  # (V, K): a voxel of value v is not of class k
 
-    def validity(self, label_map: Tensor, pairs: Tensor) -> Tensor:
-        """(P, N) bool: all voxels of an annotated pair; those that rule the class out in an unannotated one."""
-        known = pair_targets(label_map, pairs, self.rules_out) | (pairs[:, 2:] == 1)
-        not_ignored = super().validity(label_map, pairs)
-        return known if not_ignored is None else known & not_ignored
+    def known_values(self, pairs: Tensor) -> Tensor:
+        """(P, V) bool: all of an annotated pair; those that rule the class out of an unannotated one."""
+        return self.rules_out.t()[pairs[:, 1]] | (pairs[:, 2:] == 1)
