@@ -93,9 +93,7 @@ class CasePredictor:
         start = time.perf_counter()
         for one in exports:
             masks |= one.finish(case.placement)
-            probabilities |= {
-                name: _in_file(volume, case.placement) for name, volume in one.probabilities.items()
-            }
+            probabilities |= {name: _in_file(volume, case.placement) for name, volume in one.probabilities.items()}
         seconds["export"] += time.perf_counter() - start
         empty = Mask(case.placement.file_shape)
         for name in self._probabilities:

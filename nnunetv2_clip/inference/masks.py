@@ -77,8 +77,7 @@ class Mask:
 def union(boxes: Sequence[Box]) -> Box:
     """The smallest box around all of them."""
     return tuple(
-        slice(min(part.start for part in parts), max(part.stop for part in parts))
-        for parts in zip(*boxes, strict=True)
+        slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True)
     )
 
 

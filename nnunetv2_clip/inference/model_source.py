@@ -27,7 +27,9 @@ def trained_model_folder(dataset: str, trainer: str, plans: str, configuration: 
     folder = root / f"{trainer}__{plans}__{configuration}"
     if not folder.is_dir():
         there = sorted(path.parent.name for path in root.glob("*__*__*/plans.json"))
-        raise UserError(folder, "does not exist", f"one of {there}" if there else "a trained model", "check -tr, -p, -c")
+        raise UserError(
+            folder, "does not exist", f"one of {there}" if there else "a trained model", "check -tr, -p, -c"
+        )
     return folder
 
 
@@ -78,8 +80,13 @@ def _extract(model: ModelFiles, name: str, target: Path) -> None:
         raise UserError(model.where, f"{name} has {model.files[name]} bytes", f"at most {MAX_CHECKPOINT_BYTES}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(model.where) as archive, archive.open(model.prefix + name) as source:
-            with open(target, "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+        with (
+            zipfile.ZipFile(model.where) as archive,
+            archive.open(model.prefix + name) as source,
+            open(target, "wb") as file,
+        ):
+            shutil.copyfileobj(source, file, 1 << 20)
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise UserError(model.where, f"{name} cannot be unpacked ({error})", "a complete zip", "fetch it again") from None
+        raise UserError(
+            model.where, f"{name} cannot be unpacked ({error})", "a complete zip", "fetch it again"
+        ) from None

@@ -115,9 +115,7 @@ class StreamingExport:
         )
         if any(part.stop <= part.start for part in (z_out, y_out, x_out)):
             return  # down-sampling may read none of the positive voxels
-        z_in, y_in, x_in = (
-            one.inputs(part) for one, part in zip(self._maps, (z_out, y_out, x_out), strict=True)
-        )
+        z_in, y_in, x_in = (one.inputs(part) for one, part in zip(self._maps, (z_out, y_out, x_out), strict=True))
         values = low[z_in.start - self._first_row : z_in.stop - self._first_row, y_in, x_in]
         values = x_map.apply(values, 2, x_out, x_in.start)
         values = y_map.apply(values, 1, y_out, y_in.start)

@@ -117,7 +117,7 @@ def make_model(folder: Path, classes=CLASSES, dimensions=3, untrained=(), folds=
             "network_weights": random_network(entry["architecture"], classes, untrained, fold).state_dict(),
             "trainer_name": "nnUNetTrainer",
             "init_args": {"configuration": configuration},
-            "inference_allowed_mirroring_axes": (0, 1)[:dimensions - 1],
+            "inference_allowed_mirroring_axes": (0, 1)[: dimensions - 1],
         }
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
     return folder
@@ -140,7 +140,7 @@ def make_ct(shape=(28, 30, 20), seed=0) -> np.ndarray:
     """(X, Y, Z) int16: smooth blobs in air."""
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.normal(size=shape), 3)
-    return np.clip(field / field.std() * 150, -1000, 800).astype(np.int16) + np.where(field < 0, -300, 0).astype(np.int16)
+    return (np.clip(field / field.std() * 150, -700, 800) - np.where(field < 0, 300, 0)).astype(np.int16)
 
 
 AFFINE = np.array([[2.0, 0, 0, -20], [0, 2.5, 0, -30], [0, 0, 5, -40], [0, 0, 0, 1]])

@@ -1,0 +1,230 @@
+"""What a prediction leaves behind: label map, one mask per class, probabilities, statistics, a preview picture."""
+
+# Shapes: X Y Z voxels in the axis order of the input file; H x W pixels.
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.images import COMPRESSION_LEVEL
+from nnunetv2_clip.inference.inputs import InputImage
+from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.manifest import write_json
+
+KINDS = ("labels", "masks", "statistics", "preview")
+STATISTICS = "statistics"
+PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
+PREVIEW_WINDOW_HU = (-160.0, 240.0)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of one case go, and which are wanted.
+
+    Attributes:
+        kinds: out of `KINDS`.
+        classes: whose masks and statistics are written.
+        probabilities: whose probabilities are written.
+    """
+
+    folder: Path
+    case: str
+    kinds: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: tuple[str, ...] = ()
+
+    @property
+    def label_map(self) -> Path:
+        return self.folder / f"{self.case}.nii.gz"
+
+    def mask(self, name: str) -> Path:
+        return self.folder / self.case / f"{name}.nii.gz"
+
+    def probability(self, name: str) -> Path:
+        return self.folder / self.case / "probabilities" / f"{name}.nii.gz"
+
+    @property
+    def statistics(self) -> Path:
+        return self.folder / STATISTICS / f"{self.case}.json"
+
+    @property
+    def preview(self) -> Path:
+        return self.folder / f"{self.case}_preview.png"
+
+    def files(self) -> list[Path]:
+        """Every file that a finished case has."""
+        one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview}
+        files = [path for kind, path in one.items() if kind in self.kinds]
+        files += [self.mask(name) for name in self.classes if "masks" in self.kinds]
+        return files + [self.probability(name) for name in self.probabilities]
+
+    def are_complete(self) -> bool:
+        return all(path.is_file() for path in self.files())
+
+
+def write_outputs(
+    outputs: Outputs,
+    image: InputImage,
+    masks: Mapping[str, Mask],
+    probabilities: Mapping[str, np.ndarray],
+    taxonomy: Taxonomy,
+) -> None:
+    """Write every wanted file; each is complete or not there."""
+    wanted = {name: masks[name] for name in outputs.classes}
+    rows = taxonomy.subset(wanted)
+    if "masks" in outputs.kinds:
+        for name, mask in wanted.items():
+            write_like(outputs.mask(name), mask.full(), image)
+    for name in outputs.probabilities:
+        write_like(outputs.probability(name), probabilities[name], image, slope=1 / 65535)
+    painted = paint_masks(wanted, rows) if {"labels", "preview"} & set(outputs.kinds) else None
+    if "preview" in outputs.kinds:
+        write_preview(outputs.preview, image, painted, rows)
+    if "statistics" in outputs.kinds:
+        outputs.statistics.parent.mkdir(parents=True, exist_ok=True)
+        write_json(outputs.statistics, [statistics(outputs.case, name, mask, image) for name, mask in wanted.items()])
+    if "labels" in outputs.kinds:
+        write_like(outputs.label_map, painted, image)
+
+
+def paint_masks(masks: Mapping[str, Mask], rows: Iterable[ClassRow]) -> np.ndarray:
+    """(X, Y, Z) universal indices, later rows on top: what nnU-Net's export of a region model makes."""
+    rows = list(rows)
+    dtype = np.uint8 if max(row.index for row in rows) < 256 else np.uint16
+    painted = np.zeros(masks[rows[0].name].shape, dtype)
+    for row in rows:
+        mask = masks[row.name]
+        if mask:
+            painted[mask.box][mask.voxels()] = row.index
+    return painted
+
+
+def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | None = None) -> None:
+    """A .nii.gz with the geometry of the input: its header, but for the number type and the scale of the values.
+
+    Args:
+        slope: value of one step of the stored integers; None: they are the values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if image.header is None:
+        picture = nib.Nifti1Image(data, image.volume.affine)
+        picture.header.set_xyzt_units("mm")
+    else:
+        header = image.header.copy()
+        header.set_data_dtype(data.dtype)
+        header["cal_min"] = header["cal_max"] = 0
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        picture = kind(data, None, header)  # no affine: sform and qform stay as they are, to the bit
+    picture.header.set_slope_inter(slope or 1, 0)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file, gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as packed:
+            _write_nifti(packed, picture, data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_nifti(stream, picture: nib.Nifti1Image, data: np.ndarray) -> None:
+    """Header and stored integers as they are (nibabel would divide by the slope), slice by slice."""
+    header = picture.header
+    header["vox_offset"] = header.single_vox_offset
+    header["magic"] = header.single_magic
+    stream.write(header.binaryblock)
+    stream.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))  # no extensions
+    stored = data.astype(header.get_data_dtype(), copy=False)
+    for z in range(data.shape[2]):
+        stream.write(stored[:, :, z].tobytes(order="F"))
+
+
+def statistics(case: str, name: str, mask: Mask, image: InputImage) -> dict:
+    """One row of the table: volume, mean Hounsfield value, bounding box (first and last voxel of each axis of the
+    file), and whether the class reaches the border of the image, so that its volume is that of a part only."""
+    voxel_ml = float(np.prod(image.volume.geometry.spacing_mm)) / 1000
+    row = {"case": case, "class": name, "volume_ml": 0.0, "voxels": 0, "mean_hu": None, "box": None, "at_border": False}
+    if not mask:
+        return row
+    voxels = mask.voxels()
+    row["voxels"] = int(np.count_nonzero(voxels))
+    row["volume_ml"] = row["voxels"] * voxel_ml
+    row["mean_hu"] = float(image.volume.data[mask.box][voxels].mean(dtype=np.float64))
+    row["box"] = [[part.start, part.stop - 1] for part in mask.box]
+    row["at_border"] = any(
+        part.start == 0 or part.stop == size for part, size in zip(mask.box, mask.shape, strict=True)
+    )
+    return row
+
+
+def collect_statistics(folder: Path) -> None:
+    """statistics.csv and statistics.json of all cases that the folder holds, whichever run has predicted them."""
+    files = sorted((folder / STATISTICS).glob("*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    if not rows:
+        return
+    write_json(folder / "statistics.json", rows)
+    beside = folder / f".statistics.csv.{os.getpid()}"
+    with open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=[*list(rows[0])[:-2], *_BOX_COLUMNS, "at_border"])
+        writer.writeheader()
+        writer.writerows(_flat(row) for row in rows)
+    os.replace(beside, folder / "statistics.csv")
+
+
+_BOX_COLUMNS = [f"{axis}_{end}" for axis in "xyz" for end in ("first", "last")]
+
+
+def _flat(row: Mapping) -> dict:
+    box = [position for part in row["box"] or [["", ""]] * 3 for position in part]
+    flat = {key: value for key, value in row.items() if key != "box"} | dict(zip(_BOX_COLUMNS, box, strict=True))
+    return flat | {key: round(flat[key], 4) for key in ("volume_ml", "mean_hu") if flat[key] is not None}
+
+
+def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iterable[ClassRow]) -> None:
+    """A PNG of three planes through the slices that show most of the prediction."""
+    from PIL import Image
+
+    from nnunetv2_clip.report.colors import color_of
+    from nnunetv2_clip.report.slices import PLANES
+
+    colors = np.zeros((max(row.index for row in rows) + 1, 3), np.float32)
+    for row in rows:
+        colors[row.index] = color_of(row)
+    turn = nib.io_orientation(image.volume.affine)
+    ct, indices = (nib.orientations.apply_orientation(volume, turn) for volume in (image.volume.data, painted))
+    spacing = np.empty(3)
+    spacing[turn[:, 0].astype(int)] = image.volume.geometry.spacing_mm
+    pictures = [_slice_picture(ct, indices, tuple(spacing), colors, plane) for plane in PLANES]
+    sheet = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)))
+    left = 0
+    for one in pictures:
+        sheet.paste(one, (left, 0))
+        left += one.width
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    sheet.save(beside, "png")
+    os.replace(beside, path)
+
+
+def _slice_picture(ct: np.ndarray, indices: np.ndarray, spacing_mm: tuple, colors: np.ndarray, plane):
+    from PIL import Image
+
+    from nnunetv2_clip.report.slices import cut, informative_slice, picture_size
+
+    position = informative_slice(indices > 0, plane)
+    low, high = PREVIEW_WINDOW_HU
+    grey = np.clip((cut(ct, plane, position).astype(np.float32) - low) / (high - low), 0, 1)[..., None] * 255
+    labels = cut(indices, plane, position)
+    share = np.where(labels > 0, PREVIEW_ALPHA, 0)[..., None]
+    mixed = (grey * (1 - share) + colors[labels] * share).astype(np.uint8)
+    size = picture_size(ct.shape, spacing_mm, plane, PREVIEW_PIXELS)
+    return Image.fromarray(mixed).resize(size, Image.Resampling.BILINEAR)

@@ -1,0 +1,139 @@
+"""Rules that repair masks by anatomy. They are data of the model, learned on its validation cases; none is built in."""
+
+# Shapes: X Y Z voxels in the axis order of the input file.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from nnunetv2_clip.components import connected_components
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.model_files import PLANS_KEY
+
+PLANS_ENTRY = "postprocessing"  # below PLANS_KEY in plans.json: so the rules are in every copy and zip of the model
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done to the mask of one class, in this order.
+
+    Attributes:
+        threshold: probability above which a voxel belongs to the class.
+        largest_components: keep only so many of the largest 26-connected components; None keeps all.
+        touches: keep only components that share or touch (26-neighbourhood) a voxel of one of these classes, as
+            repaired by their own rules; empty keeps all.
+    """
+
+    threshold: float = DEFAULT_THRESHOLD
+    largest_components: int | None = None
+    touches: tuple[str, ...] = ()
+
+    def to_json(self) -> dict:
+        """Only what differs from doing nothing."""
+        return {key: value for key, value in asdict(self).items() if value != getattr(NOTHING, key)}
+
+
+NOTHING = Rule()
+
+
+def rules_of_plans(plans: Mapping, where: object) -> dict[str, Rule]:
+    """Class -> rule, as `nnunetv2_clip learn-postprocessing` has written them; empty if it never ran.
+
+    Raises:
+        UserError: the entry is damaged.
+    """
+    entry = (plans.get(PLANS_KEY) or {}).get(PLANS_ENTRY) or {}
+    try:
+        return {name: _parse(rule) for name, rule in entry.get("rules", {}).items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            where,
+            f"holds post-processing rules that cannot be read ({error})",
+            "the rules that 'nnunetv2_clip learn-postprocessing' writes",
+            "run it again",
+        ) from None
+
+
+def _parse(entry: Mapping) -> Rule:
+    rule = Rule(**{**entry, "touches": tuple(entry.get("touches", ()))})
+    if not 0 < rule.threshold < 1 or (rule.largest_components is not None and rule.largest_components < 1):
+        raise ValueError(f"{entry}")
+    return rule
+
+
+def needed_classes(names: Iterable[str], rules: Mapping[str, Rule]) -> set[str]:
+    """`names` and every class that their rules look at."""
+    needed, queue = set(), list(names)
+    while queue:
+        name = queue.pop()
+        if name not in needed:
+            needed.add(name)
+            queue.extend(rules.get(name, NOTHING).touches)
+    return needed
+
+
+def postprocess(masks: Mapping[str, Mask], rules: Mapping[str, Rule]) -> dict[str, Mask]:
+    """All masks with their rules applied (thresholds were applied when the masks were made)."""
+    done: dict[str, Mask] = {}
+
+    def repaired(name: str) -> Mask:
+        if name not in done:
+            rule = rules.get(name, NOTHING)
+            done[name] = masks[name]  # two classes that look at each other see the masks as they are
+            organs = [repaired(organ) for organ in rule.touches if organ in masks]
+            done[name] = apply_rule(masks[name], rule, organs)
+        return done[name]
+
+    return {name: repaired(name) for name in masks}
+
+
+def apply_rule(mask: Mask, rule: Rule, organs: Iterable[Mask] = ()) -> Mask:
+    """One mask, given the masks of the classes that it must touch."""
+    if mask and rule.largest_components is not None:
+        mask = largest_components(mask, rule.largest_components)
+    if mask and rule.touches:
+        mask = touching_components(mask, [organ for organ in organs if organ])
+    return mask
+
+
+def largest_components(mask: Mask, count: int) -> Mask:
+    """The `count` largest 26-connected components (fewer if there are fewer)."""
+    components, found = connected_components(mask.voxels())
+    if found <= count:
+        return mask
+    sizes = np.bincount(components.ravel(), minlength=found + 1)
+    sizes[0] = 0
+    largest = np.argsort(sizes, kind="stable")[-count:]
+    return Mask.of(mask.shape, mask.box, np.isin(components, largest))
+
+
+def touching_components(mask: Mask, organs: Iterable[Mask]) -> Mask:
+    """The 26-connected components that share or touch a voxel of some organ."""
+    box = tuple(
+        slice(max(part.start - 1, 0), min(part.stop + 1, size)) for part, size in zip(mask.box, mask.shape, strict=True)
+    )
+    organ = np.zeros([part.stop - part.start for part in box], bool)
+    for one in organs:
+        organ |= one.within(box)
+    components, found = connected_components(mask.within(box))
+    reached = np.zeros(found + 1, bool)
+    reached[np.unique(components[_grown(organ)])] = True
+    reached[0] = False
+    return Mask.of(mask.shape, box, reached[components])
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and its 26-neighbours."""
+    for axis in range(mask.ndim):
+        grown = mask.copy()
+        low, high = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
+        low[axis], high[axis] = slice(0, -1), slice(1, None)
+        grown[tuple(low)] |= mask[tuple(high)]
+        grown[tuple(high)] |= mask[tuple(low)]
+        mask = grown
+    return mask
