@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": "make the table of text embeddings of a dataset's classes",
     "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
     "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
+    "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
     "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
     "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
     "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",
