@@ -23,6 +23,7 @@ from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.model_files import taxonomy_beside
 
 RECORD = "predictions_of.json"
+WORTH_WORKERS = 4  # images; nnU-Net's worker processes take longer to start than they save for fewer
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -128,19 +129,22 @@ def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: P
     from nnunetv2_clip.inference.restricted import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if model.trust_headers else run_cases(turn_if_half_turned, jobs, model.processes, "anatomy")
+    turned = [] if model.trust_headers else list(run_cases(turn_if_half_turned, jobs, model.processes, "anatomy"))
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
     predictor = load_predictor(
         model.folder, tuple(task.classes), dict(task.classes), model.folds, model.checkpoint, model.device
     )
-    predictor.predict_from_files(
-        [[str(path)] for path in sources],
-        [str(path)[: -len(FILE_ENDING)] for path in targets],
-        num_processes_preprocessing=model.processes,
-        num_processes_segmentation_export=model.processes,
-    )
+    files = [[str(path)] for path in sources], [str(path)[: -len(FILE_ENDING)] for path in targets]
+    if model.processes <= 1 or len(images) < WORTH_WORKERS:
+        predictor.predict_from_files_sequential(*files)
+    else:
+        predictor.predict_from_files(
+            *files,
+            num_processes_preprocessing=model.processes,
+            num_processes_segmentation_export=model.processes,
+        )
     for job in jobs:
         if job.image.name in turned_names:
             turn_back(job, folder / job.image.name)

@@ -29,6 +29,8 @@ def describe_model(model: ModelFiles) -> dict:
         )
     trainer, _, rest = model.name.partition("__")
     plans_name, _, configuration = rest.rpartition("__")
+    if configuration not in plans.get("configurations", {}):  # a renamed folder
+        trainer, plans_name, configuration = "", "", _universal_configuration(plans)
     text = ours.get("text") or {}
     folds = _folds(model)
     return {
@@ -47,14 +49,22 @@ def describe_model(model: ModelFiles) -> dict:
     }
 
 
+def _universal_configuration(plans: Mapping) -> str:
+    """The configuration in which the trainer has put the universal network."""
+    configurations = plans.get("configurations", {})
+    return next((name for name, each in configurations.items() if "class_names" in _arguments(each)), "")
+
+
+def _arguments(settings: Mapping) -> Mapping:
+    return settings.get("architecture", {}).get("arch_kwargs", {})
+
+
 def _network(plans: Mapping, configuration: str) -> dict:
     """What the configuration builds; empty for a name that is not in the plans."""
     settings = plans.get("configurations", {}).get(configuration, {})
-    architecture = settings.get("architecture", {})
-    arguments = architecture.get("arch_kwargs", {})
     return {
-        "class": architecture.get("network_class_name", ""),
-        "backbone": str(arguments.get("backbone_class", "")).rpartition(".")[2],
+        "class": settings.get("architecture", {}).get("network_class_name", ""),
+        "backbone": str(_arguments(settings).get("backbone_class", "")).rpartition(".")[2],
         "patch_size": settings.get("patch_size", []),
         "spacing": settings.get("spacing", []),
         "batch_size": settings.get("batch_size"),

@@ -16,6 +16,8 @@ from msd_tree import AFFINE, SHAPE
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
+from nnunetv2_clip.export import msd_predict
+from nnunetv2_clip.export.msd_predict import Model, predict_tasks
 from nnunetv2_clip.export.msd_tasks import CT_TASKS
 from nnunetv2_clip.inference import restricted
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
@@ -27,7 +29,7 @@ class FakePredictor:
     def __init__(self, log, classes, values, die_after):
         self.log, self.classes, self.values, self.die_after = log, classes, values, die_after
 
-    def predict_from_files(self, images, outputs, **_):
+    def predict_from_files_sequential(self, images, outputs):
         for [image], output in zip(images, outputs, strict=True):
             if len(self.log) == self.die_after:
                 Path(output + ".nii.gz").write_bytes(b"half")
@@ -142,7 +144,7 @@ def test_an_image_with_a_half_turned_header_is_predicted_upright_and_written_on_
     class EchoPredictor:
         """Marks the voxel of the image's first corner and remembers the header it was given."""
 
-        def predict_from_files(self, images, outputs, **_):
+        def predict_from_files_sequential(self, images, outputs):
             for [image], output in zip(images, outputs, strict=True):
                 given = nib.load(image)
                 seen[Path(image).name] = given.affine
@@ -160,3 +162,20 @@ def test_an_image_with_a_half_turned_header_is_predicted_upright_and_written_on_
     assert np.argwhere(mask.get_fdata()).tolist() == [[0, 0, 0]]
     assert export(model, msd, tmp_path / "t.zip", "--trust-headers") == 0
     assert np.allclose(np.diag(seen["spleen_001.nii.gz"]), [6, 6, 8, 1])
+
+
+def test_many_images_are_read_and_written_by_workers(tmp_path, msd, model, monkeypatch):
+    asked = []
+
+    class WorkerPredictor(FakePredictor):
+        def predict_from_files(self, images, outputs, **processes):
+            asked.append(processes)
+            self.predict_from_files_sequential(images, outputs)
+
+    def load_predictor(model_folder, classes, label_values, *_):
+        return WorkerPredictor([], classes, label_values, None)
+
+    monkeypatch.setattr(restricted, "load_predictor", load_predictor)
+    monkeypatch.setattr(msd_predict, "WORTH_WORKERS", 2)
+    predict_tasks(Model(model, processes=3, trust_headers=True), msd, tmp_path / "predictions")
+    assert asked == [{"num_processes_preprocessing": 3, "num_processes_segmentation_export": 3}] * len(CT_TASKS)

@@ -34,7 +34,7 @@ PLANS = {
             "batch_size": 2,
             "architecture": {
                 "network_class_name": NETWORK,
-                "arch_kwargs": {"backbone_class": "some.where.PlainConvUNet"},
+                "arch_kwargs": {"backbone_class": "some.where.PlainConvUNet", "class_names": CLASSES},
             },
         }
     },
@@ -100,6 +100,11 @@ def test_the_folder_tells_classes_prompts_encoder_cases_and_validation(model, ca
     assert rows["liver"]["validation_dice"] == pytest.approx(0.75)
     assert rows["liver"]["validation_cases"] == 2
     assert (rows["spleen"]["cases"], rows["spleen"]["validation_dice"]) == ({}, None)
+
+
+def test_a_renamed_folder_tells_its_configuration(model, capsys):
+    [found] = info(capsys, model.rename(model.parent / "my_model"))
+    assert (found["configuration"], found["network"]["backbone"]) == ("3d_fullres", "PlainConvUNet")
 
 
 def test_the_zip_tells_the_same_as_the_folder(model, capsys, tmp_path):
