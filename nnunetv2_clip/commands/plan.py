@@ -1,11 +1,19 @@
 """nnunetv2_clip plan"""
 
-CHOICES = ("small", "default", "resenc_l")
+PLANNERS = {
+    "small": "planners.SmallPlanner",
+    "default": "planners.TorchPlanner",
+    "resenc_m": "planners.ResEncMPlanner",
+    "resenc_l": "planners.ResEncLPlanner",
+    "resenc_xl": "planners.ResEncXLPlanner",
+    "paper": "paper.PaperPlanner",
+    "paper_swin": "paper.PaperSwinPlanner",
+}
 
 
 def add_arguments(parser):
     parser.add_argument("-d", required=True, help="dataset id or name; its fingerprint must exist")
-    parser.add_argument("-pl", choices=CHOICES, default="default", help="planner (default: %(default)s)")
+    parser.add_argument("-pl", choices=tuple(PLANNERS), default="default", help="planner (default: %(default)s)")
     parser.add_argument("-gpu_memory_target", type=float, help="GB of memory to plan for")
     parser.add_argument("-overwrite_plans_name", help="name of the plans file, without .json")
     parser.add_argument(
@@ -18,11 +26,11 @@ def add_arguments(parser):
 
 
 def run(args):
+    import pydoc
+
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.paths import dataset_folder
-    from nnunetv2_clip.plans.planners import PLANNERS
 
-    assert tuple(PLANNERS) == CHOICES
     raw = dataset_folder("nnUNet_raw", args.d)
     preprocessed = dataset_folder("nnUNet_preprocessed", raw.name)
     if not (preprocessed / "dataset_fingerprint.json").is_file():
@@ -32,11 +40,18 @@ def run(args):
             "the fingerprint that planning starts from",
             f"run 'nnUNetv2_extract_fingerprint -d {args.d}' first",
         )
-    planner_class = PLANNERS[args.pl]
+    planner_class = pydoc.locate(f"nnunetv2_clip.plans.{PLANNERS[args.pl]}")
+    if args.gpu_memory_target and planner_class.default_memory_gb is None:
+        raise UserError(
+            f"-gpu_memory_target {args.gpu_memory_target}",
+            f"the preset {args.pl!r} fixes patch and batch, whatever memory they take",
+            "",
+            "leave it out, or plan with another preset",
+        )
     name = args.overwrite_plans_name or planner_class.default_plans_name
     planner = planner_class(
         raw.name,
-        args.gpu_memory_target or planner_class.default_memory_gb,
+        args.gpu_memory_target,
         plans_name=name,
         overwrite_target_spacing=args.overwrite_target_spacing,
     )
