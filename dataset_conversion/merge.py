@@ -307,7 +307,7 @@ def run_all(function: Callable, tasks: Sequence, num_processes: int, title: str)
     """
     wrong: dict[str, UserError] = {}
     with tqdm(total=len(tasks), desc=title, unit="case", disable=not tasks) as bar:
-        for task, error in _results(partial(_attempt, function), tasks, num_processes):
+        for task, error in each_result(partial(_attempt, function), tasks, num_processes):
             bar.update()
             if error is not None:
                 wrong[case_id_of(task)] = error
@@ -332,7 +332,7 @@ def case_id_of(task: object) -> str:
     return task[1].case_id if isinstance(task, tuple) else str(task)
 
 
-def _results(function: Callable, tasks: Sequence, num_processes: int):
+def each_result(function: Callable, tasks: Sequence, num_processes: int):
     """(task, result) in the order in which they are ready. Few tasks are under way at a time: memory stays flat."""
     if num_processes == 1 or len(tasks) < 2:
         yield from ((task, function(task)) for task in tasks)

@@ -12,11 +12,14 @@ from nnunetv2_clip.errors import UserError
 # Name -> help. Each lives in nnunetv2_clip/commands/<name with _>.py as add_arguments(parser) and run(args);
 # these modules import argparse only at their top, so that --help stays fast.
 COMMANDS = {
+    "datasets": "list the source datasets: classes, cases, licence, where to get them, what to unpack",
+    "check": "look through downloads before converting them: completeness, labels, geometry, copies, disk space",
     "convert": "merge source datasets into one nnU-Net raw dataset with a label-presence manifest",
     "embed": "make the table of text embeddings of a dataset's classes",
     "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
     "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
     "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
+    "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
     "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
     "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
     "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",

@@ -13,7 +13,7 @@ from nnunetv2_clip.dataset_conversion.source import complete, match_pairs, nifti
 from nnunetv2_clip.errors import UserError
 
 CONVERSION = Path(__file__).resolve().parents[2] / "dataset_conversion"
-SHARED = {"copies", "union", "source", "registry", "case", "target", "merge"}
+SHARED = {"check", "copies", "union", "source", "registry", "case", "target", "merge"}
 
 
 @pytest.mark.parametrize("source", all_sources().values(), ids=lambda source: source.name)

@@ -1,0 +1,259 @@
+"""A dry run over downloads: what `convert` would find, without writing a dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nnunetv2_clip.anatomy_check import check_anatomy
+from nnunetv2_clip.body import ras_spacing, to_ras
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.merge import Input, each_result
+from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.fingerprint import Fingerprint, find_copies, fingerprint_of
+from nnunetv2_clip.report.colors import color_of
+from nnunetv2_clip.report.pictures import ct_picture, overlay_picture
+
+THUMBNAIL_HEIGHT = 120  # pixels
+# Bytes per voxel of compressed files, for the estimate of disk space.
+IMAGE_BYTES, LABEL_BYTES = 1.2, 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class CaseCheck:
+    """What was seen of one case.
+
+    Attributes:
+        problem: what would stop its conversion; empty if nothing.
+        warnings: what looks wrong in the converted case.
+        grid: shape, spacing and axes, in words.
+        voxels: annotated class -> voxels; 0 where it does not occur.
+        volumes_ml: the same in millilitres.
+        absent: classes known not to occur.
+        num_bytes: estimated size of the converted case on disk.
+        picture, overlay: data URIs of a coronal slice and of its labels.
+    """
+
+    case_id: str
+    problem: str = ""
+    warnings: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
+    grid: str = ""
+    voxels: dict[str, int] = field(default_factory=dict)
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    num_bytes: int = 0
+    fingerprint: Fingerprint | None = None
+    picture: str = ""
+    overlay: str = ""
+    picture_size: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class SourceCheck:
+    """What was seen of one source.
+
+    Attributes:
+        expected: cases of the complete download, None where that has no fixed number.
+        problems: of the source as a whole.
+        cases: those that were looked at.
+        num_found: all labelled cases.
+    """
+
+    source: Source
+    root: str
+    expected: int | None
+    num_found: int = 0
+    problems: list[str] = field(default_factory=list)
+    cases: list[CaseCheck] = field(default_factory=list)
+
+    def num_annotated(self, name: str) -> int:
+        return sum(name in case.voxels for case in self.cases)
+
+    def num_occurring(self, name: str) -> int:
+        return sum(case.voxels.get(name, 0) > 0 for case in self.cases)
+
+    def num_absent(self, name: str) -> int:
+        return sum(name in case.absent for case in self.cases)
+
+    def volume_ml(self, name: str) -> float:
+        """Median over the cases in which the class occurs; 0 if there is none."""
+        volumes = [case.volumes_ml[name] for case in self.cases if case.voxels.get(name)]
+        return float(np.median(volumes)) if volumes else 0.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Estimated disk space of all cases, from those that were looked at."""
+        seen = [case.num_bytes for case in self.cases if not case.problem]
+        return int(np.mean(seen) * self.num_found) if seen else 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two cases that show the same scan."""
+
+    first: str
+    second: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything that was seen."""
+
+    sources: tuple[SourceCheck, ...]
+    copies: tuple[Copy, ...]
+    taxonomy: Taxonomy
+
+    @property
+    def problems(self) -> list[str]:
+        """What would be wrong after a conversion, or would stop it."""
+        found = []
+        for check in self.sources:
+            found += [f"{check.source.name}: {text}" for text in check.problems]
+            found += [f"{case.case_id}: {case.problem}" for case in check.cases if case.problem]
+            found += [f"{case.case_id} looks {text}" for case in check.cases for text in case.warnings]
+        return found
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes that some case annotates or knows to be absent, in the taxonomy's order."""
+        seen: Counter[str] = Counter()
+        for check in self.sources:
+            for case in check.cases:
+                seen.update([*case.voxels, *case.absent])
+        return [name for name in self.taxonomy.names if seen[name]]
+
+
+@dataclass(frozen=True)
+class _Task:
+    source: Source
+    case: SourceCase
+    taxonomy: Taxonomy
+
+
+def check_downloads(
+    inputs: Sequence[Input],
+    taxonomy: Taxonomy,
+    sample: int | None,
+    num_processes: int,
+    require_all: bool,
+    progress,
+) -> Check:
+    """Look through all sources.
+
+    Args:
+        sample: cases per source whose voxels are read, evenly spread; all if None. Headers are read of all.
+        require_all: a number of cases other than that of the complete download is a problem.
+        progress: makes a progress bar from a number of cases (tqdm).
+    """
+    checks, tasks = {}, []
+    for entry in inputs:
+        checks[entry.source.name] = check = SourceCheck(entry.source, str(entry.root), entry.source.num_cases)
+        tasks += [_Task(entry.source, case, taxonomy) for case in _find(entry, check, sample, require_all)]
+    with progress(len(tasks)) as bar:
+        for task, seen in each_result(check_case, tasks, num_processes):
+            checks[task.source.name].cases.append(seen)
+            bar.update()
+    for check in checks.values():
+        check.cases.sort(key=lambda case: case.case_id)
+    return Check(tuple(checks.values()), _copies(checks.values()), taxonomy)
+
+
+def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: bool) -> list[SourceCase]:
+    """The cases to read; what names and headers tell goes into `check`."""
+    try:
+        cases = entry.source.find_cases(entry.root)
+    except UserError as error:
+        check.problems.append(str(error))
+        return []
+    check.num_found = len(cases)
+    if require_all and check.expected not in (None, len(cases)):
+        check.problems.append(f"{len(cases)} labelled cases found, the complete download has {check.expected}")
+    good = []
+    for case in cases:
+        try:
+            entry.source.check_case(case)
+            good.append(case)
+        except UserError as error:
+            check.cases.append(CaseCheck(case.case_id, problem=str(error)))
+    if sample is None or len(good) <= sample:
+        return good
+    return [good[int(number)] for number in np.linspace(0, len(good) - 1, sample)]
+
+
+def check_case(task: _Task) -> CaseCheck:
+    """Load one case as the conversion would and describe it."""
+    try:
+        return _describe(task, task.source.load_case(task.case))
+    except UserError as error:
+        return CaseCheck(task.case.case_id, problem=str(error))
+    except OSError as error:
+        return CaseCheck(task.case.case_id, problem=f"{error.filename}: {error.strerror}")
+
+
+def _describe(task: _Task, loaded: LoadedCase) -> CaseCheck:
+    classes_of = {0: frozenset()} | {
+        int(value): complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
+    }
+    values, counts = np.unique(loaded.label_map, return_counts=True)
+    unknown = sorted(set(values.tolist()) - set(classes_of))
+    if unknown:
+        found = f"unknown label values {unknown}"
+        raise UserError(task.case.labels.get("label", task.case.image), found, f"values out of {sorted(classes_of)}")
+    voxels = dict.fromkeys(loaded.annotated, 0)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        for name in classes_of[value]:
+            voxels[name] += count
+    voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
+    is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(".nii.gz")
+    picture, overlay, size = thumbnail(loaded, classes_of, task.taxonomy)
+    return CaseCheck(
+        case_id=task.case.case_id,
+        warnings=tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem])),
+        fixes=loaded.fixes,
+        grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
+        voxels=voxels,
+        volumes_ml={name: count * voxel_ml for name, count in voxels.items()},
+        absent=loaded.absent,
+        num_bytes=int(loaded.image.data.size * (LABEL_BYTES + (0 if is_linked else IMAGE_BYTES))),
+        fingerprint=fingerprint_of(loaded.image.data),
+        picture=picture,
+        overlay=overlay,
+        picture_size=size,
+    )
+
+
+def thumbnail(loaded: LoadedCase, classes_of: dict, taxonomy: Taxonomy) -> tuple[str, str, tuple[int, int]]:
+    """The coronal slice with most labels, seen from the front: picture, overlay and (width, height)."""
+    hu, label_map = (to_ras(array, loaded.image.affine) for array in (loaded.image.data, loaded.label_map))
+    top = {value: taxonomy.subset(classes)[-1] for value, classes in classes_of.items() if classes}
+    table = np.zeros(max(int(label_map.max(initial=0)), *classes_of) + 1, np.int32)
+    for value, row in top.items():
+        table[value] = row.index
+    drawn = np.count_nonzero(table[label_map], axis=(0, 2))
+    y = int(drawn.argmax()) if drawn.any() else hu.shape[1] // 2
+    spacing = ras_spacing(loaded.image.affine)
+    width = round(THUMBNAIL_HEIGHT * hu.shape[0] * spacing[0] / (hu.shape[2] * spacing[2]))
+    size = (int(np.clip(width, 40, 240)), THUMBNAIL_HEIGHT)
+    page = lambda plane: np.ascontiguousarray(plane.T[::-1, ::-1])  # noqa: E731 - head up, patient's right on the left
+    indices = table[page(label_map[:, y])]
+    colors = {row.index: color_of(row) for row in top.values()}
+    return ct_picture(page(hu[:, y]), size), overlay_picture(indices, size, colors), size
+
+
+def _copies(checks) -> tuple[Copy, ...]:
+    cases = {case.case_id: case for check in checks for case in check.cases if case.fingerprint is not None}
+    found = []
+    for first, second, relation in find_copies({case_id: case.fingerprint for case_id, case in cases.items()}):
+        note = "the same array" if relation.is_identity else "axes flipped or exchanged"
+        if relation.shift:
+            note += f", intensities shifted by {relation.shift}"
+        if cases[first].grid != cases[second].grid:
+            note += "; headers differ"
+        found.append(Copy(first, second, note))
+    return tuple(found)

@@ -1,0 +1,123 @@
+"""The options by which several commands name source datasets."""
+
+
+def add_source_arguments(parser):
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
+    )
+    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources instead of, or beside, --source")
+    parser.add_argument("--classes", metavar="FILE", help="YAML table of your own classes (index from 33 on)")
+    parser.add_argument(
+        "--no-repair",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out a known repair (nnunetv2_clip datasets lists them); give it once per repair",
+    )
+    parser.add_argument(
+        "--as-paper", action="store_true", help="make the paper's choices wherever ours are stricter, and say which"
+    )
+
+
+def find_inputs(args, taxonomy):
+    """Every source with its folder, the paper's choices made and repairs switched off as asked for."""
+    inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
+    if args.as_paper:
+        inputs = tuple(map(as_paper, inputs))
+    return without_repairs(inputs, args.no_repair)
+
+
+def named_sources(options, file):
+    """(name, path) of every source on the command line and in the YAML file.
+
+    Raises:
+        UserError: something that is no source.
+    """
+    from pathlib import Path
+
+    from nnunetv2_clip.errors import UserError
+
+    pairs = []
+    for option in options:
+        name, found, path = option.partition("=")
+        if not found or not name or not path:
+            raise UserError(f"--source {option}", "is no source", "NAME=PATH, for instance msd_liver=Task03_Liver")
+        pairs.append((name, Path(path).expanduser()))
+    if file:
+        pairs.extend(read_sources(Path(file)))
+    if not pairs:
+        raise UserError("convert", "no source is given", "--source NAME=PATH or --sources FILE")
+    return pairs
+
+
+def read_sources(file):
+    """(name, path) of every source in a YAML list."""
+    from pathlib import Path
+
+    import yaml
+
+    from nnunetv2_clip.errors import UserError
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(file, f"cannot be read as YAML ({error})", "a list of NAME: PATH") from None
+    rows = [content] if isinstance(content, dict) else content
+    pairs = []
+    for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(row, dict) or not all(isinstance(text, str) for pair in row.items() for text in pair):
+            raise UserError(file, f"{row!r} is no source", "a list of NAME: PATH")
+        pairs.extend((name, file.parent / Path(path).expanduser()) for name, path in row.items())
+    return pairs
+
+
+def find_input(name, path, taxonomy):
+    """The source of this name with its folder.
+
+    Raises:
+        UserError: no such source, or a custom table that does not fit.
+    """
+    from nnunetv2_clip.dataset_conversion.custom import read_table
+    from nnunetv2_clip.dataset_conversion.merge import Input
+    from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
+    from nnunetv2_clip.errors import UserError
+
+    if name != "custom":
+        return Input(find_source(name), path.absolute())
+    source, root = read_table(path, taxonomy)
+    if source.name in all_sources():
+        raise UserError(path, f"the name {source.name!r} is that of a public dataset", "a name of your own")
+    return Input(source, root.absolute())
+
+
+def as_paper(entry):
+    """The same input with the paper's choices; says which these are."""
+    from dataclasses import replace
+
+    if not entry.source.as_in_paper:
+        return entry
+    print(f"{entry.source.name}, as in the paper: {entry.source.as_in_paper}")
+    return replace(entry, source=replace(entry.source, as_paper=True))
+
+
+def without_repairs(inputs, names):
+    """The inputs with some of their repairs switched off.
+
+    Raises:
+        UserError: no source has a repair of this name.
+    """
+    from dataclasses import replace
+
+    from nnunetv2_clip.errors import UserError, suggestion
+
+    known = sorted({name for entry in inputs for name in entry.source.repairs})
+    for name in names:
+        if name not in known:
+            found = f"the sources have no such repair.{suggestion(name, known)}"
+            raise UserError(f"--no-repair {name}", found, f"one of {known}" if known else "no --no-repair")
+    switched_off = frozenset(names)
+    return tuple(replace(entry, source=replace(entry.source, switched_off=switched_off)) for entry in inputs)

@@ -1,0 +1,63 @@
+"""nnunetv2_clip check"""
+
+EPILOG = """\
+examples:
+  nnunetv2_clip check --source msd_liver=Task03_Liver --source lits=LiTS
+  nnunetv2_clip check --sources sources.yaml --sample 10 -np 8 -o check.html
+
+Exit code 1 when something would be wrong after a conversion, or would stop it.
+"""
+
+
+def add_arguments(parser):
+    from argparse import RawDescriptionHelpFormatter
+
+    from nnunetv2_clip.commands._sources import add_source_arguments
+
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    add_source_arguments(parser)
+    parser.add_argument("-o", default="check.html", metavar="FILE", help="the page to write (default: check.html)")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="read the voxels of N cases per source only (headers of all)"
+    )
+    parser.add_argument("--partial", action="store_true", help="fewer cases than the complete download are no problem")
+    parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
+
+
+def run(args):
+    import shutil
+    from functools import partial
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.commands._sources import find_inputs
+    from nnunetv2_clip.dataset_conversion.check import check_downloads
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.report.check_page import in_words, render_check
+    from nnunetv2_clip.report.page import write_page
+
+    for option, value in (("-np", args.np), ("--sample", args.sample)):
+        if value is not None and value < 1:
+            raise UserError(option, str(value), "at least 1")
+    taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
+    inputs = find_inputs(args, taxonomy)
+    bar = partial(tqdm, desc="checking", unit="case")
+    check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial, lambda total: bar(total=total))
+    page = Path(args.o)
+    write_page(page, render_check(check))
+
+    for source in check.sources:
+        expected = source.expected if source.expected is not None else "any number of"
+        print(f"{source.source.name}: {source.num_found} of {expected} cases in {source.root}")
+    if check.copies:
+        print(f"{len(check.copies)} pairs of cases show the same scan")
+    needed = sum(source.num_bytes for source in check.sources)
+    free = shutil.disk_usage(page.absolute().parent).free
+    print(f"disk space for the converted dataset, estimated: {in_words(needed)}; {in_words(free)} are free here")
+    for problem in check.problems:
+        print(f"Problem: {problem}")
+    print(f"page: {page}")
+    return 1 if check.problems else 0

@@ -1,0 +1,101 @@
+"""`datasets` lists what there is; `check` finds before a conversion what would be wrong after it."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunetv2_clip.cli import main
+from nnunetv2_clip.dataset_conversion.registry import all_sources
+from nnunetv2_clip.phantom.layouts.base import write_source
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """check(*arguments) -> (exit code, printed text, page)."""
+
+    def run(*arguments):
+        page = tmp_path / "check.html"
+        code = main(["check", "-np", "1", "-o", str(page), *map(str, arguments)])
+        return code, capsys.readouterr().out, page.read_text() if page.is_file() else ""
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def liver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("liver") / "source"
+    return write_source("msd_liver", folder, (1, 2, 3), spacing_mm=(8.0, 8.0, 8.0), numbers=(60, 61, 62)).root
+
+
+def test_datasets_tells_classes_licence_and_where_to_get_every_source(capsys):
+    assert main(["datasets", "--json"]) == 0
+    facts = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(facts) == set(all_sources())
+    assert facts["msd_liver"]["annotated"] == ["liver", "liver_tumor"]
+    for row in facts.values():
+        assert row["licence"] and row["url"].startswith("http") and row["unpack"] and row["annotated"], row["name"]
+
+
+def test_the_table_names_every_source_and_one_source_tells_how_to_convert(capsys):
+    main(["datasets"])
+    table = capsys.readouterr().out
+    assert all(f"{name} " in table for name in all_sources())
+    main(["datasets", "word"])
+    assert "--source word=PATH" in capsys.readouterr().out
+    assert main(["datasets", "wort"]) == 2
+
+
+def test_good_downloads_give_exit_code_0_and_a_page_with_every_case(liver, check):
+    code, text, page = check("--source", f"msd_liver={liver}", "--partial")
+    assert code == 0 and "Problem" not in text
+    assert page.count('alt="coronal slice of msd_liver_') == 3
+    assert "3/3" in page and "data:image/webp" in page
+
+
+def test_an_incomplete_download_is_a_problem(liver, check):
+    code, text, _ = check("--source", f"msd_liver={liver}")
+    assert code == 1
+    assert "3 labelled cases found, the complete download has 131" in text
+
+
+def test_a_sample_reads_few_voxels_and_all_headers(liver, check):
+    _, _, page = check("--source", f"msd_liver={liver}", "--partial", "--sample", "1")
+    assert page.count('alt="coronal slice of') == 1
+
+
+def test_damage_mirrored_volumes_and_copies_are_found(liver, check, tmp_path):
+    root = shutil.copytree(liver, tmp_path / "Task03_Liver")
+    for part in ("imagesTr", "labelsTr"):
+        path = root / part / "liver_60.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[::-1].copy(), image.affine), path)
+        shutil.copy(root / part / "liver_62.nii.gz", root / part / "liver_99.nii.gz")
+    broken = root / "labelsTr" / "liver_61.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    code, text, page = check("--source", f"msd_liver={root}", "--partial")
+    assert code == 1
+    assert "msd_liver_60 looks mirrored" in text
+    assert "msd_liver_61" in text and "complete NIfTI file" in text
+    assert "1 pairs of cases show the same scan" in text
+    assert "<td>msd_liver_99</td><td>msd_liver_62</td>" in page
+
+
+def test_an_unknown_label_value_is_found(folder, msd, check):
+    root = msd("msd_liver", 2, 1)
+    folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 7)
+    code, text, _ = check("--source", f"msd_liver={root}", "--partial")
+    assert code == 1 and "unknown label values [7]" in text
+
+
+def test_a_missing_folder_does_not_stop_the_look_at_the_others(liver, check, tmp_path):
+    code, text, page = check("--source", f"lits={tmp_path / 'none'}", "--source", f"msd_liver={liver}", "--partial")
+    assert code == 1
+    assert "is no folder" in text and page.count('alt="coronal slice of') == 3
+
+
+def test_nothing_is_written_but_the_page(msd, check, nnunet):
+    check("--source", f"msd_liver={msd('msd_liver', 1, 1)}")
+    assert not nnunet.raw.exists() and not nnunet.preprocessed.exists()
