@@ -8,6 +8,9 @@ anywhere (head_matrix.py), a fused kernel on CUDA (head_triton.py).
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+
 import torch
 from torch import Tensor
 
@@ -34,6 +37,19 @@ def text_driven_head(features: Tensor, theta: Tensor, case_index: Tensor) -> Ten
     if len(theta) == 0:  # nothing annotated: an empty result that still reaches every parameter, with zero gradient
         return (flat.sum() + theta.sum()) * flat.new_zeros((0, *spatial))
     with torch.autocast(features.device.type, enabled=False):
-        counts = torch.bincount(case_index, minlength=len(flat)).tolist()
-        logits = MatrixHead.apply(flat, theta, counts)
+        if fused_kernel_runs_on(flat.device, flat.dtype):
+            from nnunetv2_clip.networks.head_triton import TritonHead
+
+            logits = TritonHead.apply(flat, theta, case_index)
+        else:
+            counts = torch.bincount(case_index, minlength=len(flat)).tolist()
+            logits = MatrixHead.apply(flat, theta, counts)
     return logits.view(-1, *spatial)
+
+
+@functools.cache
+def fused_kernel_runs_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """A CUDA device with the matrix units the kernel asks for, a type they take, and Triton installed."""
+    if device.type != "cuda" or torch.version.hip or dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0) and importlib.util.find_spec("triton") is not None

@@ -2,11 +2,14 @@
 
 # Shapes: B cases, P pairs, C = 8 channels.
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
 
-from nnunetv2_clip.networks import head_matrix
+from nnunetv2_clip.networks import head, head_matrix
 from nnunetv2_clip.networks.head import NUM_DYNAMIC_PARAMETERS, split_parameters, text_driven_head
 
 
@@ -57,7 +60,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
 
 def test_gradcheck():
     features, theta, case_index = random_problem((2, 8, 3, 2), (0, 1, 1))
-    assert torch.autograd.gradcheck(lambda f, t: text_driven_head(f, t, case_index), (features, theta))
+    assert torch.autograd.gradcheck(lambda f, t: text_driven_head(f, t, case_index), (features, theta), fast_mode=True)
 
 
 def test_a_case_without_pair_gets_exactly_zero_gradient():
@@ -89,3 +92,44 @@ def test_non_contiguous_features_are_welcome():
     turned = features.transpose(2, 3)
     same = text_driven_head(turned.contiguous(), theta, case_index)
     assert torch.equal(text_driven_head(turned, theta, case_index), same)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_random_shapes_masks_and_class_counts_equal_the_plain_loop(seed, monkeypatch):
+    monkeypatch.setattr(head_matrix, "SMALLEST_CHUNK", 5)
+    monkeypatch.setattr(head_matrix, "HIDDEN_VALUES_PER_THREAD", 1)
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda low, high, size=(): torch.randint(low, high + 1, size, generator=generator)  # noqa: E731
+    presence = draw(0, 1, (int(draw(1, 3)), int(draw(1, 40))))
+    presence[0, 0] = 1
+    spatial = [int(draw(1, 6)) for _ in range(int(draw(1, 3)))]
+    features, theta, case_index = random_problem((len(presence), 8, *spatial), presence.nonzero()[:, 0].tolist())
+    fast, slow = text_driven_head(features, theta, case_index), plain_loop(features, theta, case_index)
+    assert torch.allclose(fast, slow, rtol=0, atol=1e-11)
+    for ours, plain in zip(
+        *(torch.autograd.grad(x.square().sum(), (features, theta)) for x in (fast, slow)), strict=True
+    ):
+        assert torch.allclose(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_autocast_leaves_the_arithmetic_alone():
+    features, theta, case_index = random_problem((1, 8, 6, 6), (0, 0), torch.float32)
+    plain = text_driven_head(features.bfloat16(), theta, case_index)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = text_driven_head(features.bfloat16(), theta, case_index)
+    assert torch.equal(cast, plain)
+    cast.float().sum().backward()
+    assert torch.isfinite(theta.grad).all()
+
+
+def test_the_fused_kernel_is_for_cuda_alone():
+    assert not head.fused_kernel_runs_on(torch.device("cpu"), torch.float32)
+
+
+def test_without_triton_the_head_still_works():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch; from nnunetv2_clip.networks.head import text_driven_head\n"
+        "assert text_driven_head(torch.ones(1, 8, 2), torch.ones(1, 153), torch.tensor([0])).shape == (1, 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
