@@ -75,7 +75,6 @@ def main() -> None:
             "connected-components-3d",
             "surface-distance",
             "matplotlib",
-            "pillow",
             "jinja2",
             "tqdm",
             "pyyaml",
