@@ -16,7 +16,7 @@ step() { printf '\n\033[1m[%d:%02d] %s\033[0m\n' $((SECONDS / 60)) $((SECONDS % 
 run() { printf '\033[36m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$OUT|demo_output|g")"; "$@"; }
 
 step "1/9 Six partly labelled CT datasets (synthetic), as the Decathlon distributes them"
-run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 6 6 8 \
+run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 8 8 10 \
   --sources msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
 mkdir -p "$OUT/msd" "$OUT/truth" "$OUT/test_images"  # one folder with all tasks; the truth of the test patients
 for source in "$OUT"/phantoms/msd_*; do
