@@ -16,7 +16,7 @@ from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Tar
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.fingerprint import fingerprint_of
 from nnunetv2_clip.images import COMPRESSION_LEVEL, Volume, checksum, fingerprint, write_nifti
-from nnunetv2_clip.labels import ClassSet, LabelTable
+from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 
 # In pending label maps; the merge replaces it by nnU-Net's ignore label, which is known when all cases are.
@@ -100,7 +100,7 @@ def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tup
     candidates = {value for value, classes in classes_of.items() if classes and classes not in set(known)}
     if not candidates:
         return ()
-    occurring = candidates.intersection(np.unique(label_map).tolist())
+    occurring = candidates.intersection(occurring_values(label_map).tolist())
     return ordered_sets(classes_of[value] for value in occurring)
 
 

@@ -14,7 +14,7 @@ from nnunetv2_clip.dataset_conversion.source import complete
 from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target
 from nnunetv2_clip.fingerprint import Relation
 from nnunetv2_clip.images import read_label_map
-from nnunetv2_clip.labels import ClassSet, LabelTable, values_and_positions
+from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 
 
@@ -70,14 +70,13 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
     annotated = first.annotated | second.annotated
     gained = second.annotated - first.annotated
     shared = first.annotated & second.annotated
-    values = [values_and_positions(part.label_map) for part in (first, second)]
-    pairs = values[0][1].reshape(first.label_map.shape).astype(np.int32) * len(values[1][0])
-    pairs += values[1][1].reshape(first.label_map.shape)
-    counts = np.bincount(pairs.ravel(), minlength=len(values[0][0]) * len(values[1][0]))
+    values = [occurring_values(part.label_map) for part in (first, second)]
+    pairs = np.searchsorted(values[0], first.label_map) * len(values[1]) + np.searchsorted(values[1], second.label_map)
+    counts = np.bincount(pairs.ravel(), minlength=len(values[0]) * len(values[1]))
     meaning: list[ClassSet | None] = []
     contradictions: Counter[str] = Counter()
     for number, count in enumerate(counts):
-        value, other = (int(values[0][0][number // len(values[1][0])]), int(values[1][0][number % len(values[1][0])]))
+        value, other = int(values[0][number // len(values[1])]), int(values[1][number % len(values[1])])
         if PENDING_UNKNOWN in (value, other):
             meaning.append(None)
             continue
@@ -102,7 +101,9 @@ def _annotation(label_map: np.ndarray, record: CaseRecord, known_sets: tuple[Cla
 
 def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, CaseRecord], fixes, inputs) -> None:
     """Label map in the values of the plan, with the union's own sets after them; the record last."""
-    occurring = {whole.classes_of[int(value)] for value in np.unique(whole.label_map) if value != PENDING_UNKNOWN}
+    occurring = {
+        whole.classes_of[int(value)] for value in occurring_values(whole.label_map) if value != PENDING_UNKNOWN
+    }
     new_sets = ordered_sets(occurring - set(task.known_sets) - {frozenset()})
     table = LabelTable(task.known_sets + new_sets)
     unknown = whole.label_map == PENDING_UNKNOWN

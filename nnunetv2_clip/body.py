@@ -41,11 +41,11 @@ class Body:
 def find_body(image: Volume) -> Body:
     """The largest thing in the image that is no air, with what it encloses in each slice."""
     edges = ras_spacing(image.affine)
-    step = tuple(max(1, int(COARSE_MM // edge)) for edge in edges)
+    step = tuple(max(1, round(COARSE_MM / float(edge))) for edge in edges)
     hu = thinned(image.data, image.affine, step)
     edges = edges * step
     mask = _largest(ndimage.binary_opening(hu > BODY_HU, iterations=max(1, round(OPENING_MM / float(edges.mean())))))
-    mask = np.stack([ndimage.binary_fill_holes(mask[:, :, k]) for k in range(mask.shape[2])], axis=2)
+    mask = _filled(mask)
     return Body(hu, mask, _middle(mask), step, edges)
 
 
@@ -75,6 +75,18 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     return components == sizes.argmax() if sizes.any() else mask
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """With everything that a slice of the mask encloses."""
+    in_plane = np.zeros((3, 3, 3), dtype=bool)
+    in_plane[1, :, 1] = in_plane[:, 1, 1] = True
+    outside, _ = ndimage.label(~mask, in_plane)
+    reaches_border = np.zeros(outside.max() + 1, dtype=bool)
+    for edge in (outside[[0, -1]], outside[:, [0, -1]]):
+        reaches_border[edge] = True
+    reaches_border[0] = False
+    return ~reaches_border[outside]
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:

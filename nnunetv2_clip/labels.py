@@ -87,7 +87,7 @@ class LabelTable:
         Raises:
             UserError: the label map holds a value that is not in `classes_of`.
         """
-        values, inverse = values_and_positions(label_map)
+        values = occurring_values(label_map)
         known = {0: (), **classes_of}
         unknown = sorted(set(values.tolist()) - set(known))
         if unknown:
@@ -98,7 +98,11 @@ class LabelTable:
                 "correct the label file, or add the values to the source's label table",
             )
         ours = np.array([self.encode(known[int(value)]) for value in values], dtype=np.uint16)
-        return ours[inverse].reshape(label_map.shape)
+        if _is_small(label_map):
+            table = np.zeros(int(values[-1]) + 1, dtype=np.uint16)
+            table[values] = ours
+            return table[label_map]
+        return ours[np.searchsorted(values, label_map)]
 
     def membership(self, names: Iterable[str], num_values: int | None = None) -> np.ndarray:
         """(V, K) bool: does label value v contain class k. Rows beyond the table (ignore) are False."""
@@ -133,13 +137,17 @@ def overlay(shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[s
     return label_map, dict(enumerate(class_sets))
 
 
-def values_and_positions(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As np.unique with return_inverse, by counting instead of sorting where the values are small."""
-    if label_map.dtype.kind != "u" or label_map.dtype.itemsize > 2:
-        return np.unique(label_map, return_inverse=True)
+def occurring_values(label_map: np.ndarray) -> np.ndarray:
+    """As np.unique, by ticking off instead of sorting where the values are small."""
+    if not _is_small(label_map):
+        return np.unique(label_map)
     occurs = np.zeros(np.iinfo(label_map.dtype).max + 1, dtype=bool)
     occurs[label_map] = True
-    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1).astype(np.uint16)[label_map]
+    return np.flatnonzero(occurs)
+
+
+def _is_small(label_map: np.ndarray) -> bool:
+    return label_map.dtype.kind == "u" and label_map.dtype.itemsize <= 2
 
 
 def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str], ignore: bool) -> tuple[dict, list]:

@@ -110,7 +110,9 @@ def split_pairs(
         The label map with new values, their classes, and `annotated` without the pairs whose side is uncertain.
     """
     plane = find_midplane(image)
-    result = label_map.astype(np.int32)
+    result = label_map.astype(
+        np.uint16 if label_map.dtype.kind == "u" and label_map.max(initial=0) < 2**15 else np.int64
+    )
     classes_of = {value: () for pair in pairs for value in pair.values}
     classes_of |= {int(value): tuple(classes) for value, classes in label_table.items()}
     annotated, fixes = list(annotated), []
