@@ -1,6 +1,7 @@
 """MONAI's Swin UNETR with the face of nnU-Net's U-Nets: an encoder that returns skips, a decoder that takes them.
 
-One scale only: the decoder has one segmentation layer, at full resolution. Every side of a patch is a multiple of 32.
+One scale only: the decoder has one segmentation layer, at full resolution. Every side of a patch is a multiple of 32,
+and at least one side is 64 or more (instance normalisation needs two voxels at the bottom).
 Source of the network: Hatamizadeh et al., Swin UNETR, 2022; the paper's second backbone.
 """
 

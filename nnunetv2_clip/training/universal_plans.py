@@ -48,6 +48,8 @@ def universal_plans(
         "text": text.provenance,
         "datasets": datasets or {},
     }
+    # Cascades are refused, so there is no next stage to predict for at the end of a 3d_lowres training.
+    result["configurations"][configuration].pop("next_stage", None)
     stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
     if stock.network_arch_class_name != NETWORK:
         result["configurations"][configuration]["architecture"] = {
