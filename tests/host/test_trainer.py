@@ -177,7 +177,7 @@ def predict(fold, tiny, output):
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(fold.parent), (0,), "checkpoint_final.pth")
     output.mkdir()
-    predictor.predict_from_files_sequential([[str(image)]], [str(output / "case.nii.gz")])
+    predictor.predict_from_files_sequential([[str(image)]], [str(output / "case")])
     result = nibabel.load(output / "case.nii.gz")
     assert result.shape == nibabel.load(image).shape
     assert np.allclose(result.affine, nibabel.load(image).affine)
