@@ -49,6 +49,18 @@ def preprocess(image: InputImage, plans_manager, configuration_manager, dataset_
     return Preprocessed(data, _maps(data.shape[1:], properties, plans_manager, configuration_manager), placement)
 
 
+def from_training(data: np.ndarray, properties: dict, plans_manager, configuration_manager) -> Preprocessed:
+    """A case as nnU-Net has stored it for training; its file axes are those of the reader's array, read backwards
+    (x y z, and RAS with the reader that reorients)."""
+    forward = plans_manager.transpose_forward
+    shape = [0, 0, 0]
+    for size, axis in zip(properties["shape_before_cropping"], forward, strict=True):
+        shape[2 - axis] = int(size)
+    unturned = np.array([[0, 1], [1, 1], [2, 1]])
+    placement = _placement(tuple(shape), unturned, forward, properties)
+    return Preprocessed(data, _maps(data.shape[1:], properties, plans_manager, configuration_manager), placement)
+
+
 def _spacing(image: InputImage) -> np.ndarray:
     """(3,) mm along the file's axes, in the header's precision: nnU-Net rounds shapes with it."""
     edges = image.volume.geometry.spacing_mm.astype(np.float32)

@@ -25,8 +25,8 @@ class Rule:
     Attributes:
         threshold: probability above which a voxel belongs to the class.
         largest_components: keep only so many of the largest 26-connected components; None keeps all.
-        touches: keep only components that share or touch (26-neighbourhood) a voxel of one of these classes, as
-            repaired by their own rules; empty keeps all.
+        touches: keep only components that share or touch (26-neighbourhood) a voxel of one of these classes;
+            empty keeps all.
     """
 
     threshold: float = DEFAULT_THRESHOLD
@@ -68,28 +68,20 @@ def _parse(entry: Mapping) -> Rule:
 
 def needed_classes(names: Iterable[str], rules: Mapping[str, Rule]) -> set[str]:
     """`names` and every class that their rules look at."""
-    needed, queue = set(), list(names)
-    while queue:
-        name = queue.pop()
-        if name not in needed:
-            needed.add(name)
-            queue.extend(rules.get(name, NOTHING).touches)
-    return needed
+    names = set(names)
+    return names.union(*(rules[name].touches for name in names if name in rules))
 
 
 def postprocess(masks: Mapping[str, Mask], rules: Mapping[str, Rule]) -> dict[str, Mask]:
-    """All masks with their rules applied (thresholds were applied when the masks were made)."""
-    done: dict[str, Mask] = {}
+    """All masks with their rules applied (thresholds were applied when the masks were made).
 
-    def repaired(name: str) -> Mask:
-        if name not in done:
-            rule = rules.get(name, NOTHING)
-            done[name] = masks[name]  # two classes that look at each other see the masks as they are
-            organs = [repaired(organ) for organ in rule.touches if organ in masks]
-            done[name] = apply_rule(masks[name], rule, organs)
-        return done[name]
-
-    return {name: repaired(name) for name in masks}
+    Every rule sees the other classes as they were predicted, as it did when it was learned.
+    """
+    result = {}
+    for name, mask in masks.items():
+        rule = rules.get(name, NOTHING)
+        result[name] = apply_rule(mask, rule, [masks[organ] for organ in rule.touches if organ in masks])
+    return result
 
 
 def apply_rule(mask: Mask, rule: Rule, organs: Iterable[Mask] = ()) -> Mask:

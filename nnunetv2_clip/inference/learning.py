@@ -1,0 +1,195 @@
+"""Learn post-processing rules on the validation cases: each class gets the rule that raises its Dice there, or none."""
+
+# Shapes: X Y Z voxels of a case, turned to RAS.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume
+from nnunetv2_clip.inference.case_predictor import CasePredictor
+from nnunetv2_clip.inference.grid import Preprocessed, from_training
+from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.postprocessing import (
+    DEFAULT_THRESHOLD,
+    NOTHING,
+    PLANS_ENTRY,
+    PLANS_KEY,
+    Rule,
+    apply_rule,
+)
+from nnunetv2_clip.inference.streaming import StreamingExport
+from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json, write_json
+from nnunetv2_clip.paths import dataset_folder
+
+THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
+MIN_GAIN = 0.001  # mean Dice; below this a rule is noise
+MIN_CASES = 3
+Scores = dict[str, dict[Rule, list[float]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rule of one class and what it does to the mean Dice of its validation cases."""
+
+    rule: Rule
+    before: float
+    after: float
+    num_cases: int
+
+
+def candidate_rules(name: str, taxonomy: Taxonomy, known: Iterable[str]) -> list[Rule]:
+    """What is tried for a class, the simplest first: thresholds, each alone and with a rule on components.
+
+    Parts of an organ (tumours, vessels) may come in many components but touch their organ; organs are one.
+    """
+    parents = tuple(parent for parent in taxonomy.find(name).parents if parent in set(known))
+    part = {"touches": parents} if parents else {}
+    whole = {} if taxonomy.find(name).parents else {"largest_components": 1}
+    plain = [Rule(threshold=threshold) for threshold in THRESHOLDS]
+    return plain + [Rule(threshold=threshold, **(part or whole)) for threshold in THRESHOLDS if part or whole]
+
+
+def choose(scores: Mapping[Rule, Sequence[float]]) -> Choice:
+    """The rule with the best mean, if it helps more cases than it harms and gains `MIN_GAIN`; else none.
+
+    Args:
+        scores: rule -> Dice per case, in the same order for all; among equals the first rule wins.
+    """
+    plain = np.asarray(scores[NOTHING], float)
+    best = max(scores, key=lambda rule: np.mean(scores[rule]) if len(plain) else 0)
+    found = np.asarray(scores[best], float)
+    helps = len(plain) >= MIN_CASES and found.mean() - plain.mean() >= MIN_GAIN
+    if not helps or np.count_nonzero(found > plain) <= np.count_nonzero(found < plain):
+        best, found = NOTHING, plain
+    mean = lambda values: float(values.mean()) if len(values) else float("nan")  # noqa: E731
+    return Choice(best, mean(plain), mean(found), len(plain))
+
+
+def learn(folder: Path, folds: Sequence[str] | None, checkpoint: str, device: str | None) -> dict[str, Choice]:
+    """Predict the validation cases of every fold with that fold's weights and choose a rule for each class.
+
+    Raises:
+        UserError: the model or the preprocessed data of its training are not there.
+    """
+    there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))
+    usable = [fold for fold in (folds or there) if fold != "all"]
+    if not usable:
+        raise UserError(folder, f"has no fold with {checkpoint} and validation cases", "folds 0 to 4", "train one")
+    scores: Scores = {}
+    for fold in usable:
+        for name, rules in _scores_of_fold(folder, fold, checkpoint, device).items():
+            for rule, values in rules.items():
+                scores.setdefault(name, {}).setdefault(rule, []).extend(values)
+    return {name: choose(rules) for name, rules in scores.items()}
+
+
+def write_rules(folder: Path, choices: Mapping[str, Choice], learned_on: Mapping[str, object]) -> None:
+    """Put the rules into the model's plans.json, so that they travel with every copy and zip of the model."""
+    plans = read_json(folder / "plans.json", "give a model folder")
+    plans.setdefault(PLANS_KEY, {})[PLANS_ENTRY] = {
+        "rules": {name: choice.rule.to_json() for name, choice in choices.items() if choice.rule != NOTHING},
+        "learned_on": dict(learned_on),
+        "dice": {
+            name: {"before": choice.before, "after": choice.after, "cases": choice.num_cases}
+            for name, choice in choices.items()
+            if choice.num_cases
+        },
+    }
+    write_json(folder / "plans.json", plans)
+
+
+def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None) -> Scores:
+    model = load_model(folder, device=device, folds=[fold], checkpoint=checkpoint)
+    predictor = CasePredictor(model.predictor)
+    plans = model.predictor.plans_manager
+    preprocessed = dataset_folder("nnUNet_preprocessed", plans.dataset_name)
+    manifest = Manifest.load(preprocessed / FILE_NAME)
+    labels = read_json(folder / "dataset.json", "give a model folder")["labels"]
+    coding = LabelCoding.of(labels, model.taxonomy, folder / "dataset.json")
+    scores: Scores = {}
+    for case_id, case in tqdm(_validation_cases(preprocessed, fold, model.predictor), f"fold {fold}", unit="case"):
+        reference = coding.read(preprocessed / "gt_segmentations" / f"{case_id}.nii.gz")
+        supervised = manifest.case(case_id).supervised
+        rules = {
+            name: candidate_rules(name, model.taxonomy, predictor.trained)
+            for name in predictor.trained
+            if name in supervised
+        }
+        for name, found in score_case(predictor, case, reference, rules).items():
+            for rule, value in found.items():
+                scores.setdefault(name, {}).setdefault(rule, []).append(value)
+    return scores
+
+
+def _validation_cases(preprocessed: Path, fold: str, predictor) -> Iterator[tuple[str, Preprocessed]]:
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    splits = read_json(preprocessed / "splits_final.json", "convert the dataset again")
+    folder = preprocessed / predictor.configuration_manager.data_identifier
+    if not folder.is_dir() or int(fold) >= len(splits):
+        raise UserError(folder, f"or fold {fold} is not there", "the data that the model was trained on", "preprocess")
+    dataset = infer_dataset_class(str(folder))(str(folder), splits[int(fold)]["val"])
+    for case_id in dataset.identifiers:
+        data, _, _, properties = dataset.load_case(case_id)
+        case = np.asarray(data[:], np.float32)
+        yield case_id, from_training(case, properties, predictor.plans_manager, predictor.configuration_manager)
+
+
+def score_case(
+    predictor: CasePredictor, case: Preprocessed, reference: LabelVolume, rules: Mapping[str, Sequence[Rule]]
+) -> dict[str, dict[Rule, float]]:
+    """Class -> rule -> Dice, from one run of the network."""
+    exports: dict[float, list[StreamingExport]] = {threshold: [] for threshold in THRESHOLDS}
+
+    def all_thresholds(names):
+        return _FanOut([StreamingExport(names, case.maps, dict.fromkeys(names, threshold)) for threshold in THRESHOLDS])
+
+    fans, _ = predictor.run(case, "validation case", all_thresholds)
+    for fan in fans:
+        for threshold, export in zip(THRESHOLDS, fan.exports, strict=True):
+            exports[threshold].append(export)
+    masks = {
+        threshold: {name: mask for export in parts for name, mask in export.finish(case.placement).items()}
+        for threshold, parts in exports.items()
+    }
+    known = None if reference.ignore is None else reference.label_map != reference.ignore
+    return {name: _dice_of_rules(name, masks, reference.mask(name), known, own) for name, own in rules.items()}
+
+
+def _dice_of_rules(name: str, masks: Mapping, truth: np.ndarray, known: np.ndarray | None, rules) -> dict[Rule, float]:
+    found = {}
+    for rule in rules:
+        organs = [masks[DEFAULT_THRESHOLD][organ] for organ in rule.touches]
+        mask = apply_rule(masks[rule.threshold][name], rule, organs)
+        found[rule] = dice(mask, truth, known)
+    return found
+
+
+def dice(mask: Mask, truth: np.ndarray, known: np.ndarray | None) -> float:
+    """Over the known voxels; 1 where both are empty, so that taking a false finding away counts."""
+    whole = truth if known is None else truth & known
+    if not mask:
+        return float(not whole.any())
+    voxels = mask.voxels() if known is None else mask.voxels() & known[mask.box]
+    total = np.count_nonzero(voxels) + np.count_nonzero(whole)
+    return 2 * np.count_nonzero(voxels & whole[mask.box]) / total if total else 1.0
+
+
+class _FanOut:
+    """The same rows to several exports."""
+
+    def __init__(self, exports: Sequence[StreamingExport]):
+        self.exports = exports
+
+    def push(self, rows) -> None:
+        for export in self.exports:
+            export.push(rows)
