@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_image, stem
+from nnunetv2_clip.images import SUFFIXES, Geometry, Volume, inspect, read_image, stem
 
 CHANNEL = "_0000"
 AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
+SPACING_RANGE_MM, LARGEST_EXTENT_MM = (0.01, 50.0), 3000.0  # micro-CT to scout; a tall patient and the table
+SMALLEST_ANGLE_VOLUME = 0.3  # spanned by unit vectors along the axes; 0.87 for a gantry tilted by 30 degrees
 CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
 _EXPECTED = "a NIfTI file, a folder of them (with or without _0000), a DICOM series, or a folder of series"
 
@@ -115,17 +118,29 @@ def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
         from nnunetv2_clip.dicom_series import inspect_series, read_series
 
         series = inspect_series(case.path)
-        _require_size(case, series.geometry.shape, max_voxels)
+        _require_plausible(case, series.geometry, max_voxels)
         volume, header = read_series(series), None
     else:
-        _require_size(case, inspect(case.path).shape, max_voxels)
+        _require_plausible(case, inspect(case.path), max_voxels)
+        _require_stored_spacing(case.path)
         volume = read_image(case.path)
         header = nib.load(case.path).header.copy()
         header.set_data_shape(volume.data.shape)
     return InputImage(volume, header, tuple(oddities(volume.data)))
 
 
-def _require_size(case: Case, shape: tuple[int, ...], max_voxels: float) -> None:
+def _require_plausible(case: Case, grid: Geometry, max_voxels: float) -> None:
+    shape, spacing = grid.shape, grid.spacing_mm
+    low, high = SPACING_RANGE_MM
+    if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
+        raise UserError(
+            case.path,
+            f"has {shape} voxels of {', '.join(f'{edge:.4g}' for edge in spacing)} mm",
+            f"voxels of {low:g} to {high:g} mm and a body below {LARGEST_EXTENT_MM / 1000:g} m",
+            "mend the voxel size in the header",
+        )
+    if abs(np.linalg.det(grid.affine[:3, :3])) < SMALLEST_ANGLE_VOLUME * np.prod(spacing):
+        raise UserError(case.path, "has axes that lie almost in one plane", "a rotation", "mend the header")
     if min(shape) < 2:
         raise UserError(case.path, f"is a single slice ({shape})", "a CT volume", "give all slices of the scan")
     count = int(np.prod([int(size) for size in shape]))
@@ -136,6 +151,16 @@ def _require_size(case: Case, shape: tuple[int, ...], max_voxels: float) -> None
             f"at most {max_voxels:.3g} voxels with this budget",
             f"give at least {count / max_voxels:.2g} times as much beyond what the model takes, or crop the image",
         )
+
+
+def _require_stored_spacing(path: Path) -> None:
+    """nibabel takes a voxel size of zero for 1 mm; that is wrong wherever it decides."""
+    header = nib.load(path).header
+    with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+        stored = type(header)(file.read(header.sizeof_hdr), check=False)
+    if stored["sform_code"] == 0 and (stored["pixdim"][1:4] == 0).any():
+        found = f"has the voxel size {stored['pixdim'][1:4].tolist()} mm"
+        raise UserError(path, found, "sizes above zero", "mend the voxel size in the header")
 
 
 def oddities(data: np.ndarray) -> list[str]:
