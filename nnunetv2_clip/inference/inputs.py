@@ -122,8 +122,8 @@ def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
         volume, header = read_series(series), None
     else:
         _require_plausible(case, inspect(case.path), max_voxels)
-        _require_stored_spacing(case.path)
         volume = read_image(case.path)
+        _require_stored_spacing(case.path)
         header = nib.load(case.path).header.copy()
         header.set_data_shape(volume.data.shape)
     return InputImage(volume, header, tuple(oddities(volume.data)))
