@@ -117,7 +117,7 @@ def commands(work: Path) -> list[list[str]]:
         ["nnunetv2_clip", "convert", "-d", DATASET, "--name", "RealCT", "--keep-copies", *named],
         ["nnunetv2_clip", "embed", "-d", DATASET, "--encoder", "minilm"],
         ["nnUNetv2_extract_fingerprint", "-d", DATASET, "-np", "1"],
-        ["nnunetv2_clip", "plan", "-d", DATASET, "-pl", "small", "-gpu_memory_target", "0.2"],
+        ["nnunetv2_clip", "plan", "-d", DATASET, "-pl", "small", "-gpu_memory_target", "0.1"],
         ["nnUNetv2_preprocess", "-d", DATASET, "-plans_name", PLANS, "-c", "3d_fullres", "-np", "1"],
         ["nnUNetv2_train", DATASET, *model, "all", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"],
         ["nnUNetv2_predict", "-i", f"{raw}/imagesTr", "-o", f"{work}/predictions", "-d", DATASET, "-c", *model]

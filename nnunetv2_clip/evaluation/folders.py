@@ -10,8 +10,8 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding
 from nnunetv2_clip.images import SUFFIXES, stem
-from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
+from nnunetv2_clip.model_files import known_classes
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def reference_side(folder: Path, dataset_json: dict | None, taxonomy: Taxonomy) 
 def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Side:
     """Painted label maps, mask folders, or label maps in the label values of `labels`.
 
-    The classes that the model knows are those of the dataset.json that nnU-Net leaves beside its predictions.
+    The classes that the model knows are those that its training supervised, as the dataset.json and plans.json say that
+    nnU-Net leaves beside its predictions.
     """
     files, are_masks = find_cases(folder)
     if are_masks:
@@ -84,9 +85,8 @@ def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Si
     if labels is not None:
         coding = LabelCoding.of(labels, taxonomy, "dataset.json")
         return Side(folder, files, coding, frozenset(coding.values))
-    beside = find_dataset_json(folder, levels=0)
-    known = class_names(load_dataset_json(beside)["labels"]) if beside else taxonomy.names
-    names = frozenset(taxonomy.find(name, beside).name for name in known)
+    known = known_classes(folder) or taxonomy.names
+    names = frozenset(taxonomy.find(name, folder).name for name in known)
     return Side(folder, files, PaintedCoding(taxonomy), names)
 
 
