@@ -32,6 +32,8 @@ from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.checks import check_cases, check_labels_agree, check_same_text
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
+from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
+from nnunetv2_clip.training.progress_picture import draw_progress
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
 
@@ -276,7 +278,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def on_epoch_end(self):
         self._print_classes()
         super().on_epoch_end()
-        self._write_training_curves()
+        if self.local_rank == 0:
+            self._write_training_curves()
+            self._draw_classes()
 
     def _print_classes(self) -> None:
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
@@ -289,8 +293,6 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _write_training_curves(self) -> None:
         """training_curves.json in the fold's folder: what the report draws."""
-        if self.local_rank != 0:
-            return
         log = self.logger.local_logger.my_fantastic_logging
         write_json(
             Path(self.output_folder) / "training_curves.json",
@@ -303,6 +305,11 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                 "val_loss": [float(value) for value in log["val_losses"]],
             },
         )
+
+    def _draw_classes(self) -> None:
+        log = self.logger.local_logger.my_fantastic_logging
+        dice, patches = np.array(log["dice_per_class_or_region"], dtype=float), np.array(log[SUPERVISED])
+        draw_progress(Path(self.output_folder) / PICTURE, self.classes, self.trained, dice, patches)
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -1,0 +1,56 @@
+"""progress_classes.png: what each trained class has learnt so far, beside nnU-Net's progress.png."""
+
+# Shapes: E epochs, K classes.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+FILE_NAME = "progress_classes.png"
+COLUMNS = 4
+
+
+def draw_progress(
+    path: Path | str, classes: Sequence[str], trained: np.ndarray, dice: np.ndarray, patches: np.ndarray
+) -> None:
+    """One small panel for each trained class: pseudo Dice (line) and supervised patches so far (area).
+
+    Args:
+        path: of the picture; written beside, then renamed.
+        classes: (K,) names.
+        trained: (K,) bool; the others get no panel.
+        dice: (E, K), NaN where a class could not be measured.
+        patches: (E, K) supervised patches of each epoch.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = np.flatnonzero(trained)
+    total = np.cumsum(patches, axis=0)
+    epochs = np.arange(1, len(dice) + 1)
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.1 * rows + 0.5), layout="constrained")
+    figure.suptitle("Pseudo Dice (blue, left) and supervised patches so far (grey, right) by epoch", fontsize=10)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for panel, k in zip(panels, shown, strict=False):
+        counts = panel.twinx()
+        counts.fill_between(epochs, total[:, k], color="0.87", linewidth=0)
+        counts.set_ylim(0, max(total.max(), 1))
+        counts.tick_params(labelsize=7, colors="0.5")
+        panel.set_zorder(counts.get_zorder() + 1)  # the line lies on the area
+        panel.patch.set_visible(False)
+        panel.plot(epochs, dice[:, k], color="tab:blue", marker="." if len(dice) < 20 else None)
+        panel.set_ylim(0, 1)
+        panel.tick_params(labelsize=7, labelbottom=True)
+        last = f"{dice[-1, k]:.2f}" if np.isfinite(dice[-1, k]) else "not measurable"
+        panel.set_title(f"{classes[k]}: {last}, {int(total[-1, k])} patches", fontsize=8)
+    for panel in panels[len(shown) :]:
+        panel.set_visible(False)
+    beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    FigureCanvasAgg(figure).print_png(beside)
+    os.replace(beside, path)
