@@ -9,6 +9,8 @@ from pathlib import Path
 from nnunetv2_clip.errors import UserError, suggestion
 
 FIRST_USER_INDEX = 33
+LAST_USER_INDEX = 255  # predicted label maps of nnU-Net are uint8
+RESERVED_NAMES = ("background", "ignore")  # other things in the `labels` of a dataset.json
 
 
 @dataclass(frozen=True)
@@ -231,16 +233,19 @@ class Taxonomy:
             raise UserError(table, "has no list under the key 'classes'", "classes: [{index: 33, name: renal_vein}]")
         new = tuple(_parse_row(row, str(table)) for row in rows)
         for row in new:
-            if row.index < FIRST_USER_INDEX:
+            if not FIRST_USER_INDEX <= row.index <= LAST_USER_INDEX:
                 raise UserError(
                     table,
                     f"class {row.name!r} has index {row.index}",
-                    f"an index from {FIRST_USER_INDEX} on (1 to 32 are the universal classes)",
+                    f"an index from {FIRST_USER_INDEX} to {LAST_USER_INDEX} (1 to 32 are the universal classes, and "
+                    f"nnU-Net writes predictions with 8 bits)",
                 )
         return Taxonomy(self.rows + new, str(table))
 
 
-def _parse_row(row: dict, source: str) -> ClassRow:
+def _parse_row(row: object, source: str) -> ClassRow:
+    if not isinstance(row, dict):
+        raise UserError(source, f"the class row is {row!r}", "a table with 'index' and 'name'")
     known = {"index", "name", "prompt", "aliases", "parents", "partner"}
     unknown = sorted(set(row) - known)
     if unknown:
@@ -250,6 +255,11 @@ def _parse_row(row: dict, source: str) -> ClassRow:
         raise UserError(source, f"the class row {row} lacks an integer 'index' or a 'name'", "both in every row")
     if normalise(name) != name:
         raise UserError(source, f"the class name {name!r}", f"small letters, digits and _: {normalise(name)!r}")
+    if name in RESERVED_NAMES:
+        raise UserError(source, f"a class is called {name!r}", "another name; nnU-Net uses this one itself")
+    partner = row.get("partner")
+    if partner is not None and not isinstance(partner, str):
+        raise UserError(source, f"'partner' of class {name!r} is {partner!r}", "the name of one class")
     lists = {key: row.get(key) or [] for key in ("aliases", "parents")}
     for key, value in lists.items():
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
@@ -260,7 +270,7 @@ def _parse_row(row: dict, source: str) -> ClassRow:
         str(row.get("prompt") or name.replace("_", " ")),
         tuple(lists["aliases"]),
         tuple(lists["parents"]),
-        row.get("partner"),
+        partner,
     )
 
 

@@ -25,7 +25,7 @@ class UserError(ValueError):
             parts.append(f"Expected: {expected}")
         if remedy:
             parts.append(f"Remedy: {remedy}")
-        super().__init__(" ".join(part if part.endswith((".", "?", "!")) else part + "." for part in parts))
+        super().__init__(" ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts))
 
     def __reduce__(self):  # exceptions cross process borders by their arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)

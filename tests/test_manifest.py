@@ -55,6 +55,7 @@ def test_a_missing_case_is_named(saved):
         (lambda m: m["cases"].update(a=3), "case 'a'.*the entry is 3"),
         (lambda m: m["cases"]["a"].update(anotated=[]), "unknown keys"),
         (lambda m: m.update(schema_version=9), "schema_version is 9"),
+        (lambda m: m["classes"].append(3), "the class row is 3"),
         (lambda m: m.pop("cases"), "lacks the list 'classes' or the table 'cases'"),
     ],
 )
