@@ -240,7 +240,9 @@ class Taxonomy:
                     f"an index from {FIRST_USER_INDEX} to {LAST_USER_INDEX} (1 to 32 are the universal classes, and "
                     f"nnU-Net writes predictions with 8 bits)",
                 )
-        return Taxonomy(self.rows + new, str(table))
+        taxonomy = Taxonomy(self.rows + new, str(table))
+        taxonomy.painting_order()  # a circle of parents is refused here, not after hours of conversion
+        return taxonomy
 
 
 def _parse_row(row: object, source: str) -> ClassRow:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.training.universal_plans import KEY
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,12 @@ def load_predictor(
 
     folder = Path(model_folder)
     dataset_json = read_json(folder / "dataset.json", "give the folder of a trained model (TRAINER__PLANS__CONFIG)")
+    if not isinstance(dataset_json, dict) or "labels" not in dataset_json:
+        raise UserError(folder / "dataset.json", "has no table 'labels'", "the model's dataset.json")
+    if KEY not in read_json(folder / "plans.json", "give the folder of a trained model"):
+        raise UserError(folder, "was not trained with CLIPUniversalTrainer", "a universal model")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("-device", "this machine has no CUDA device", "cuda, cpu or mps", "-device cpu")
     known = class_names(dataset_json["labels"])
     order = dict(zip(known, dataset_json.get("regions_class_order", ()), strict=False))
     names = list(known if classes is None else classes)
@@ -68,8 +75,6 @@ def load_predictor(
         verbose_preprocessing=verbose,
     )
     predictor.initialize_from_trained_model_folder(str(folder), _folds(folder, folds, checkpoint), checkpoint)
-    if not hasattr(predictor.network, "keep_classes"):
-        raise UserError(folder, "was not trained with CLIPUniversalTrainer", "a universal model")
     if names != list(known) or label_values is not None:
         _restrict(predictor, known, names, label_values or order, deepcopy(dataset_json))
     return predictor

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest, read_json
+from nnunetv2_clip.manifest import Manifest, read_json, write_json
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.universal_plans import KEY
 
@@ -31,14 +33,25 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
 def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
     """Every case is in the manifest, and its label map shows no class that the manifest does not call annotated.
 
+    What was found to agree is noted beside the folder of the preprocessed cases, with the time of each file, so that
+    thousands of files are read only once.
+
     Args:
-        dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers` and `load_case`).
+        dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers`, `source_folder` and `load_case`).
 
     Raises:
         UserError: names the case.
     """
     regions = {_region(labels[name]): name for name in classes}
-    for case_id in dataset.identifiers:
+    folder = Path(dataset.source_folder)
+    note = folder.with_name(f"{folder.name}_labels_checked.json")
+    agreed = read_json(note, "delete it") if note.is_file() else {}
+    state = {
+        case_id: [*sorted(manifest.case(case_id).annotated), (folder / f"{case_id}.pkl").stat().st_mtime_ns]
+        for case_id in dataset.identifiers
+    }
+    waiting = [case_id for case_id in state if agreed.get(case_id) != state[case_id]]
+    for case_id in tqdm(waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50):
         annotated = set(manifest.case(case_id).annotated)
         locations = _class_locations(dataset, case_id)
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
@@ -49,6 +62,8 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
                 "every class that occurs in a label map among 'annotated' of the case",
                 "correct the manifest, or convert and preprocess again",
             )
+    if waiting:
+        write_json(note, {**agreed, **state})
 
 
 def _region(region: int | list[int] | tuple[int, ...]) -> int | tuple[int, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
 
 NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"
@@ -33,6 +34,9 @@ def universal_plans(
 ) -> dict:
     """A copy of `plans` in which `configuration` builds the universal network on the backbone that it named before.
 
+    Raises:
+        UserError: the plans have no such configuration.
+
     Args:
         text: the embeddings of exactly the dataset's classes, in channel order.
         taxonomy: of the manifest; the rows of the classes travel with the model.
@@ -40,6 +44,13 @@ def universal_plans(
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    if configuration not in plans["configurations"]:
+        raise UserError(
+            f"configuration {configuration!r}",
+            f"is not in the plans {plans.get('plans_name')!r}",
+            f"one of {', '.join(sorted(plans['configurations']))}",
+            "name one of these, or plan again",
+        )
     result = deepcopy(plans)
     names = list(text.class_names)
     result[KEY] = {
