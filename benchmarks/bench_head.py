@@ -3,8 +3,8 @@
     python benchmarks/bench_head.py [--sizes 64 96] [--threads 1]
 
 Batch 1, 8 channels, 32 classes. "2 of 32": our head computes the two annotated classes only; the grouped form computes
-all and the loss reads two. Ratios on the CPU are of processor time, on a GPU of wall-clock time; fastest of several runs.
-Writes benchmarks/results/head.md.
+all and the loss reads two. Ratios on the CPU are of processor time, on a GPU of wall-clock time; the fastest of several
+runs. Writes benchmarks/results/head.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 One case of 128^3 and five deep supervision scales. Stock: ConvertSegmentationToRegionsTransform, then
 DownsampleSegForDSTransform. Ours: DownsampleSegForDSTransform of the label map; the loss looks classes up on the
-training device, chunk by chunk, which is timed apart. Ratios are of processor time. Writes benchmarks/results/targets.md.
+training device, chunk by chunk, which is timed apart. Ratios are of processor time. Writes
+benchmarks/results/targets.md.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def main() -> None:
                 ],
             ],
         ),
-        "Look-up of all targets at once on the training device, here the CPU (the loss does it chunk by chunk and never "
-        f"keeps them): {lookups[5]} for 5 annotated classes, {lookups[len(names)]} for all {len(names)}.",
+        "Look-up of all targets at once on the training device, here the CPU (the loss does it chunk by chunk and "
+        f"never keeps them): {lookups[5]} for 5 annotated classes, {lookups[len(names)]} for all {len(names)}.",
     )
 
 

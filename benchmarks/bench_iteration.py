@@ -1,0 +1,138 @@
+"""One training iteration and its peak memory: our trainer with 32 classes against nnU-Net's with 32 regions and with 2.
+
+    python benchmarks/bench_iteration.py [--work benchmark_work] [--device cpu] [--seconds 25]
+
+Same plans and data. Batches are drawn before the clock starts (bench_loader.py measures them); the iteration is
+forward, loss, backward and optimizer step. Each trainer runs in a process of its own, in turns. Writes
+benchmarks/results/iteration.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import table, verdict, write_result
+from training_data import describe, make_trainer, prepare
+
+NAMES = {"regions32": "stock, 32 regions", "regions2": "stock, 2 regions", "ours": "ours, 32 classes"}
+NUM_BATCHES = 6
+# Ratio of our time to (32 regions, 2 regions); None: no goal.
+GOALS = {"cpu": (None, 1.1), "cuda": (0.6, 1.05)}
+MEMORY_GOAL = 1.1  # of the trainer with two regions
+
+
+def measure_variant(variant: str, device: str, seconds: float) -> dict:
+    """Median wall-clock and processor time of an iteration, and the peak memory that iterations add."""
+    import torch
+
+    torch.manual_seed(0)
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    trainer = make_trainer(variant, device)
+    trainer.network.train()
+    loader, _ = trainer.get_dataloaders()
+    batches = [next(loader) for _ in range(NUM_BATCHES)]
+    before = _peak_mib(device)
+    trainer.train_step(batches[0])
+    walls, cpus, end = [], [], time.perf_counter() + seconds
+    while len(walls) < NUM_BATCHES or time.perf_counter() < end:
+        wall, cpu = time.perf_counter(), time.process_time()
+        trainer.train_step(batches[len(walls) % NUM_BATCHES])
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    keys = [key for batch in batches for key in batch["keys"]]
+    pairs = trainer.manifest.presence(keys, trainer.classes).sum() / NUM_BATCHES if variant == "ours" else None
+    whole = trainer.batch_size * trainer.label_manager.num_segmentation_heads
+    return {
+        "wall": sorted(walls)[len(walls) // 2],
+        "cpu": sum(_fastest(cpus)) / NUM_BATCHES,
+        "mib": _peak_mib(device) - before,
+        "pairs": float(whole if pairs is None else pairs),
+        "description": describe(trainer),
+    }
+
+
+def _fastest(times: list[float]) -> list[float]:
+    """The fastest iteration on each batch: cases with many classes count as much as those with few."""
+    return [min(times[number::NUM_BATCHES]) for number in range(NUM_BATCHES)]
+
+
+def _peak_mib(device: str) -> float:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--work", type=Path, default=Path("benchmark_work"), help="folder for data (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seconds", type=float, default=25, help="per trainer (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--variant", choices=tuple(NAMES), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    prepare(args.work)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    if args.variant:
+        print("RESULT " + json.dumps(measure_variant(args.variant, args.device, args.seconds)))
+        return
+    results = {variant: run_alone(variant) for variant in NAMES}
+    clock = "cpu" if args.device == "cpu" else "wall"
+    rows = [
+        [
+            NAMES[variant],
+            f"{result['pairs']:.1f}",
+            f"{1e3 * result['wall']:.0f} ms",
+            f"{1e3 * result['cpu']:.0f} ms",
+            f"{result['mib']:.0f} MiB",
+        ]
+        for variant, result in results.items()
+    ]
+    ours, comparisons = results["ours"], []
+    for variant, goal in zip(("regions32", "regions2"), GOALS[args.device], strict=True):
+        reached = ours[clock] / results[variant][clock]
+        comparisons.append(
+            [f"time: ours / {NAMES[variant]}", f"{reached:.2f}x"]
+            + ([f"<= {goal}x", verdict(reached, goal, at_most=True)] if goal else ["", ""])
+        )
+    memory = ours["mib"] / results["regions2"]["mib"]
+    comparisons.append(
+        [
+            f"memory: ours / {NAMES['regions2']}",
+            f"{memory:.2f}x",
+            f"<= {MEMORY_GOAL}x",
+            verdict(memory, MEMORY_GOAL, True),
+        ]
+    )
+    write_result(
+        "iteration" if args.device == "cpu" else "iteration_cuda",
+        f"A training iteration on {args.device}",
+        ours["description"],
+        table(["trainer", "maps of logits per batch", "wall", "processor time", "peak memory added"], rows),
+        table(["comparison", "ratio", "goal", "met"], comparisons),
+        "Wall: median. Processor time: mean over the batches of the fastest iteration on each; "
+        "the comparison on the CPU uses it.",
+    )
+
+
+def run_alone(variant: str) -> dict:
+    """The measurement in a fresh process: peak memory never goes down within one."""
+    command = [sys.executable, *sys.argv, "--variant", variant]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.split("RESULT ")[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A small partly labelled dataset for the benchmarks of training, and the three trainers that are compared on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DATASET, PLANS = "Dataset960_Benchmark", "CLIPSmallPlans"
+# Source -> classes it annotates: a typical mixture of 1 to 15 classes a case.
+SOURCES = {"msd_spleen": 1, "msd_liver": 2, "btcv": 13, "amos22": 15}
+CASES_PER_SOURCE, SPACING_MM, MEMORY_GB = 2, (4, 4, 4), "0.15"
+REGIONS_OF_TWO = ("liver", "spleen")
+
+
+def prepare(work: Path) -> None:
+    """Phantoms, converted, planned and preprocessed below `work`, once; sets nnU-Net's variables."""
+    from nnunetv2_clip.phantom.layouts.base import SourceTruth
+
+    work = work.resolve()
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(work / name)
+    if (work / "nnUNet_preprocessed" / DATASET / f"{PLANS}_3d_fullres").is_dir():
+        return
+    phantoms = work / "phantoms"
+    _call("nnunetv2_clip", "phantom", "-o", phantoms, "--cases", CASES_PER_SOURCE, "--test-cases", 0, "--spacing",
+          *SPACING_MM, "--sources", *SOURCES)  # fmt: skip
+    named = [text for name in SOURCES for text in ("--source", f"{name}={SourceTruth.load(phantoms / name).root}")]
+    _call("nnunetv2_clip", "convert", "-d", "960", "--name", "Benchmark", "-np", 1, *named)
+    _call("nnunetv2_clip", "embed", "-d", "960", "--encoder", "minilm")
+    _call("nnUNetv2_extract_fingerprint", "-d", "960", "-np", 1)
+    _call("nnunetv2_clip", "plan", "-d", "960", "-pl", "small", "-gpu_memory_target", MEMORY_GB)
+    _call("nnUNetv2_preprocess", "-d", "960", "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1)
+
+
+def _call(*command) -> None:
+    script = Path(sys.executable).parent / command[0]
+    subprocess.run([script, *map(str, command[1:])], check=True, stdout=subprocess.DEVNULL)
+
+
+def make_trainer(variant: str, device: str):
+    """An initialised trainer on the prepared data.
+
+    `ours` is CLIPUniversalTrainer; `regions32` is nnU-Net's own trainer with all 32 classes as regions; `regions2` is
+    the same with two of them. Plans, data and augmentation are the same.
+    """
+    import torch
+    from batchgenerators.utilities.file_and_folder_operations import load_json
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
+
+    class StockWithoutMirroring(nnUNetTrainer):
+        """Mirrors as ours does, or the difference in augmentation would be timed too."""
+
+        configure_rotation_dummyDA_mirroring_and_inital_patch_size = (
+            CLIPUniversalTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+        )
+
+    folder = Path(os.environ["nnUNet_preprocessed"]) / DATASET
+    plans, dataset_json = (load_json(str(folder / f"{name}.json")) for name in (PLANS, "dataset"))
+    plans["continue_training"] = False
+    if variant == "regions2":
+        labels = {"background": 0, **{name: dataset_json["labels"][name] for name in REGIONS_OF_TWO}}
+        dataset_json = {**dataset_json, "labels": labels, "regions_class_order": [1, 2]}
+    trainer_class = CLIPUniversalTrainer if variant == "ours" else StockWithoutMirroring
+    trainer = trainer_class(plans, "3d_fullres", "all", dataset_json, torch.device(device))
+    trainer.print_to_log_file = lambda *args, **kwargs: None
+    trainer.initialize()
+    return trainer
+
+
+def describe(trainer) -> str:
+    """What all three have in common."""
+    configuration = trainer.configuration_manager
+    return (
+        f"{CASES_PER_SOURCE} phantom cases of each of {', '.join(f'{s} ({n} classes)' for s, n in SOURCES.items())}; "
+        f"plans {PLANS}: patch {'x'.join(map(str, configuration.patch_size))}, batch {configuration.batch_size}, "
+        f"{len(trainer._get_deep_supervision_scales())} deep supervision scales."
+    )
