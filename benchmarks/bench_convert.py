@@ -33,9 +33,10 @@ from nnunetv2_clip.evaluation.tables import Table
 from nnunetv2_clip.images import COMPRESSION_LEVEL
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
-SPACING_MM = (0.9, 0.9, 2.5)
+SPACING_MM = (1.0, 1.0, 2.5)
 FEW, MANY, TINY = 100, 1000, (24, 24, 24)
 GOAL = 1.25
+Times = dict[str, tuple[float, float]]
 RESULT = Path(__file__).parent / "results" / "convert.md"
 
 
@@ -55,7 +56,7 @@ def main() -> None:
         memory = {}
         for number in (min(FEW, args.many), args.many):
             write_tiny_cases(folder / f"many_{number}", number)
-            memory[number] = convert(folder, folder / f"many_{number}", 1)[1]
+            memory[number] = convert(folder, folder / f"many_{number}", 1)[2]
     text = report(args, shape, times, memory)
     print(text)
     RESULT.parent.mkdir(exist_ok=True)
@@ -85,23 +86,27 @@ def save(root: Path, case: int, image: np.ndarray, label: np.ndarray, affine: np
         nib.save(nib.Nifti1Image(data, affine), root / part / f"liver_{1000 + case}.nii.gz")
 
 
-def measure_times(folder: Path, workers: int) -> dict[str, float]:
-    """Seconds of each side, the shorter of two turns."""
+def measure_times(folder: Path, workers: int) -> Times:
+    """(seconds, processor seconds) of each side, the shorter of two turns."""
     root, times = folder / "times", {}
     for _ in range(2):
-        for name, run in (
-            ("all", partial(yardstick, root, workers, "all")),
-            ("labels", partial(yardstick, root, workers, "labels")),
-            ("conversion", lambda: convert(folder, root, workers)[0]),
-        ):
-            times[name] = min(times.get(name, np.inf), run())
+        for name in ("all", "labels", "conversion"):
+            if name == "conversion":
+                seconds, cpu_seconds, _ = convert(folder, root, workers)
+            else:
+                seconds, cpu_seconds, _ = timed([__file__, "--yardstick", str(root), str(workers), name])
+            before = times.get(name, (np.inf, np.inf))
+            times[name] = (min(before[0], seconds), min(before[1], cpu_seconds))
     return times
 
 
-def yardstick(root: Path, workers: int, what: str) -> float:
+def timed(arguments: list[str], environment: dict[str, str] | None = None) -> tuple[float, float, float]:
+    """(seconds, processor seconds with all workers, peak memory of the largest process in MiB) of a Python process."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--yardstick", str(root), str(workers), what], check=True)
-    return time.perf_counter() - start
+    process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, f"{arguments} failed"
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def run_yardstick(root: Path, workers: int, write_images: bool) -> None:
@@ -118,43 +123,41 @@ def read_and_write(path: Path, write_images: bool) -> None:
         beside.unlink()
 
 
-def convert(folder: Path, root: Path, workers: int) -> tuple[float, float]:
-    """(seconds, peak memory of the largest process in MiB) of `nnunetv2_clip convert` in a fresh folder."""
+def convert(folder: Path, root: Path, workers: int) -> tuple[float, float, float]:
+    """As `timed`, of `nnunetv2_clip convert` in a fresh folder."""
     environment = dict(os.environ)
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         shutil.rmtree(folder / variable, ignore_errors=True)
         environment[variable] = str(folder / variable)
-    command = [sys.executable, "-m", "nnunetv2_clip", "convert", "-d", "900", "-np", str(workers)]
-    start = time.perf_counter()
-    process = subprocess.Popen([*command, "--source", f"msd_liver={root}"], env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, "the conversion failed"
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    command = ["-m", "nnunetv2_clip", "convert", "-d", "900", "-np", str(workers), "--source", f"msd_liver={root}"]
+    return timed(command, environment)
 
 
-def report(args, shape: tuple[int, ...], times: dict[int, dict[str, float]], memory: dict[int, float]) -> str:
+def report(
+    args, shape: tuple[int, ...], times: dict[int, dict[str, tuple[float, float]]], memory: dict[int, float]
+) -> str:
     names = {
         "all": "gzip: read all, write all",
         "labels": "gzip: read all, write labels",
         "conversion": "nnunetv2_clip convert",
     }
-    rows = [
-        (
-            title,
-            *(f"{seconds[name]:.1f}" for seconds in times.values()),
-            *(f"{seconds['conversion'] / seconds[name]:.2f}" for seconds in times.values()),
-        )
-        for name, title in names.items()
-    ]
-    columns = ("", "seconds, 1 worker", "2 workers", "conversion takes, 1 worker", "2 workers")
+    rows = []
+    for name, title in names.items():
+        row = [title]
+        for sides in times.values():
+            for kind in range(2):
+                row.append(f"{sides[name][kind]:.1f} ({sides['conversion'][kind] / sides[name][kind]:.2f})")
+        rows.append(tuple(row))
+    columns = ("seconds (conversion takes)", "1 worker", "1 worker, processor", "2 workers", "2 workers, processor")
     peak = ", ".join(f"{number} cases {mib:.0f} MiB" for number, mib in memory.items())
     note = (
         f"{args.cases} cases of {' x '.join(map(str, shape))} voxels in the layout of MSD Liver, images linked, start "
-        f"of the processes included, the shorter of two turns. Goal: at most {GOAL} times reading and writing all. The "
-        "conversion also makes checksums and fingerprints, tests the anatomy and looks for copies. Peak memory of "
-        f"`convert -np 1` on tiny cases of {TINY[0]}^3 voxels: {peak}. {os.cpu_count()} cores ({platform.machine()}), "
-        f"load {os.getloadavg()[0]:.1f} at the end of the run (other work ran beside it if above 2); Python "
-        f"{platform.python_version()}, numpy {np.__version__}, nnunetv2_clip {__version__}."
+        "of the processes included, the shorter of two turns; in brackets how many times as long the conversion takes. "
+        f"Goal: at most {GOAL} times reading and writing all. The conversion also makes checksums and fingerprints, "
+        f"tests the anatomy and looks for copies. Peak memory of `convert -np 1` on tiny cases of {TINY[0]}^3 voxels: "
+        f"{peak}. {os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f} at the end of the run "
+        f"(other work ran beside it if above 2); Python {platform.python_version()}, numpy {np.__version__}, "
+        f"nnunetv2_clip {__version__}."
     )
     return Table("Conversion", columns, tuple(rows), note).markdown()
 

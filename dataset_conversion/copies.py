@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import ornt_transform
 
-from nnunetv2_clip.dataset_conversion.source import Source, SourceCase
+from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.fingerprint import MIN_AGREEMENT, Fingerprint, Relation, agreement, find_copies, fingerprint_of
@@ -76,8 +76,6 @@ def msd_test_images(folders: Iterable[Path]) -> list[OutsideScan]:
     Raises:
         UserError: a folder without any.
     """
-    from nnunetv2_clip.dataset_conversion.source import nifti_files, require_folder
-
     scans = []
     for folder in folders:
         require_folder(folder, "the folder imagesTs of a task of the Medical Segmentation Decathlon")

@@ -142,7 +142,7 @@ Cases = Sequence[tuple[Source, SourceCase]]
 def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
     """Convert those of the cases `own` (all by default) that are not done."""
     own = cases if own is None else own
-    run_all(_check_case, own, 1, "checking headers")
+    run_all(_check_case, own, "checking headers")
     target = merge.target
     target.claim(_plan(merge))
     _require_no_leftovers(target, cases, merge.skip)
@@ -154,7 +154,7 @@ def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
     ]
     if len(waiting) < len(own):
         print(f"{len(own) - len(waiting)} of {len(own)} cases were converted before.")
-    run_all(convert_case, waiting, merge.num_processes, "converting")
+    run_all(convert_case, waiting, "converting", merge.num_processes)
 
 
 def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
@@ -208,14 +208,7 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     target, known_sets = merge.target, known_class_sets(merge)
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
     run = partial(run_all, num_processes=merge.num_processes)
-    decisions = decide(
-        target,
-        own_records,
-        merge.outside,
-        merge.hold_out_ircadb,
-        merge.keep_copies,
-        lambda function, tasks, title: run(function, tasks, title=title),
-    )
+    decisions = decide(target, own_records, merge.outside, merge.hold_out_ircadb, merge.keep_copies, run)
     records = _united_records(merge, own_records, decisions, known_sets)
     if not records:
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
@@ -230,7 +223,7 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
         for case_id, record in records.items()
         if record.is_pending or case_id in keepers
     ]
-    run(_settle, pending, title="final label values")
+    run(_settle, pending, "final label values")
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
@@ -260,7 +253,7 @@ def _united_records(
         UnionTask(target, merge.taxonomy, known_sets, keeper, tuple(decisions.donors(keeper)), merge.compression)
         for keeper in keepers
     ]
-    run_all(unite_case, unions, merge.num_processes, "uniting copies")
+    run_all(unite_case, unions, "uniting copies", merge.num_processes)
     records = {case_id: own_records[case_id] for case_id in present}
     for keeper in keepers:
         records[keeper] = target.read_merged_record(keeper)
@@ -299,7 +292,7 @@ def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str
     return (*looks, *sorted(decisions.notes))
 
 
-def run_all(function: Callable, tasks: Sequence, num_processes: int, title: str) -> None:
+def run_all(function: Callable, tasks: Sequence, title: str, num_processes: int = 1) -> None:
     """Call `function(task)` for every task; a UserError of one does not keep the others from being done.
 
     Raises:
