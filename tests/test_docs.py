@@ -21,7 +21,9 @@ def commands_of(page):
                 yield words[1:]
 
 
-CASES = [pytest.param(words, id=f"{page.name}: {' '.join(words)[:60]}") for page in PAGES for words in commands_of(page)]
+CASES = [
+    pytest.param(words, id=f"{page.name}: {' '.join(words)[:60]}") for page in PAGES for words in commands_of(page)
+]
 
 
 @pytest.mark.parametrize("words", CASES)

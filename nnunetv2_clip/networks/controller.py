@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from nnunetv2_clip.networks.head import CHANNELS, LAYER_SIZES, NUM_DYNAMIC_PARAMETERS
 
-
 # Bias of the last convolution at the start: most voxels belong to no class (a probability of 5 %).
 BACKGROUND_PRIOR = -3.0
 

@@ -101,18 +101,24 @@ def test_every_class_gets_other_weights_from_its_text():
     assert (logits[0, 0] - logits[0, 1]).abs().max() > 1e-3
 
 
+def keep(outputs):
+    """A hook that collects a module's outputs with their gradients."""
+
+    def hook(module, inputs, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    return hook
+
+
 def test_unannotated_pairs_get_exactly_zero_gradient_at_the_head():
     network = make_network().double()
     image = torch.randn(2, 1, 8, 8, 8, dtype=torch.float64)
     features, thetas = [], []
     for layer in network.feature_layers:
-        layer.register_forward_hook(lambda _, __, output: (output.retain_grad(), features.append(output)) and None)
+        layer.register_forward_hook(keep(features))
 
-    def all_pairs_controller(module, inputs, output):
-        output.retain_grad()
-        thetas.append(output)
-
-    network.controller.register_forward_hook(all_pairs_controller)
+    network.controller.register_forward_hook(keep(thetas))
     label_maps = [torch.randint(0, 4, (2, 1, size, size, size), dtype=torch.int16) for size in (8, 4)]
     loss = MaskedLoss(membership_table(LABELS), None, (0.5, 0.5))
     presence = torch.tensor([[True, False, True], [False, False, False]])
