@@ -38,6 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), args)
+        os.environ["nnUNet_n_proc_DA"] = "0"  # batches in this process: the seed decides them
         os.environ["nnUNet_clip_demo_epochs"] = str(args.epochs)
         os.environ["nnUNet_clip_demo_iterations"] = str(args.iterations)
         dice = {
@@ -52,7 +53,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (folder / name).mkdir()
         os.environ[name] = str(folder / name)
-    os.environ.update(nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1")
+    os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
     sources = [f"{name}={folder / 'msd' / name / task}" for name, task in TASKS.items()]
     size = ["--cases", args.cases, "--test-cases", 1, "--spacing", *args.spacing]
     call("nnunetv2_clip", "phantom", "-o", folder / "msd", *size, "--sources", *TASKS)
