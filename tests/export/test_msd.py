@@ -147,7 +147,7 @@ def test_a_mismatching_prediction_is_refused(tmp_path, msd, mri, painted, capsys
     assert message in error
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no nifti")])
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no nifti", mtime=0)])
 def test_a_prediction_that_is_no_nifti_file_is_refused(tmp_path, msd, mri, painted, capsys, content):
     (painted / "lung_001.nii.gz").write_bytes(content)
     assert "cannot be read" in refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri))

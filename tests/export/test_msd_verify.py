@@ -17,7 +17,7 @@ from nnunetv2_clip.export.msd_verify import verify
 
 
 def packed(array: np.ndarray, affine: np.ndarray = AFFINE) -> bytes:
-    return gzip.compress(nib.Nifti1Image(array, affine).to_bytes())
+    return gzip.compress(nib.Nifti1Image(array, affine).to_bytes(), mtime=0)
 
 
 def good_masks() -> dict[str, bytes]:
@@ -96,10 +96,10 @@ def test_a_link_is_refused(tmp_path, msd):
     ("content", "message"),
     [
         (b"no gzip", "cannot be unpacked"),
-        (gzip.compress(b"no nifti"), "is no NIfTI file"),
+        (gzip.compress(b"no nifti", mtime=0), "is no NIfTI file"),
         (packed(np.ones(SHAPE, np.uint8))[:-20], "cannot be unpacked"),
-        (gzip.compress(gzip.decompress(packed(np.ones(SHAPE, np.uint8)))[:-3]), "cannot be read to its end"),
-        (gzip.compress(bytes(2_000_000)), "larger than any mask"),
+        (gzip.compress(gzip.decompress(packed(np.ones(SHAPE, np.uint8)))[:-3], mtime=0), "cannot be read to its end"),
+        (gzip.compress(bytes(2_000_000), mtime=0), "larger than any mask"),
         (packed(np.ones((4, 3, 3), np.uint8)), "has shape (4, 3, 3)"),
         (packed(np.ones((*SHAPE, 1), np.uint8)), "has 4 dimensions"),
         (packed(np.ones(SHAPE, np.uint8), np.eye(4)), "lies elsewhere in space"),
