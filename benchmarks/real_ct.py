@@ -10,6 +10,7 @@ the model generalises. Writes benchmarks/results/real_ct.md.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import resource
@@ -146,6 +147,8 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
     rows = sorted(
         (pair.class_name, pair.dataset, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.pairs
     )
+    absent = [name for name, _, dice, _ in rows if math.isnan(dice)]  # neither in the reference nor predicted
+    rows = [row for row in rows if row[0] not in absent]
     mean = sum(dice for _, _, dice, _ in rows) / len(rows)
     lines = [
         "# One real CT, its labels split into three partly labelled datasets",
@@ -155,7 +158,7 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
         "Trained and scored on the same CT (122 x 101 x 30 voxels of 3 mm): shows that one network learns all classes",
         "from three partial label sets, not how well it generalises. TotalSegmentator made the labels, not a person.",
         "",
-        f"- mean Dice over {len(rows)} annotated classes: **{mean:.3f}**",
+        f"- mean Dice over {len(rows)} annotated classes: **{mean:.3f}** (not in this CT: {', '.join(absent) or 'none'})",
         f"- conversion, planning, preprocessing and training: {clock.wall_min:.1f} min wall clock, "
         f"{clock.cpu_min:.1f} min processor time (other programs ran beside)",
         f"- nnunetv2_clip {__version__}, nnunetv2 {version('nnunetv2')}, torch {torch.__version__}, Python "
