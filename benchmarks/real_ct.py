@@ -1,6 +1,6 @@
 """The whole chain on one real CT: its labels split into three partly labelled datasets, one model, Dice per class.
 
-    python benchmarks/real_ct.py --ct-folder FOLDER [--epochs 30 --iterations 120] [--work FOLDER]
+    python benchmarks/real_ct.py --ct-folder FOLDER [--epochs 20 --iterations 100] [--work FOLDER]
 
 FOLDER holds ct.nii.gz and totalsegmentator_labels.nii.gz (labels of the TotalSegmentator task `total`, version 2).
 The model is trained and scored on this one CT: the figures show that partial labels are learned together, not how well
@@ -51,8 +51,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ct-folder", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("real_ct_work"))
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=100)
     args = parser.parse_args()
     if not (args.ct_folder / "ct.nii.gz").is_file():
         print(f"skipped: {args.ct_folder} has no ct.nii.gz")
@@ -147,8 +147,8 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
     rows = sorted(
         (pair.class_name, pair.dataset, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.pairs
     )
-    absent = [name for name, _, dice, _ in rows if math.isnan(dice)]  # neither in the reference nor predicted
-    rows = [row for row in rows if row[0] not in absent]
+    missing = [name for name, _, dice, _ in rows if math.isnan(dice)]  # neither in the reference nor predicted
+    rows = [row for row in rows if row[0] not in missing]
     mean = sum(dice for _, _, dice, _ in rows) / len(rows)
     lines = [
         "# One real CT, its labels split into three partly labelled datasets",
@@ -158,7 +158,8 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
         "Trained and scored on the same CT (122 x 101 x 30 voxels of 3 mm): shows that one network learns all classes",
         "from three partial label sets, not how well it generalises. TotalSegmentator made the labels, not a person.",
         "",
-        f"- mean Dice over {len(rows)} annotated classes: **{mean:.3f}** (not in this CT: {', '.join(absent) or 'none'})",
+        f"- mean Dice over {len(rows)} annotated classes: **{mean:.3f}**",
+        f"- annotated, but not in this CT: {', '.join(missing) or 'none'}",
         f"- conversion, planning, preprocessing and training: {clock.wall_min:.1f} min wall clock, "
         f"{clock.cpu_min:.1f} min processor time (other programs ran beside)",
         f"- nnunetv2_clip {__version__}, nnunetv2 {version('nnunetv2')}, torch {torch.__version__}, Python "
