@@ -180,9 +180,11 @@ def _only(networks: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]
         for network in networks:
             network.class_embedding = deepcopy(network.class_embedding)
             network.keep_classes(names)
-    yield
-    for network, (embedding, all_names) in zip(networks, before, strict=True):
-        network.class_embedding, network.class_names = embedding, all_names
+    try:
+        yield
+    finally:  # the next case needs all classes again, whatever happened to this one
+        for network, (embedding, all_names) in zip(networks, before, strict=True):
+            network.class_embedding, network.class_names = embedding, all_names
 
 
 def _in_file(volume: np.ndarray, placement) -> np.ndarray:
