@@ -25,7 +25,7 @@ MIDDLE_CLASSES = ("liver", "spleen", "pancreas")
 LOWER_CLASSES = ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head")
 MIN_DISTANCE_MM = 15.0
 BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
-MIN_SPINE_DEPTH = 0.12  # of the body's depth, from its middle
+MIN_SPINE_DEPTH, MIN_SLICES = 0.12, 0.7  # of the body's depth, from its middle; of the slices that show bone
 SOLID_HU, CORE_RADIUS_MM, MIN_ASYMMETRY = (20, 220), 20.0, 0.5
 LUNG_HU, MIN_LUNG_SHARE = -500, 0.12
 
@@ -159,7 +159,10 @@ def _left_right_by_image(body: Body) -> Finding:
 
 
 def _front_back(body: Body) -> Finding:
-    """The median over all slices of how far bone near the middle lies behind the middle of the body."""
+    """In most slices bone near the middle lies behind the middle of the body.
+
+    Not in all: blood full of contrast agent in the heart is as bright as bone, and lies in front of the spine.
+    """
     bone = (body.hu > BONE_HU) & body.mask
     depths = []
     for k in np.flatnonzero(np.isfinite(body.middle)):
@@ -168,9 +171,12 @@ def _front_back(body: Body) -> Finding:
         rows = np.flatnonzero(body.mask[:, :, k].any(axis=0))
         if len(y) * body.edges_mm[0] * body.edges_mm[1] >= MIN_BONE_MM2:
             depths.append(((rows[0] + rows[-1]) / 2 - np.median(y)) / (rows[-1] + 1 - rows[0]))
-    if len(depths) < 0.25 * np.isfinite(body.middle).sum() or abs(np.median(depths)) < MIN_SPINE_DEPTH:
+    if len(depths) < 0.25 * np.isfinite(body.middle).sum():
         return UNDECIDED
-    return _finding(float(np.median(depths)), "the spine lies behind", "the spine lies in front")
+    behind, before = (float((np.array(depths) * sign > MIN_SPINE_DEPTH).mean()) for sign in (1, -1))
+    if max(behind, before) < MIN_SLICES:
+        return UNDECIDED
+    return _finding(behind - before, "the spine lies behind", "the spine lies in front")
 
 
 def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from nnunetv2_clip.anatomy_check import check_anatomy, mend_half_turn
 from nnunetv2_clip.images import Volume
@@ -77,6 +78,13 @@ def test_one_sign_alone_mends_nothing():
     image = Volume(body, np.diag([8.0, 8, 8, 1]))
     found = check_anatomy(image)
     assert found.problem.startswith("front and back exchanged") and not found.is_half_turned
+
+
+def test_a_heart_as_bright_as_bone_does_not_turn_the_body_round():
+    phantom = patient()
+    image = phantom.image.copy()
+    image[ndimage.binary_dilation(phantom.extras["heart"], iterations=3) & phantom.extras["skin"]] = 350
+    assert check_anatomy(Volume(image[:, :, 66:], phantom.affine)).front_back.verdict >= 0
 
 
 def test_a_volume_without_a_body_is_undecided_not_wrong():

@@ -26,6 +26,9 @@ OPTIONS = {"lits": {"numbers": (0, 48)}, "ct_org": {"numbers": (0, 48)}}
 SOURCES = sorted(set(all_sources()) & set(layout_names()))
 MIN_DAMAGES = 300
 MAX_VICTIMS = 3  # some sources have a file per structure, all read alike
+# Not every scan of the download has a label; the number of cases, which convert and check print, tells of a lost one.
+PARTLY_LABELLED = {"gibson_pancreas_ct"}
+ACCEPTED = {"refused", "repaired", "harmless", "class unknown", "left out"}
 COUNTS: Counter[str] = Counter()
 
 
@@ -66,7 +69,7 @@ def sheared(data, affine):
 
 def singular(path):
     image = nib.load(path)
-    broken = nib.Nifti1Image(np.asanyarray(image.dataobj), None)
+    broken = nib.Nifti1Image(np.asanyarray(image.dataobj).copy(), None)  # the file is about to be overwritten
     broken.header.set_sform(np.diag([0, 0, 0, 1.0]), 1)
     broken.header["srow_x"] = broken.header["srow_y"] = broken.header["srow_z"] = 0
     nib.save(broken, path)
@@ -192,10 +195,10 @@ def victims(case):
 
 
 def outcome(source, root, target, damaged_case):
-    """The converted case; a UserError where anything is refused."""
+    """The converted case, None if it is not found any more; a UserError where anything is refused."""
     cases = {case.case_id: case for case in source.find_cases(root)}
     if damaged_case not in cases:
-        raise AssertionError(f"{damaged_case} vanished without a word")
+        return None
     case = cases[damaged_case]
     source.check_case(case)
     merge = Merge((Input(source, root),), target, UNIVERSAL)
@@ -213,8 +216,10 @@ def outcome(source, root, target, damaged_case):
     }
 
 
-def judge(before, after):
+def judge(before, after, name):
     """What became of a damage that was not refused. A class may become unknown, but no voxel may change its class."""
+    if after is None:
+        return "left out" if name in PARTLY_LABELLED else "vanished without a word"
     same = all(np.array_equal(before[key], after[key]) for key in ("image", "unknown"))
     same &= all(np.array_equal(mask, before["masks"].get(name)) for name, mask in after["masks"].items())
     lies_elsewhere = not np.allclose(before["affine"], after["affine"], atol=1e-3)
@@ -241,13 +246,11 @@ def test_no_damage_is_converted_silently_wrong(name, tmp_path):
         for title, damage in damages(path, is_image):
             damage(path)
             try:
-                found = judge(before, outcome(source, written.root, target, case.case_id))
+                found = judge(before, outcome(source, written.root, target, case.case_id), name)
             except UserError:
                 found = "refused"
-            except AssertionError as error:
-                found = str(error)
             COUNTS[found] += 1
-            if found not in ("refused", "repaired", "harmless", "class unknown"):
+            if found not in ACCEPTED:
                 wrong.append(f"{title} of {stem(path)}: {found}")
             path.write_bytes(kept)
             for extra in set(path.parent.iterdir()) - siblings:
