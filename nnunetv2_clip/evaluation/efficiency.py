@@ -120,14 +120,14 @@ def count_flops(network: nn.Module, image: torch.Tensor) -> int:
 def head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
     """FLOPs of the text-driven head by formula: 8x8, 8x8 and 8x1 weights per class and voxel, two operations each.
 
-    The paper's form, without biases. `padded_head_flops` is what our matrix products do.
+    The paper's form, without biases. `matrix_head_flops` is what our matrix products do.
     """
     return 2 * (2 * num_channels**2 + num_channels) * num_classes * num_voxels
 
 
-def padded_head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
-    """The same with the bias as a ninth channel: 9x9, 9x9 and 9x1."""
-    return head_flops(num_classes, num_voxels, num_channels + 1)
+def matrix_head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
+    """The same in our matrix products, which move the first two biases into the next layer's: once, not per voxel."""
+    return head_flops(num_classes, num_voxels, num_channels) + 2 * num_classes * num_channels * (num_channels + 1)
 
 
 def fits(candidate: Candidate, size: Sequence[int]) -> bool:

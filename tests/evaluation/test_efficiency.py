@@ -12,8 +12,8 @@ from nnunetv2_clip.evaluation.efficiency import (
     cost_table,
     count_flops,
     head_flops,
+    matrix_head_flops,
     measure,
-    padded_head_flops,
 )
 from nnunetv2_clip.networks.head import text_driven_head
 
@@ -52,12 +52,12 @@ def test_head_costs_what_the_formula_says(num_classes):
         def forward(self, features):
             return text_driven_head(features, torch.zeros(num_classes, 153), torch.zeros(num_classes, dtype=torch.long))
 
-    assert count_flops(Head(), torch.zeros(1, 8, 5, 6, 7)) == padded_head_flops(num_classes, 5 * 6 * 7)
+    assert count_flops(Head(), torch.zeros(1, 8, 5, 6, 7)) == matrix_head_flops(num_classes, 5 * 6 * 7)
 
 
 def test_head_formula_is_that_of_the_papers_layers():
     assert head_flops(1, 1) == 2 * (8 * 8 + 8 * 8 + 8 * 1)
-    assert padded_head_flops(1, 1) == 2 * (9 * 9 + 9 * 9 + 9 * 1)
+    assert matrix_head_flops(1, 1) == head_flops(1, 1) + 2 * (8 * 8 + 8)
 
 
 def test_more_classes_cost_head_and_controller_only(plans):
@@ -66,7 +66,7 @@ def test_more_classes_cost_head_and_controller_only(plans):
     every, single = (measure(network, patch, torch.device("cpu"), 1) for network in networks[:2])
     voxels = 16 * 16 * 8
     controller = 2 * 31 * (512 * 256 + 512 * 256 + 256 * 153)
-    assert every.flops - single.flops == padded_head_flops(31, voxels) + controller
+    assert every.flops - single.flops == matrix_head_flops(31, voxels) + controller
     assert every.parameters == single.parameters
 
 

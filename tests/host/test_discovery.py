@@ -84,5 +84,5 @@ def test_spawned_workers_find_the_trainer(tmp_path):
 
 
 def test_the_start_up_file_imports_nothing_of_ours():
-    result = run_python("import sys; print([name for name in sys.modules if 'nnunet' in name or name == 'torch'])")
+    result = run_python("import sys; print([name for name in sys.modules if name.startswith(('nnunet', 'torch'))])")
     assert result.stdout.strip() == "[]"

@@ -1,6 +1,5 @@
 """Both kinds of install, in a fresh virtual environment, put the trainers where nnU-Net searches."""
 
-import os
 import site
 import subprocess
 import sys
@@ -30,9 +29,12 @@ def test_a_fresh_environment_sets_the_search_folder(editable, tmp_path):
     subprocess.run(
         [python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", *arguments], check=True, cwd=tmp_path
     )
-    # nnU-Net and torch come from the environment that runs the tests; our package only from the fresh one.
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(site.getsitepackages())}
-    result = subprocess.run([python, "-c", SHOW], capture_output=True, text=True, cwd="/", env=environment)
+    # nnU-Net and torch come from the environment that runs the tests, searched last; our package from the fresh one.
+    own = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    (own / "zz_host.pth").write_text("\n".join(site.getsitepackages()))
+    result = subprocess.run(
+        [python, "-c", SHOW], capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}
+    )
     assert "RESULT" in result.stdout, result.stderr
     variable, package, *found = result.stdout.split("RESULT")[1].split()
     assert found == ["nnunetv2_clip.training.trainer", "CLIPUniversalTrainer"]
