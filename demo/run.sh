@@ -4,7 +4,7 @@
 set -euo pipefail
 
 OUT=$(realpath -m "${1:-demo_output}")
-CASES=${CASES:-8} EPOCHS=${EPOCHS:-10} ITERATIONS=${ITERATIONS:-110}
+CASES=${CASES:-8} EPOCHS=${EPOCHS:-12} ITERATIONS=${ITERATIONS:-160}
 
 mkdir -p "$OUT"/nnUNet_raw "$OUT"/nnUNet_preprocessed "$OUT"/nnUNet_results
 export nnUNet_raw="$OUT/nnUNet_raw" nnUNet_preprocessed="$OUT/nnUNet_preprocessed" nnUNet_results="$OUT/nnUNet_results"
@@ -16,7 +16,7 @@ step() { printf '\n\033[1m[%d:%02d] %s\033[0m\n' $((SECONDS / 60)) $((SECONDS % 
 run() { printf '\033[36m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$OUT|demo_output|g")"; "$@"; }
 
 step "1/9 Six partly labelled CT datasets (synthetic), as the Decathlon distributes them"
-run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 8 8 10 \
+run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 10 10 12 \
   --sources msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
 mkdir -p "$OUT/msd" "$OUT/truth" "$OUT/test_images"  # one folder with all tasks; the truth of the test patients
 for source in "$OUT"/phantoms/msd_*; do

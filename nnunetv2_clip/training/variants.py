@@ -73,7 +73,7 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     AdamW, because nnU-Net's SGD with momentum 0.99 needs more steps than a CPU makes in minutes.
 
     Iterations and epochs can be set from outside, so that a smoke test is the same code:
-    nnUNet_clip_demo_epochs (default 10) and nnUNet_clip_demo_iterations (default 110).
+    nnUNet_clip_demo_epochs (default 12) and nnUNet_clip_demo_iterations (default 160).
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = 2e-3, 1e-5
-        self.num_epochs = int(os.environ.get("nnUNet_clip_demo_epochs", 10))
-        self.num_iterations_per_epoch = int(os.environ.get("nnUNet_clip_demo_iterations", 110))
+        self.num_epochs = int(os.environ.get("nnUNet_clip_demo_epochs", 12))
+        self.num_iterations_per_epoch = int(os.environ.get("nnUNet_clip_demo_iterations", 160))
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
 
     def configure_optimizers(self):
