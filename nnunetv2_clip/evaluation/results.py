@@ -144,9 +144,12 @@ class Evaluation:
         content = read_json(path, "run 'nnunetv2_clip evaluate', which writes evaluation.json")
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "pairs" not in content:
             raise UserError(path, "is no evaluation.json of this version", "the file that 'evaluate' writes")
-        pairs = tuple(Pair(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
-        leaked = content.get("leaked", {}).get("cases", {})
-        notes, order = tuple(content.get("notes", ())), tuple(content["class_order"])
+        try:
+            pairs = tuple(Pair(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
+            leaked = content.get("leaked", {}).get("cases", {})
+            notes, order = tuple(content.get("notes", ())), tuple(content["class_order"])
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(path, "is damaged", "the file that 'evaluate' writes", "evaluate again") from None
         return cls(pairs, order, leaked, content.get("settings", {}), notes)
 
 

@@ -95,13 +95,15 @@ class LabelCoding:
         """From the entry `labels` of a dataset.json.
 
         Raises:
-            UserError: a class is not in the taxonomy.
+            UserError: a class is not in the taxonomy, or its region holds no label values.
         """
         values = {}
         for name in class_names(labels):
             region = labels[name]
             region = region if isinstance(region, list | tuple) else [region]
-            values[taxonomy.find(name, where).name] = tuple(int(value) for value in region)
+            if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in region):
+                raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers of 0 or more")
+            values[taxonomy.find(name, where).name] = tuple(region)
         return cls(values, labels.get(IGNORE))
 
     def read(self, path: Path) -> LabelVolume:

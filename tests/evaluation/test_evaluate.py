@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.cli import main
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 
@@ -203,3 +204,11 @@ def test_every_class_counts_the_same_in_the_mean():
     pairs.append(Pair("a", "d", "spleen", "annotated", {"Dice": 1.0}))
     evaluation = Evaluation(tuple(pairs), ("spleen", "liver"))
     np.testing.assert_allclose(evaluation.mean_over_classes(pairs)["Dice"].mean, (0.4 + 1) / 2)
+
+
+@pytest.mark.parametrize("content", ['"pairs": 5', '"pairs": [{"x": 1}]', '"pairs": []'])
+def test_damaged_evaluation_is_refused(tmp_path, content):
+    path = tmp_path / "evaluation.json"
+    path.write_text(f'{{"schema_version": 1, {content}}}')
+    with pytest.raises(UserError, match="is damaged"):
+        Evaluation.load(path)

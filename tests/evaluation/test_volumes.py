@@ -96,3 +96,9 @@ def test_box_of_a_class_spans_all_its_values():
     assert drawn.box("a") == (slice(1, 4), slice(0, 1), slice(0, 1))
     assert drawn.box("b") is None
     assert drawn.mask("a", drawn.box("a")).ravel().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("region", ["x", -3, [1, [2]], 1.5])
+def test_region_without_label_values_is_refused(region):
+    with pytest.raises(UserError, match="the label values of 'liver'"):
+        LabelCoding.of({"background": 0, "liver": region}, UNIVERSAL, "dataset.json")
