@@ -36,7 +36,15 @@ def run(args):
     tables = []
     for size in dict.fromkeys(sizes):
         wanted = [network for network in networks if fits(network, size)]
-        costs = [measure(network, size, device, args.repeats) for network in tqdm(wanted, desc=str(size), unit="net")]
+        try:
+            costs = [
+                measure(network, size, device, args.repeats) for network in tqdm(wanted, desc=f"{size}", unit="net")
+            ]
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                "-size", f"{size}: {reason}", f"a multiple of the networks' strides that fits into memory, as {patch}"
+            ) from None
         tables.append(cost_table(costs, size, where, note))
         print(tables[-1].markdown())
     write_tables(tables, args.o, "efficiency")

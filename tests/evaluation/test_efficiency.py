@@ -93,3 +93,9 @@ def test_command_writes_a_table_per_size(plans, tmp_path, capsys):
     assert main(["efficiency", "-plans", str(plans), "-c", "2d", "-o", str(tmp_path)]) == 2
     assert "3d_fullres" in capsys.readouterr().err
     assert main(["efficiency", "-plans", str(plans), "-size", "16", "-o", str(tmp_path)]) == 2
+
+
+def test_size_that_the_network_cannot_take_is_refused(plans, tmp_path, capsys):
+    arguments = ["efficiency", "-plans", str(plans), "-size", "15", "16", "8", "-o", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "-size: (15, 16, 8)" in capsys.readouterr().err
