@@ -77,3 +77,35 @@ def test_imports_without_torch():
 
     code = "import sys, nnunetv2_clip.manifest, nnunetv2_clip.labels; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def with_pseudo(tmp_path, pseudo):
+    path = tmp_path / "label_presence.json"
+    Manifest(UNIVERSAL, {**CASES, "c": CasePresence("two", ("spleen",), ("liver_tumor",), "c", pseudo=pseudo)}).save(path)
+    return path
+
+
+def test_pseudo_labels_give_loss_by_their_weight_but_are_no_truth(tmp_path):
+    manifest = Manifest.load(with_pseudo(tmp_path, {"liver": 0.25}))
+    names = ["liver", "spleen", "liver_tumor", "aorta"]
+    assert manifest.weights(["c", "b"], names).tolist() == [[0.25, 1, 1, 0], [0, 1, 0, 0]]
+    assert manifest.presence(["c"], names).tolist() == [[False, True, True, False]]
+    case = manifest.case("c")
+    assert case.known == {"spleen", "liver_tumor"} and case.supervised == {"spleen", "liver_tumor", "liver"}
+    assert manifest.has_pseudo_labels and "liver" in manifest.supervised_classes()
+    assert manifest.count_cases()["two"] == {
+        "cases": 2,
+        "supervised": {"spleen": 2, "liver": 1, "liver_tumor": 1},
+        "pseudo": {"liver": 1},
+    }
+
+
+def test_without_pseudo_labels_the_file_is_as_before_there_were_any(saved):
+    assert "pseudo" not in saved.read_text()
+    assert not Manifest.load(saved).has_pseudo_labels
+
+
+@pytest.mark.parametrize("pseudo", [{"spleen": 0.5}, {"liver_tumor": 0.5}, {"liver": 0}, {"liver": 2}, {"liver": "x"}])
+def test_a_pseudo_label_of_a_known_class_or_without_a_weight_is_refused(tmp_path, pseudo):
+    with pytest.raises(UserError, match="case 'c'"):
+        Manifest.load(with_pseudo(tmp_path, pseudo))

@@ -87,14 +87,14 @@ def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
 def _scored_classes(
     case_id: str, presence: CasePresence | None, reference: Side, prediction: Side, taxonomy: Taxonomy
 ) -> tuple[str, ...]:
-    """The classes that the case supervises and both sides know, in painting order."""
+    """The classes whose truth the case knows and that both sides know, in painting order."""
     in_reference, in_prediction = reference.classes_of(case_id), prediction.classes_of(case_id)
-    supervised = presence.supervised if presence else in_reference
+    known_here = presence.known if presence else in_reference
     if presence and isinstance(reference.coding, MaskCoding):
         _require_files(case_id, frozenset(presence.annotated), in_reference, reference)
     if isinstance(prediction.coding, MaskCoding):
-        _require_files(case_id, supervised & prediction.classes, in_prediction, prediction)
-    known = supervised & reference.classes & prediction.classes
+        _require_files(case_id, known_here & prediction.classes, in_prediction, prediction)
+    known = known_here & reference.classes & prediction.classes
     return tuple(row.name for row in taxonomy.painting_order() if row.name in known)
 
 

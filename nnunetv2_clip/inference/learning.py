@@ -118,11 +118,11 @@ def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None
     scores: Scores = {}
     for case_id, case in tqdm(_validation_cases(preprocessed, fold, model.predictor), f"fold {fold}", unit="case"):
         reference = coding.read(preprocessed / "gt_segmentations" / f"{case_id}.nii.gz")
-        supervised = manifest.case(case_id).supervised
+        known = manifest.case(case_id).known
         rules = {
             name: candidate_rules(name, model.taxonomy, predictor.trained)
             for name in predictor.trained
-            if name in supervised
+            if name in known
         }
         for name, found in score_case(predictor, case, reference, rules).items():
             for rule, value in found.items():

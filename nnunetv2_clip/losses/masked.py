@@ -9,6 +9,7 @@ unannotated pair has no logits, hence exactly zero gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,22 @@ def pair_losses(sums: PairSums, overlap: Tensor, size: Tensor) -> Tensor:
     return losses * (sums.num_voxels > 0)
 
 
+class Losses(NamedTuple):
+    """What `MaskedLoss.of_pairs` gives.
+
+    Attributes:
+        mean: scalar, to be minimised.
+        per_pair: (P,) detached, weighted over the scales; 0 for a pair without a known voxel.
+        is_known: (P,) bool, the pair has a known voxel at the finest scale.
+    """
+
+    mean: Tensor
+    per_pair: Tensor
+    is_known: Tensor
+
+
 class MaskedLoss(nn.Module):
-    """Mean loss over annotated pairs, weighted over the deep supervision scales.
+    """Mean loss over supervised pairs, weighted over the deep supervision scales.
 
     Args:
         membership: (V, K) bool table of the dataset's label values.
@@ -40,7 +55,8 @@ class MaskedLoss(nn.Module):
         weights: one for each scale, the finest first.
         batch_dice: Dice over the batch instead of over each case.
 
-    Under DDP the mean is over the pairs of all ranks: a rank without annotated pair neither hangs nor shifts it.
+    Under DDP the mean is over the pairs of all ranks: a rank without supervised pair neither hangs nor shifts it.
+    With weights of pairs (pseudo labels) it is sum(w l) / sum(w); the Dice over a batch weights its sums alike.
     """
 
     def __init__(self, membership: Tensor, ignore: int | None, weights: Sequence[float], batch_dice: bool = False):
@@ -48,36 +64,70 @@ class MaskedLoss(nn.Module):
         self.register_buffer("membership", membership, persistent=False)
         self.ignore, self.weights, self.batch_dice = ignore, tuple(weights), batch_dice
 
-    def forward(self, logits: Sequence[Tensor], label_maps: Sequence[Tensor], pairs: Tensor) -> Tensor:
-        """Scalar; 0 with zero gradient when nothing is annotated.
+    def forward(
+        self,
+        logits: Sequence[Tensor],
+        label_maps: Sequence[Tensor],
+        pairs: Tensor,
+        pair_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Scalar; 0 with zero gradient when nothing is supervised.
 
         Args:
             logits: for each scale (P, *spatial).
             label_maps: for each scale (B, 1, *spatial) integers.
             pairs: (P, 2) long, ascending by case.
+            pair_weights: (P,) above 0; None: 1 for all. All ranks give them, or none does.
         """
+        return self.of_pairs(logits, label_maps, pairs, pair_weights).mean
+
+    def of_pairs(
+        self,
+        logits: Sequence[Tensor],
+        label_maps: Sequence[Tensor],
+        pairs: Tensor,
+        pair_weights: Tensor | None = None,
+    ) -> Losses:
+        """As `forward`, and the loss of each pair, for the log."""
         known = self.known_values(pairs)
         sums = [
             pair_sums(logit, label_map, pairs, self.membership, self.ignore, known)
             for logit, label_map in zip(logits, label_maps, strict=True)
         ]
-        informative = torch.stack([(scale.num_voxels > 0).sum() for scale in sums]).to(sums[0].entropy.dtype)
-        pairs_per_rank = _sum_over_ranks(informative) / world_size()  # DDP averages gradients over ranks
-        losses = [pair_losses(scale, *dice) for scale, dice in zip(sums, self._dice_sums(sums, pairs), strict=True)]
-        means = torch.stack([loss.sum() for loss in losses]) / pairs_per_rank.clamp_min(1 / world_size())
-        return (means * means.new_tensor(self.weights)).sum()
+        dice_sums = self._dice_sums(sums, pairs, pair_weights)
+        losses = [pair_losses(scale, *dice) for scale, dice in zip(sums, dice_sums, strict=True)]
+        means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pair_weights)
+        scale_weights = means.new_tensor(self.weights)
+        with torch.no_grad():
+            per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
+        return Losses((means * scale_weights).sum(), per_pair, sums[0].num_voxels > 0)
+
+    def _means(self, losses: list[Tensor], known: list[Tensor], pair_weights: Tensor | None) -> Tensor:
+        """(scales,) the mean over pairs, times the share of this rank: DDP averages gradients over ranks."""
+        if pair_weights is None:
+            informative = torch.stack([flags.sum() for flags in known]).to(losses[0].dtype)
+            pairs_per_rank = _sum_over_ranks(informative) / world_size()
+            return torch.stack([loss.sum() for loss in losses]) / pairs_per_rank.clamp_min(1 / world_size())
+        pair_weights = pair_weights.to(losses[0].dtype)
+        per_rank = _sum_over_ranks(torch.stack([(pair_weights * flags).sum() for flags in known])) / world_size()
+        weighted = torch.stack([(pair_weights * loss).sum() for loss in losses])
+        return weighted / torch.where(per_rank > 0, per_rank, torch.ones_like(per_rank))
 
     def known_values(self, pairs: Tensor) -> Tensor | None:
         """(P, V) bool, the label values whose voxels count for each pair; None: all (but the ignore label)."""
         return None
 
-    def _dice_sums(self, sums: list[PairSums], pairs: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _dice_sums(
+        self, sums: list[PairSums], pairs: Tensor, pair_weights: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Overlap and size of the Dice of each pair, (P,) and (P,) for each scale."""
         own = [(scale.overlap, scale.probability + scale.target) for scale in sums]
         if not self.batch_dice:
             return own
         classes = pairs[:, 1]
         per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 2, P)
+        if pair_weights is not None:
+            per_pair = per_pair * pair_weights.to(per_pair.dtype)
         per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
         # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
         shared = _sum_over_ranks(per_class.index_add(2, classes, per_pair))[:, :, classes]

@@ -31,7 +31,8 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
 
 
 def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
-    """Every case is in the manifest, and its label map shows no class that the manifest does not call annotated.
+    """Every case is in the manifest, and its label map shows no class that the manifest calls neither annotated nor
+    pseudo label.
 
     What was found to agree is noted beside the folder of the preprocessed cases, with the time of each file, so that
     thousands of files are read only once.
@@ -47,23 +48,29 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
     note = folder.with_name(f"{folder.name}_labels_checked.json")
     agreed = read_json(note, "delete it") if note.is_file() else {}
     state = {
-        case_id: [*sorted(manifest.case(case_id).annotated), (folder / f"{case_id}.pkl").stat().st_mtime_ns]
+        case_id: [*sorted(_drawn(manifest, case_id)), (folder / f"{case_id}.pkl").stat().st_mtime_ns]
         for case_id in dataset.identifiers
     }
     waiting = [case_id for case_id in state if agreed.get(case_id) != state[case_id]]
     for case_id in tqdm(waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50):
-        annotated = set(manifest.case(case_id).annotated)
+        drawn = _drawn(manifest, case_id)
         locations = _class_locations(dataset, case_id)
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
-        if shown - annotated:
+        if shown - drawn:
             raise UserError(
                 f"{manifest.where}, case {case_id!r}",
-                f"its label map contains {sorted(shown - annotated)}, which the manifest does not call annotated",
+                f"its label map contains {sorted(shown - drawn)}, which the manifest does not call annotated",
                 "every class that occurs in a label map among 'annotated' of the case",
                 "correct the manifest, or convert and preprocess again",
             )
     if waiting:
         write_json(note, {**agreed, **state})
+
+
+def _drawn(manifest: Manifest, case_id: str) -> set[str]:
+    """The classes that the label map of a case may show."""
+    case = manifest.case(case_id)
+    return {*case.annotated, *case.pseudo}
 
 
 def _region(region: int | list[int] | tuple[int, ...]) -> int | tuple[int, ...]:

@@ -17,14 +17,18 @@ def case_probabilities(case_ids: Sequence[str], manifest: Manifest, balance: flo
 
     p = (1 - balance) / n + balance * (d + c) / 2, where d shares the probability equally among the datasets and
     within each among its cases, and c shares it equally among the classes and within each among the cases that
-    supervise it. balance = 0 is nnU-Net's uniform draw; balance = 1 draws a dataset of
+    supervise it, pseudo labels by their weight. balance = 0 is nnU-Net's uniform draw; balance = 1 draws a dataset of
     41 cases as often as one of 1,000.
     """
     cases = [manifest.case(case_id) for case_id in case_ids]
     in_dataset = Counter(case.dataset for case in cases)
-    in_class = Counter(name for case in cases for name in case.supervised)
+    weights = [{**dict.fromkeys(case.known, 1), **case.pseudo} for case in cases]
+    in_class: Counter[str] = Counter()
+    for classes in weights:
+        in_class.update(classes)
     by_dataset = np.array([1 / (len(in_dataset) * in_dataset[case.dataset]) for case in cases])
-    by_class = np.array([sum(1 / in_class[name] for name in case.supervised) / max(len(in_class), 1) for case in cases])
+    shares = [sum(weight / in_class[name] for name, weight in classes.items()) for classes in weights]
+    by_class = np.array(shares) / max(len(in_class), 1)
     balanced = (by_dataset + by_class) / 2
     return (1 - balance) / len(cases) + balance * balanced / balanced.sum()
 
