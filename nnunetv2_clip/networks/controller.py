@@ -55,6 +55,7 @@ class Controller(nn.Module):
 
     def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Tensor) -> Tensor:
         """(K, E) embeddings of unit length, (B, F) image features, (P, 2) pairs -> (P, 153)."""
-        text = self.text_projection(text_embedding * math.sqrt(text_embedding.shape[1])).relu()
-        joined = torch.cat((text[pairs[:, 1]], image_feature[pairs[:, 0]]), dim=1)
+        # Of the wanted pairs alone: which other classes the table holds must not change a bit (see `extensions`).
+        text = self.text_projection(text_embedding[pairs[:, 1]] * math.sqrt(text_embedding.shape[1])).relu()
+        joined = torch.cat((text, image_feature[pairs[:, 0]]), dim=1)
         return self.dynamic_parameters(self.hidden(joined).relu())

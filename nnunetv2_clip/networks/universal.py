@@ -7,6 +7,7 @@ Named by its dotted path in the plans that a model folder holds, so that nnU-Net
 
 from __future__ import annotations
 
+import copy
 import pydoc
 from collections.abc import Sequence
 
@@ -28,11 +29,12 @@ class ClassEmbedding(nn.Module):
     `.seg_layers.` in them: so weights move between class lists with the stock flag.
     """
 
-    def __init__(self, num_classes: int, text_width: int):
+    def __init__(self, part_of: Sequence[int], text_width: int):
         super().__init__()
         self.seg_layers = nn.Module()
-        self.seg_layers.register_buffer("text_embedding", torch.zeros(num_classes, text_width))
-        self.seg_layers.register_buffer("trained", torch.ones(num_classes, dtype=torch.bool))
+        self.seg_layers.register_buffer("text_embedding", torch.zeros(len(part_of), text_width))
+        self.seg_layers.register_buffer("trained", torch.ones(len(part_of), dtype=torch.bool))
+        self.seg_layers.register_buffer("part", torch.tensor(part_of), persistent=False)  # follows from the plans
 
     @property
     def vectors(self) -> Tensor:
@@ -44,10 +46,25 @@ class ClassEmbedding(nn.Module):
         """(K,) bool."""
         return self.seg_layers.trained
 
+    @property
+    def part(self) -> Tensor:
+        """(K,) long: 0 for classes of the network's own head, n for those of the n-th extension."""
+        return self.seg_layers.part
+
     def keep(self, index: Tensor) -> None:
         """Only these classes, in this order."""
         self.seg_layers.text_embedding = self.vectors[index].clone()
         self.seg_layers.trained = self.trained[index].clone()
+        self.seg_layers.part = self.part[index].clone()
+
+
+class ExtensionPart(nn.Module):
+    """What classes that were added to a frozen network have of their own; it starts as a copy of the network's."""
+
+    def __init__(self, feature_layers: nn.ModuleList, controller: Controller):
+        super().__init__()
+        self.feature_layers = copy.deepcopy(feature_layers)
+        self.controller = copy.deepcopy(controller)
 
 
 class CLIPUniversalNet(nn.Module):
@@ -61,6 +78,8 @@ class CLIPUniversalNet(nn.Module):
         text_width: E.
         image_width: size of the global image feature f.
         deep_supervision: logits at every decoder stage, the finest first.
+        extensions: classes that were added later, one list for each time (nnunetv2_clip extend): they get feature
+            layers and a controller of their own, and the logits of all others stay as they are, to the bit.
         backbone_kwargs: arguments of the backbone, as the stock plans name them.
 
     Source: paper, section 3.2 and Figure 2.
@@ -75,6 +94,7 @@ class CLIPUniversalNet(nn.Module):
         text_width: int,
         image_width: int = 256,
         deep_supervision: bool = True,
+        extensions: Sequence[Sequence[str]] = (),
         **backbone_kwargs,
     ):
         super().__init__()
@@ -89,8 +109,10 @@ class CLIPUniversalNet(nn.Module):
         self.decoder = backbone.decoder
         self.feature_layers = release_seg_layers(self.decoder)
         self.image_feature = ImageFeature(self.encoder.output_channels[-1], image_width)
-        self.class_embedding = ClassEmbedding(num_classes, text_width)
+        part_of = {name: number for number, added in enumerate(extensions, start=1) for name in added}
+        self.class_embedding = ClassEmbedding([part_of.get(name, 0) for name in class_names], text_width)
         self.controller = Controller(text_width, image_width)
+        self.extensions = nn.ModuleList(ExtensionPart(self.feature_layers, self.controller) for _ in extensions)
 
     def set_classes(self, vectors: Tensor, trained: Tensor) -> None:
         """Fill the buffers with (K, E) text embeddings and (K,) bool, in the order of `class_names`."""
@@ -118,18 +140,43 @@ class CLIPUniversalNet(nn.Module):
         """
         skips = self.encoder(image)
         features = self.decoder(skips)
+        features = list(features) if self.decoder.deep_supervision else [features]
         image_feature = self.image_feature(skips[-1])
-        if self.decoder.deep_supervision:
-            layers = reversed(self.feature_layers)
-            scales = [layer(feature) for layer, feature in zip(layers, features, strict=True)]
-        else:
-            scales = [self.feature_layers[-1](features)]
         wanted = self._trained_pairs(image.shape[0]) if pairs is None else pairs
-        theta = self.controller(self.class_embedding.vectors, image_feature, wanted)
-        logits = [text_driven_head(scale, theta, wanted[:, 0]) for scale in scales]
+        if self.extensions:
+            logits = self._logits_of_all_parts(features, image_feature, wanted)
+        else:
+            logits = self._logits_of_part(self, features, image_feature, wanted)
         if pairs is None:
             logits = [self._all_classes(logit, image.shape[0]) for logit in logits]
         return logits if self.decoder.deep_supervision else logits[0]
+
+    def _logits_of_part(
+        self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Tensor
+    ) -> list[Tensor]:
+        """(P, *spatial) for each scale; `part` has the feature layers and the controller of these pairs."""
+        layers = list(part.feature_layers)[::-1] if self.decoder.deep_supervision else [part.feature_layers[-1]]
+        theta = part.controller(self.class_embedding.vectors, image_feature, pairs)
+        cases = pairs[:, 0]
+        return [text_driven_head(layer(x), theta, cases) for layer, x in zip(layers, features, strict=True)]
+
+    def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Tensor) -> list[Tensor]:
+        """As `_logits_of_part`, each pair by the part of its class.
+
+        The pairs of a part are computed apart from all others: the same products in the same order as in the network
+        without the later parts, hence the same bits.
+        """
+        logits: list[Tensor | None] = [None] * len(features)
+        part_of_pair = self.class_embedding.part[pairs[:, 1]]
+        for number, part in enumerate((self, *self.extensions)):
+            rows = (part_of_pair == number).nonzero()[:, 0]
+            if len(rows) == 0 and len(pairs) > 0 and not torch.is_grad_enabled():
+                continue  # in training an empty part still reaches its parameters, with zero gradient
+            for scale, own in enumerate(self._logits_of_part(part, features, image_feature, pairs[rows])):
+                if logits[scale] is None:
+                    logits[scale] = own.new_empty((len(pairs), *own.shape[1:]))
+                logits[scale][rows] = own
+        return logits
 
     def _trained_pairs(self, num_cases: int) -> Tensor:
         """(P, 2): every trained class in every case."""

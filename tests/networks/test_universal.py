@@ -145,6 +145,79 @@ def test_without_annotated_pair_every_gradient_is_exactly_zero():
     assert all(gradient is not None and gradient.abs().max() == 0 for gradient in gradients)
 
 
+def extended(old, classes=("liver", "kidney", "spleen", "liver_tumor", "cyst"), extensions=(("kidney",), ("cyst",))):
+    """A network with two later parts that holds all weights of `old`; the new classes lie between the old ones."""
+    network = make_network(classes=classes, extensions=extensions)
+    weights = {key: value for key, value in old.state_dict().items() if ".seg_layers." not in key}
+    assert not network.load_state_dict(weights, strict=False).unexpected_keys
+    with torch.no_grad():
+        for name, row in zip(old.class_names, old.class_embedding.vectors, strict=True):
+            network.class_embedding.vectors[classes.index(name)] = row
+        for part in network.extensions:  # as if trained
+            for parameter in part.parameters():
+                parameter.add_(torch.randn_like(parameter) / 10)
+    return network
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_old_classes_are_identical_to_the_bit_with_later_parts(batch, deep_supervision):
+    old = make_network()
+    new = extended(old)
+    image = torch.randn(batch, 1, 16, 16, 16)
+    for network in (old, new):
+        network.decoder.deep_supervision = deep_supervision
+    with torch.inference_mode():
+        before, after = old(image), new(image)
+    for a, b in zip(before, after, strict=True) if deep_supervision else [(before, after)]:
+        assert torch.equal(a, b[:, [0, 2, 3]])
+        assert len(torch.unique(b[0].flatten(1), dim=0)) == 5  # every class has its own
+
+
+def test_a_class_that_was_declared_but_never_trained_can_get_a_part_later():
+    old = make_network()
+    old.class_embedding.trained[1] = False
+    new = extended(old, CLASSES, (("spleen",),))
+    image = torch.randn(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        for before, after in zip(old(image), new(image), strict=True):
+            assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+            assert (before[:, 1] == UNTRAINED_LOGIT).all()
+            assert (after[:, 1] != UNTRAINED_LOGIT).all()
+
+
+def test_requested_pairs_and_kept_classes_with_later_parts():
+    network = extended(make_network()).double()
+    image = torch.randn(2, 1, 8, 8, 8, dtype=torch.float64)
+    pairs = torch.tensor([[0, 4], [1, 0], [1, 1]])
+    full = network(image)
+    for all_classes, some in zip(full, network(image, pairs), strict=True):
+        assert torch.allclose(all_classes[pairs[:, 0], pairs[:, 1]], some, rtol=0, atol=1e-12)
+    network.keep_classes(("cyst", "liver"))
+    with torch.inference_mode():
+        for all_classes, two in zip(full, network(image), strict=True):
+            assert torch.allclose(all_classes[:, [4, 0]], two, rtol=0, atol=1e-12)
+
+
+def test_pairs_of_one_part_give_no_other_part_a_gradient_and_leave_none_without():
+    network = extended(make_network())
+    pairs = torch.tensor([[0, 4]])
+    sum(scale.sum() for scale in network(torch.randn(1, 1, 8, 8, 8), pairs)).backward()
+    first, second = network.extensions
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in first.parameters())
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in network.controller.parameters())
+    assert any(p.grad.abs().max() > 0 for p in second.parameters())
+
+
+def test_without_extension_no_key_is_added_and_a_new_part_starts_as_the_network():
+    assert not [key for key in make_network().state_dict() if key.startswith("extensions")]
+    network = make_network(extensions=(("spleen",),))
+    state = network.state_dict()
+    own = [key for key in state if key.startswith("extensions.0.")]
+    assert {key.split(".")[2] for key in own} == {"feature_layers", "controller"}
+    assert all(torch.equal(state[key], state[key.removeprefix("extensions.0.")]) for key in own)
+
+
 def test_other_class_count_than_names_is_refused():
     with pytest.raises(ValueError, match="name 3 classes"):
         CLIPUniversalNet(
