@@ -81,7 +81,8 @@ def test_imports_without_torch():
 
 def with_pseudo(tmp_path, pseudo):
     path = tmp_path / "label_presence.json"
-    Manifest(UNIVERSAL, {**CASES, "c": CasePresence("two", ("spleen",), ("liver_tumor",), "c", pseudo=pseudo)}).save(path)
+    case = CasePresence("two", ("spleen",), ("liver_tumor",), "c", pseudo=pseudo)
+    Manifest(UNIVERSAL, {**CASES, "c": case}).save(path)
     return path
 
 
