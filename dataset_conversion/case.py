@@ -111,13 +111,15 @@ def ordered_sets(class_sets) -> tuple[ClassSet, ...]:
 
 def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
     order = task.taxonomy.names.index
+    # The group may become that of a copy. "voxels" stays the case's own, so that the scan is recognised later.
+    scan = f"scan_{fingerprint(loaded.image)}"
     return CasePresence(
         dataset=task.source.name,
         annotated=tuple(sorted(loaded.annotated, key=order)),
         absent=tuple(sorted(loaded.absent, key=order)),
-        group=f"scan_{fingerprint(loaded.image)}",
+        group=scan,
         source_files={role: str(path) for role, path in task.case.files.items()},
-        checksums={role: checksum(path) for role, path in task.case.files.items()},
+        checksums={**{role: checksum(path) for role, path in task.case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,
     )
 

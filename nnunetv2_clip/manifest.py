@@ -30,7 +30,7 @@ class CasePresence:
             are no truth: they supervise training and nothing else.
         group: cases that show the same scan share a group and never stand on both sides of a split.
         source_files: role (image, label, ...) -> path as it was converted.
-        checksums: role -> SHA-256 of that file.
+        checksums: role -> SHA-256 of that file; "voxels" -> fingerprint of the image's voxels.
         geometry_fixes: repairs that the converter applied, in words.
     """
 

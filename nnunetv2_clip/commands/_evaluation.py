@@ -10,6 +10,7 @@ def add_folder_arguments(parser):
     parser.add_argument(
         "--label-values", action="store_true", help="the predictions use the label values of dataset.json as well"
     )
+    parser.add_argument("--train-manifest", type=Path, help="label_presence.json of the training: finds seen scans")
 
 
 def add_reference_arguments(parser):

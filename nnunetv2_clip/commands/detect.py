@@ -35,6 +35,7 @@ def run(args):
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.detection import detect, tumor_classes
     from nnunetv2_clip.evaluation.detection_report import write_report
+    from nnunetv2_clip.evaluation.leaks import find_leaks, predicted_leaks
     from nnunetv2_clip.evaluation.lesions import LesionRule
 
     if not 0 < args.min_overlap <= 1:
@@ -42,6 +43,7 @@ def run(args):
     if not 0 <= args.min_lesion_ml < float("inf"):
         raise UserError("--min-lesion-ml", str(args.min_lesion_ml), "a volume of 0 ml or more")
     reference, prediction, manifest, taxonomy = sides_of(args)
+    leaked = predicted_leaks(find_leaks(manifest, args.train_manifest), prediction.files)
     given = args.classes or tumor_classes(taxonomy)
     names = tuple(taxonomy.find(name, "--classes").name for name in given)
     rule = LesionRule(args.min_lesion_ml, args.overlap_rule, args.min_overlap)
@@ -52,6 +54,7 @@ def run(args):
         "reference": str(args.ref),
         "prediction": str(args.pred),
         "manifest": manifest.where if manifest else None,
+        "train_manifest": str(args.train_manifest) if args.train_manifest else None,
         "min_lesion_ml": args.min_lesion_ml,
         "overlap_rule": args.overlap_rule,
         "min_overlap": args.min_overlap,
@@ -59,6 +62,8 @@ def run(args):
         "empty_is_free": args.empty_is_free,
     }
     folder = args.o or args.pred / "evaluation"
-    for table in write_report(cases, settings, folder)[:-1]:
+    for table in write_report(cases, settings, folder, leaked)[:2]:
         print(table.markdown())
+    if leaked:
+        print(f"{len(leaked)} cases were seen in training and are reported apart.")
     print(f"Written: {folder}/detection.json, .csv, .md, .html and .tex")

@@ -7,7 +7,6 @@ from nnunetv2_clip.commands._evaluation import add_folder_arguments
 
 def add_arguments(parser):
     add_folder_arguments(parser)
-    parser.add_argument("--train-manifest", type=Path, help="label_presence.json of the training: finds seen scans")
     parser.add_argument("--tolerances", type=Path, help="YAML table of NSD tolerances in mm (docs/evaluation.md)")
     parser.add_argument("--overlap-only", action="store_true", help="no surface metrics (NSD, HD95): much faster")
     parser.add_argument("-o", type=Path, help="output folder [PREDICTIONS/evaluation]")
@@ -15,17 +14,13 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import sides_of
-    from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.leaks import leaked_cases
+    from nnunetv2_clip.evaluation.leaks import find_leaks
     from nnunetv2_clip.evaluation.report import report_tables, write_report
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
-    from nnunetv2_clip.manifest import Manifest
 
     reference, prediction, manifest, taxonomy = sides_of(args)
-    if args.train_manifest and manifest is None:
-        raise UserError("--train-manifest", "the references have no manifest", "--manifest label_presence.json")
-    leaked = leaked_cases(manifest, Manifest.load(args.train_manifest)) if args.train_manifest else None
+    leaked = find_leaks(manifest, args.train_manifest)
     tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
     evaluation = evaluate(reference, prediction, taxonomy, manifest, tolerances, leaked, args.np)
     evaluation.settings.update(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -178,13 +178,37 @@ def _recall_rate(found: np.ndarray, total: np.ndarray, seed: int) -> Rate:
     return Rate(float(found.sum() / total.sum()), interval(recall, len(total), seed), int(total.sum()))
 
 
+def is_tumor(name: str) -> bool:
+    """Is the class a tumour, by its name."""
+    return name.endswith("_tumor")
+
+
 def tumor_classes(taxonomy: Taxonomy) -> tuple[str, ...]:
-    """The classes that count as tumours unless others are named."""
-    return tuple(row.name for row in taxonomy if row.name.endswith("_tumor"))
+    """The classes that are looked for unless others are named."""
+    return tuple(row.name for row in taxonomy if is_tumor(row.name))
 
 
-def to_json(cases: Sequence[CaseDetection], settings: dict) -> dict:
-    """Settings, figures per class, and every case."""
+def figures(cases: Iterable[CaseDetection]) -> dict[str, Detection]:
+    """Class -> figures, in the order in which the classes occur."""
+    cases = list(cases)
     names = dict.fromkeys(case.class_name for case in cases)
-    figures = {name: asdict(summarise(case for case in cases if case.class_name == name)) for name in names}
-    return {"settings": settings, "classes": figures, "cases": [asdict(case) for case in cases]}
+    return {name: summarise(case for case in cases if case.class_name == name) for name in names}
+
+
+def to_json(cases: Sequence[CaseDetection], settings: dict, leaked: Mapping[str, str]) -> dict:
+    """Settings, figures per class without the leaked cases and of them alone, and every case."""
+    unseen, seen = split_leaked(cases, leaked)
+    return {
+        "settings": settings,
+        "classes": {name: asdict(found) for name, found in figures(unseen).items()},
+        "leaked": {"cases": dict(leaked), "classes": {name: asdict(found) for name, found in figures(seen).items()}},
+        "cases": [asdict(case) for case in cases],
+    }
+
+
+def split_leaked(
+    cases: Iterable[CaseDetection], leaked: Mapping[str, str]
+) -> tuple[list[CaseDetection], list[CaseDetection]]:
+    """Those that count for the headline, and those whose scan the model saw in training."""
+    cases = list(cases)
+    return [c for c in cases if c.case_id not in leaked], [c for c in cases if c.case_id in leaked]

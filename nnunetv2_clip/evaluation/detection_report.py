@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation import detection
-from nnunetv2_clip.evaluation.detection import CaseDetection, Detection, Rate
+from nnunetv2_clip.evaluation.detection import CaseDetection, Rate, is_tumor
 from nnunetv2_clip.evaluation.published import NOT_REMEASURED, SOURCE, TABLE_4
-from nnunetv2_clip.evaluation.report import page, write_text
+from nnunetv2_clip.evaluation.report import leak_table, page, write_text
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 from nnunetv2_clip.manifest import write_json
 
 
-def write_report(cases: Sequence[CaseDetection], settings: dict, folder: Path) -> list[Table]:
-    """detection.json, .csv (one line per case and class), .md, .html and .tex; gives the tables."""
+def write_report(
+    cases: Sequence[CaseDetection], settings: dict, folder: Path, leaked: Mapping[str, str] | None = None
+) -> list[Table]:
+    """detection.json, .csv (one line per case and class), .md, .html and .tex; gives the tables.
+
+    Args:
+        leaked: case -> why its scan counts as seen in training; in tables of their own and in no other figure.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = [*detection_tables(cases), paper_table(cases)]
-    write_json(folder / "detection.json", strict_json(detection.to_json(cases, settings)))
-    write_text(folder / "detection.csv", _csv(cases))
+    leaked = leaked or {}
+    unseen, seen = detection.split_leaked(cases, leaked)
+    tables = [*detection_tables(unseen), paper_table(unseen)]
+    if leaked:
+        tables += detection_tables(seen, ", cases seen in training") if seen else []
+        tables.append(leak_table(leaked))
+    write_json(folder / "detection.json", strict_json(detection.to_json(cases, settings, leaked)))
+    write_text(folder / "detection.csv", _csv(cases, leaked))
     notes = [f"{name}: {value}" for name, value in settings.items()]
     lines = "\n".join(f"- {note}" for note in notes)
     write_text(folder / "detection.md", "\n".join(["# Detection\n", *(t.markdown() for t in tables), lines, ""]))
     write_text(folder / "detection.html", page("Detection", tables, notes))
-    write_text(folder / "detection.tex", tables[-1].latex())
+    write_text(folder / "detection.tex", paper_table(unseen).latex())
     return tables
 
 
-def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
+def detection_tables(cases: Sequence[CaseDetection], which: str = "") -> list[Table]:
     """Patients and lesions, each rate in percent with its interval and the number of cases or lesions."""
-    figures = _figures(cases)
+    figures = detection.figures(cases)
     intervals = "Percent, [95 % bootstrap interval over cases], and the number of"
     patients = tuple(
         (name, *(_percent(rate) for rate in (found.sensitivity, found.specificity, found.harmonic_mean)))
@@ -42,9 +53,14 @@ def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
         (name, _percent(found.lesion_recall), _plain(found.false_lesions_per_case)) for name, found in figures.items()
     )
     return [
-        Table("Patients", ("Class", "Sensitivity", "Specificity", "Harmonic mean"), patients, f"{intervals} cases."),
         Table(
-            "Lesions",
+            f"Patients{which}",
+            ("Class", "Sensitivity", "Specificity", "Harmonic mean"),
+            patients,
+            f"{intervals} cases.",
+        ),
+        Table(
+            f"Lesions{which}",
             ("Class", "Recall", "False lesions per case"),
             lesions,
             f"{intervals} reference lesions or cases. False lesions are counts, not percent.",
@@ -54,7 +70,7 @@ def detection_tables(cases: Sequence[CaseDetection]) -> list[Table]:
 
 def paper_table(cases: Sequence[CaseDetection]) -> Table:
     """Table 4 of the paper with its own rows and ours, in percent."""
-    figures = _figures(cases)
+    figures = detection.figures(case for case in cases if is_tumor(case.class_name))
     names = [*TABLE_4, *(name for name in figures if name not in TABLE_4)]
     columns = [f"{name.removesuffix('_tumor')} {figure}" for name in names for figure in ("Sen.", "Spec.", "Harm.")]
     methods = dict.fromkeys(method for rows in TABLE_4.values() for method in rows)
@@ -72,11 +88,6 @@ def paper_table(cases: Sequence[CaseDetection]) -> Table:
     return Table("Tumour detection, percent (paper, Table 4)", ("Method", *columns), tuple(rows), note)
 
 
-def _figures(cases: Sequence[CaseDetection]) -> dict[str, Detection]:
-    names = dict.fromkeys(case.class_name for case in cases)
-    return {name: detection.summarise(case for case in cases if case.class_name == name) for name in names}
-
-
 def _percent(rate: Rate) -> str:
     if rate.n == 0:
         return MISSING
@@ -89,14 +100,16 @@ def _plain(rate: Rate) -> str:
     return f"{number(rate.value, 2)} [{low}, {high}] ({rate.n})"
 
 
-def _csv(cases: Sequence[CaseDetection]) -> str:
+def _csv(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ("case", "dataset", "class", "truth", "suspected", "lesions", "found", "predicted_lesions", "false_lesions")
+        ("case", "dataset", "class", "truth", "seen_in_training", "suspected", "lesions", "found")
+        + ("predicted_lesions", "false_lesions")
     )
     for case in cases:
         lesions = case.lesions
+        start = case.case_id, case.dataset, case.class_name, case.truth, int(case.case_id in leaked)
         counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, lesions.num_false
-        writer.writerow((case.case_id, case.dataset, case.class_name, case.truth, int(case.suspected), *counts))
+        writer.writerow((*start, int(case.suspected), *counts))
     return stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def _mask_side(folder: Path, files: dict[str, Path], taxonomy: Taxonomy) -> Side
 
 def find_dataset_json(folder: Path, levels: int = 1) -> Path | None:
     """dataset.json beside the files, or up to `levels` folders above (labelsTr and gt_segmentations lie one below)."""
-    candidates = [folder, *list(folder.resolve().parents)[:levels]]
+    # By name, not by resolve(): reports then show paths as they were given.
+    candidates = [Path(os.path.normpath(folder / Path(*[".."] * level))) for level in range(levels + 1)]
     return next((path / "dataset.json" for path in candidates if (path / "dataset.json").is_file()), None)
 
 

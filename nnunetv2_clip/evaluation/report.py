@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
@@ -60,9 +60,13 @@ def report_tables(evaluation: Evaluation) -> list[Table]:
     if evaluation.leaked:
         note = "Not in any other figure of this page: the scan also stood in the model's training."
         tables.append(class_table(evaluation, evaluation.leaked_pairs, "Cases seen in training", note))
-        rows = tuple((case_id, reason) for case_id, reason in sorted(evaluation.leaked.items()))
-        tables.append(Table("Why they count as seen", ("Case", "Reason"), rows))
+        tables.append(leak_table(evaluation.leaked))
     return [*tables, _worst_table(evaluation)]
+
+
+def leak_table(leaked: Mapping[str, str]) -> Table:
+    """Every case whose scan the model saw in training, and how that was found."""
+    return Table("Why cases count as seen in training", ("Case", "Reason"), tuple(sorted(leaked.items())))
 
 
 def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note: str = "") -> Table:

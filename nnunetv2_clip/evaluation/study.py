@@ -8,6 +8,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
 from nnunetv2_clip.evaluation.folders import Side
+from nnunetv2_clip.evaluation.leaks import predicted_leaks
 from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, Pair
 from nnunetv2_clip.evaluation.volumes import MaskCoding
@@ -44,7 +45,7 @@ def evaluate(
         for name, values in metrics.items():
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(Pair(job.case_id, dataset, name, state, values))
-    seen = {case_id: reason for case_id, reason in (leaked or {}).items() if case_id in prediction.files}
+    seen = predicted_leaks(leaked, prediction.files)
     order = tuple(row.name for row in taxonomy.painting_order())
     return Evaluation(tuple(pairs), order, seen, notes=_notes(reference, prediction, manifest))
 

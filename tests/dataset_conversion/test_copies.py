@@ -9,6 +9,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN
 from nnunetv2_clip.dataset_conversion.union import Annotation, unite
+from nnunetv2_clip.evaluation.leaks import leaked_cases
 from nnunetv2_clip.manifest import Manifest
 
 from .conftest import AFFINE, scan
@@ -101,6 +102,22 @@ def test_a_copy_whose_header_mirrors_it_stays_apart_in_one_group(folder, msd, nn
     assert len(cases) == 4
     assert cases["msd_liver_0"].group == cases["msd_spleen_0"].group
     assert any("its header places it otherwise" in text for text in report(nnunet)["warnings"])
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_scan_of_a_copy_is_recognised_when_it_is_evaluated_alone(turned, folder, msd, nnunet, convert):
+    """Whether it stays apart (its header mirrors it) or goes into another case (its intensities are shifted)."""
+    arguments = sources(msd)
+    for number in range(2):
+        data = scan(number)[::-1].copy() if turned else scan(number) + 500
+        folder.save(f"Task09_Spleen/imagesTr/spleen_{number}.nii.gz", data)
+    assert convert(*arguments)[0] == 0
+    assert convert(*arguments[2:], dataset="901")[0] == 0
+    merged, alone = (
+        Manifest.load(nnunet.raw.with_name(f"Dataset{i}_Universal") / "label_presence.json") for i in (900, 901)
+    )
+    assert merged.cases["msd_liver_0"].group != alone.cases["msd_spleen_0"].group
+    assert set(leaked_cases(alone, merged)) == {"msd_spleen_0", "msd_spleen_1"}
 
 
 def test_a_second_run_and_a_change_of_mind_move_files_only(msd, nnunet, convert):

@@ -155,6 +155,33 @@ def test_paper_rows_stand_beside_ours_and_are_marked(study):
     assert r"\begin{tabular}" in (study / "pred" / "evaluation" / "detection.tex").read_text()
 
 
+def test_cases_seen_in_training_are_left_out_of_the_headline_and_reported_apart(study):
+    """Two of the ill patients that are suspected and the free one that is wrongly suspected were seen."""
+    cases = json.loads((study / "label_presence.json").read_text())
+    for name in ("ill_0", "ill_1", f"free_{FREE - 1}"):
+        cases["cases"][name]["group"] = f"scan_{name}"
+    (study / "label_presence.json").write_text(json.dumps(cases))
+    seen = {name: presence("liver", group=f"scan_{name}") for name in ("ill_0", "ill_1", f"free_{FREE - 1}")}
+    manifest(**seen).save(study / "train.json")
+    found = detect(study, "--train-manifest", str(study / "train.json"))
+    assert set(found["leaked"]["cases"]) == set(seen)
+    headline, apart = found["classes"]["liver_tumor"], found["leaked"]["classes"]["liver_tumor"]
+    assert (headline["sensitivity"]["value"], headline["sensitivity"]["n"]) == (5 / 8, 8)
+    assert (headline["specificity"]["value"], headline["specificity"]["n"]) == (1, 3)
+    assert (apart["sensitivity"]["value"], apart["specificity"]["value"]) == (1, 0)
+    text = (study / "pred" / "evaluation" / "detection.md").read_text()
+    assert "Patients, cases seen in training" in text and "same scan group as training case ill_0" in text
+    lines = (study / "pred" / "evaluation" / "detection.csv").read_text().splitlines()
+    assert sum(line.split(",")[4] == "1" for line in lines) == 3
+
+
+def test_other_classes_than_tumours_are_not_in_the_papers_table(study):
+    detect(study, "--classes", "liver_tumor", "liver")
+    text = (study / "pred" / "evaluation" / "detection.md").read_text()
+    patients, paper = text.split("### Tumour detection")
+    assert "| liver " in patients and "liver Sen." in paper and paper.count("liver Sen.") == 1
+
+
 def test_classes_that_no_case_supervises_are_an_error(study, capsys):
     detect(study, "--classes", "colon_tumor", code=2)
     assert "colon_tumor" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.leaks import leaked_cases
 from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 
@@ -212,3 +213,36 @@ def test_damaged_evaluation_is_refused(tmp_path, content):
     path.write_text(f'{{"schema_version": 1, {content}}}')
     with pytest.raises(UserError, match="is damaged"):
         Evaluation.load(path)
+
+
+def test_cases_of_equal_names_are_not_one_scan():
+    """A manifest written by hand names no groups; its cases may be called as others are called elsewhere."""
+    named = manifest(case_001=presence("liver"), case_002=presence("liver", group="case_002"))
+    assert leaked_cases(named, named) == {}
+
+
+def test_scan_is_recognised_by_its_voxels_also_among_copies_that_a_case_took_over():
+    evaluated = manifest(a=presence("liver", checksums={"voxels": "scan_1"}), b=presence("liver", group="scan_2"))
+    training = manifest(x=presence("liver", group="scan_9", checksums={"voxels": "scan_9", "copy/voxels": "scan_1"}))
+    assert leaked_cases(evaluated, training) == {"a": "same voxels as training case x"}
+    turned = manifest(x=presence("liver", group="scan_9", checksums={"voxels": "scan_2"}))
+    assert leaked_cases(evaluated, turned) == {"b": "same scan group as training case x"}
+
+
+def test_equal_label_files_are_not_one_scan():
+    empty = manifest(a=presence("liver", group="scan_1", checksums={"label": "abc"}))
+    training = manifest(x=presence("liver", group="scan_2", checksums={"label": "abc", "copy/label": "abc"}))
+    assert leaked_cases(empty, training) == {}
+
+
+def test_no_workers_is_refused(study, capsys):
+    evaluate(study, "-np", "0", code=2)
+    assert "-np: 0" in capsys.readouterr().err
+
+
+def test_paths_in_reports_are_those_that_were_given(study, monkeypatch):
+    monkeypatch.chdir(study)
+    assert main(["evaluate", "-ref", "labelsTr", "-pred", "pred", "-np", "1", "-o", "out"]) == 0
+    assert json.loads((study / "out" / "evaluation.json").read_text())["settings"]["manifest"] == "label_presence.json"
+    monkeypatch.chdir(study / "labelsTr")
+    assert main(["evaluate", "-ref", ".", "-pred", "../pred", "-np", "1", "-o", "../out"]) == 0
