@@ -14,7 +14,8 @@ from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
 
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
-PLANS_KEY = "nnunetv2_clip"
+PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
+EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def known_classes(folder: Path) -> tuple[str, ...] | None:
     """The classes that a model has learnt, in channel order, from the files in its folder or beside its predictions.
 
     dataset.json declares every class that the model has a channel for; the plans tell which of them a training case
-    supervised. None without a dataset.json.
+    supervised, or the model knew from which the training started. None without a dataset.json.
 
     Raises:
         UserError: damaged files.
@@ -154,7 +155,8 @@ def _supervised_classes(folder: Path) -> set[str] | None:
     datasets = ours.get("datasets") if isinstance(ours, Mapping) else None
     if not datasets:
         return None
-    return {name for entry in datasets.values() for name in entry["supervised"]}
+    before = (ours.get(EXTENSION_ENTRY) or {}).get("known", ())
+    return {name for entry in datasets.values() for name in entry["supervised"]} | set(before)
 
 
 def taxonomy_beside(folder: Path) -> Taxonomy:

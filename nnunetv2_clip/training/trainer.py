@@ -27,10 +27,10 @@ from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_va
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
 from nnunetv2_clip.paths import nnunet_folder
-from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.checks import check_cases, check_labels_agree, check_same_text
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
+from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
 from nnunetv2_clip.training.progress_picture import draw_progress
@@ -64,7 +64,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.classes = class_names(dataset_json["labels"])
             self.manifest = Manifest.load(folder / MANIFEST_FILE)
             check_labels_agree(self.manifest, self.classes, folder)
-            self.text = self._text_table(folder)
+            self.extension = Extension.of_plans(plans)
+            self.text = self._text_table(text_file(folder, plans))
             counts = self.manifest.count_cases()
             plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy, counts)
             join_processes(device)
@@ -83,16 +84,21 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self._bad_steps = 0
         self._supervised = np.zeros(len(self.classes), dtype=np.int64)
 
-    def _text_table(self, preprocessed: Path) -> TextTable:
+    def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
-        return text_for(self.classes, preprocessed / TEXT_FILE)
+        return text_for(self.classes, path)
 
     # ---------------------------------------------------------------- building
 
     def initialize(self):
         # nnU-Net would wrap the network for GPU number `rank`, which on a second node does not exist.
         several, self.is_ddp = self.is_ddp, False
+        if self.extension:
+            self.initial_lr *= self.extension.learning_rate_factor
         super().initialize()
+        if self.extension:
+            with exit_on_user_error():
+                self.extension.begin(self._bare_network(), self.text, self._start_file)
         self.is_ddp = several
         if several:
             self._set_batch_size_and_oversample()
@@ -103,9 +109,22 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self.logger.local_logger.my_fantastic_logging.setdefault(SUPERVISED, [])
 
     def _trained_classes(self) -> set[str]:
-        """The classes that some training case of this fold supervises."""
+        """The classes that some training case of this fold supervises, or that the model knew from which it starts."""
+        before = self.extension.known if self.extension else ()
         with exit_on_user_error():
-            return set().union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+            return set(before).union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+
+    def on_train_start(self):
+        if not self.was_initialized:
+            self.initialize()
+        if self.extension:  # a checkpoint may have been loaded since
+            with exit_on_user_error():
+                self.extension.check_frozen(self._bare_network(), self._start_file)
+        super().on_train_start()
+
+    @property
+    def _start_file(self) -> Path:
+        return start_file(Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans_name)
 
     def _bare_network(self) -> nn.Module:
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
@@ -183,6 +202,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), pairs (P, 2)."""
         target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         presence = torch.from_numpy(self._presence(batch["keys"]))
+        if self.extension and self.network.training:
+            presence[:, torch.from_numpy(~self.extension.gives_loss(self.classes))] = 0
         send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
         return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
 
@@ -252,6 +273,11 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     # ---------------------------------------------------------------- one epoch
 
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.extension:
+            self.extension.keep_still(self._bare_network())
+
     def on_train_epoch_end(self, train_outputs: list[dict]):
         learnt = [output for output in train_outputs if not np.isnan(output["loss"])]
         if not learnt:
@@ -287,7 +313,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         supervised = np.sum(self.logger.get_value(SUPERVISED, step=None), axis=0)
         self.print_to_log_file("class: pseudo Dice (nan: not measurable), supervised patches so far")
         for k in np.flatnonzero(self.trained):
-            never = "  WARNING: not once yet" if supervised[k] == 0 else ""
+            known = self.extension is not None and self.classes[k] in self.extension.known
+            never = "  WARNING: not once yet" if supervised[k] == 0 and not known else ""
             line = f"  {self.classes[k]:26s} {dice[k]:6.3f} {int(supervised[k]):8d}{never}"
             self.print_to_log_file(line, add_timestamp=False)
 

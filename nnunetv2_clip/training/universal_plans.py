@@ -10,10 +10,11 @@ from pathlib import Path
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.model_files import PLANS_KEY as KEY
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training.extension import Extension
 
 NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"
-KEY = "nnunetv2_clip"
 
 
 def text_for(classes: Sequence[str], path: Path) -> TextTable:
@@ -53,7 +54,9 @@ def universal_plans(
         )
     result = deepcopy(plans)
     names = list(text.class_names)
+    extension = Extension.of_plans(plans)
     result[KEY] = {
+        **(plans.get(KEY) or {}),
         "version": __version__,
         "classes": [row for row in taxonomy.to_json() if row["name"] in names],
         "text": text.provenance,
@@ -70,6 +73,7 @@ def universal_plans(
                 "backbone_class": stock.network_arch_class_name,
                 "class_names": names,
                 "text_width": text.width,
+                **({"extensions": [list(part) for part in extension.parts]} if extension and extension.parts else {}),
             },
             "_kw_requires_import": list(stock.network_arch_init_kwargs_req_import),
         }

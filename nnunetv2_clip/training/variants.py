@@ -129,7 +129,7 @@ class _WithoutText(CLIPUniversalTrainer):
 
     encoder: str  # as in 'nnunetv2_clip embed --encoder'
 
-    def _text_table(self, preprocessed: Path) -> TextTable:
+    def _text_table(self, path: Path) -> TextTable:
         return encode(self.encoder, [self.manifest.taxonomy.find(name) for name in self.classes])
 
 
