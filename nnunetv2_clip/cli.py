@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
     "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
     "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
+    "pseudo-label": "complete a partly labelled dataset with the predictions of a model",
     "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
     "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
     "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",

@@ -1,0 +1,279 @@
+"""Complete a partly labelled raw dataset with the predictions of a model, into a new dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunetv2_clip import __version__
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import checksum, write_nifti
+from nnunetv2_clip.inference.case_predictor import CasePredictor
+from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import CasePresence, Manifest, read_json, write_json
+from nnunetv2_clip.model_files import known_classes
+from nnunetv2_clip.paths import nnunet_folder
+from nnunetv2_clip.pseudo.case import PairResult, complete_case
+from nnunetv2_clip.pseudo.probabilities import LOWEST, ProbabilityExport
+from nnunetv2_clip.pseudo.report import write_report
+from nnunetv2_clip.pseudo.source import RawDataset
+from nnunetv2_clip.pseudo.target import Target
+from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
+from nnunetv2_clip.splits import make_splits
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes a prediction a pseudo label.
+
+    Attributes:
+        threshold: a voxel belongs to a class whose probability is above it.
+        max_uncertainty: (case, class) pairs above it stay unknown (pseudo/case.py, `uncertainty`).
+        weight: of a pseudo label in the loss; truth has 1.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    threshold: float = 0.5
+    max_uncertainty: float = 0.3
+    weight: float = 0.5
+
+    def __post_init__(self):
+        if not LOWEST <= self.threshold < 1:
+            raise UserError("--threshold", f"{self.threshold}", f"a probability from {LOWEST} to below 1")
+        if not 0 <= self.max_uncertainty <= 1:
+            raise UserError("--max-uncertainty", f"{self.max_uncertainty}", "0 (only sure ones) to 1 (all)")
+        if not 0 < self.weight <= 1:
+            raise UserError("--weight", f"{self.weight}", "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed dataset.
+
+    Attributes:
+        results: one entry per case and class that was unknown in it.
+        not_in_dataset: classes of the model that the dataset's class table lacks; they were left out.
+    """
+
+    folder: Path
+    results: tuple[PairResult, ...]
+    not_in_dataset: tuple[str, ...] = ()
+
+
+def pseudo_label(
+    raw_dataset_folder: Path | str,
+    model_folder: Path | str,
+    output_dataset_folder: Path | str,
+    *,
+    preprocessed_folder: Path | str | None = None,
+    classes: Sequence[str] | None = None,
+    threshold: float = Rules.threshold,
+    max_uncertainty: float = Rules.max_uncertainty,
+    weight: float = Rules.weight,
+    device: str | None = None,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    use_mirroring: bool = True,
+    step_size: float = 0.5,
+    copy_images: bool = False,
+) -> Completion:
+    """Label what nobody annotated: for every case the classes that are unknown there and that the model knows.
+
+    The truth stays as it is, the source dataset is only read, and the manifest of the new dataset tells truth and
+    pseudo labels apart. A second call with the same arguments goes on where the first was interrupted.
+
+    Args:
+        raw_dataset_folder: nnUNet_raw/DatasetXXX_Name with label_presence.json.
+        model_folder: of a trained universal model (TRAINER__PLANS__CONFIGURATION).
+        output_dataset_folder: of the new raw dataset; must not exist, or hold an interrupted run.
+        preprocessed_folder: gets manifest and splits for the training; None: the new dataset's folder in
+            nnUNet_preprocessed.
+        classes: only these, by name or alias; None: all that the model was trained on.
+        threshold, max_uncertainty, weight: see `Rules`.
+        device: "cuda", "cpu" or "mps"; None: the fastest that is there.
+        folds, checkpoint, use_mirroring, step_size: as in `nnunetv2_clip predict`.
+        copy_images: copy images instead of linking them.
+
+    Raises:
+        UserError: a bad dataset, model or option; a target that is in use; or cases that could not be predicted.
+    """
+    rules = Rules(threshold, max_uncertainty, weight)
+    source, model_folder = RawDataset.read(Path(raw_dataset_folder)), Path(model_folder)
+    folder = Path(output_dataset_folder)
+    preprocessed = Path(preprocessed_folder or nnunet_folder("nnUNet_preprocessed") / folder.name)
+    target = Target(folder, preprocessed)
+    wanted, foreign = _wanted_classes(source, model_folder, classes)
+    case_ids = source.case_ids()
+    unknown = {case_id: [n for n in wanted if n not in source.manifest.case(case_id).known] for case_id in case_ids}
+    needed = [name for name in wanted if any(name in names for names in unknown.values())]
+    if not needed:
+        raise UserError(source.folder, "knows every class of the model in every case", "something to complete")
+    options = {"folds": folds, "checkpoint": checkpoint}
+    predicting = {"use_mirroring": use_mirroring, "tile_step_size": step_size}
+    target.claim(_plan(source, model_folder, needed, rules, {**options, **predicting}))
+    waiting = [case_id for case_id in case_ids if not target.is_done(case_id)]
+    if waiting:
+        model = load_model(model_folder, needed, device=device, **options, **predicting)
+        predictor = CasePredictor(model.predictor)
+        _complete_all(waiting, partial(_complete, source, target, predictor, unknown, rules))
+    if not target.is_complete():
+        _finish(source, target, case_ids, rules, copy_images)
+    results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
+    return Completion(folder, results, foreign)
+
+
+def _wanted_classes(
+    source: RawDataset, model_folder: Path, classes: Sequence[str] | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """The classes to label, and those of the model that the dataset does not know.
+
+    Raises:
+        UserError: no model, or a class that the model was not trained on or the dataset does not know.
+    """
+    trained = known_classes(model_folder)
+    if trained is None:
+        raise UserError(model_folder, "has no dataset.json", "a model folder (TRAINER__PLANS__CONFIGURATION)")
+    taxonomy = source.manifest.taxonomy
+    if classes is None:
+        return [n for n in trained if n in taxonomy], tuple(n for n in trained if n not in taxonomy)
+    names = [taxonomy.find(name, "--classes").name for name in classes]
+    untrained = [name for name in names if name not in trained]
+    if untrained:
+        raise UserError(
+            "--classes", f"the model was not trained on {', '.join(untrained)}", f"classes out of {', '.join(trained)}"
+        )
+    return [name for name in trained if name in names], ()
+
+
+def _plan(source: RawDataset, model_folder: Path, needed: Sequence[str], rules: Rules, options: dict) -> dict:
+    """What the new dataset depends on."""
+    weights = sorted(model_folder.glob(f"fold_*/{options['checkpoint']}"))
+    return {
+        "format": PLAN_FORMAT,
+        "dataset": str(source.folder.resolve()),
+        "manifest": checksum(source.folder / MANIFEST_FILE),
+        "model": {path.parent.name: checksum(path) for path in weights},
+        "classes": list(needed),
+        "threshold": rules.threshold,
+        "max_uncertainty": rules.max_uncertainty,
+        "weight": rules.weight,
+        "options": options,
+    }
+
+
+def _complete_all(case_ids: Sequence[str], complete) -> None:
+    """A bad case does not keep the others from being done.
+
+    Raises:
+        UserError: naming every bad case.
+    """
+    wrong = []
+    for case_id in tqdm(case_ids, "pseudo labels", unit="case"):
+        try:
+            complete(case_id)
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(
+            "pseudo-label",
+            f"{len(wrong)} of {len(case_ids)} cases could not be completed:\n  " + "\n  ".join(wrong) + "\n",
+            remedy="mend them and run the same command again: what is done stays done",
+        )
+
+
+def _complete(
+    source: RawDataset,
+    target: Target,
+    predictor: CasePredictor,
+    unknown: dict[str, list[str]],
+    rules: Rules,
+    case_id: str,
+) -> None:
+    """Predict one case and save its completed label map."""
+    coded, truth = source.read_truth(case_id)
+    wanted = [name for name in unknown[case_id] if name in predictor.trained]
+    probabilities = {}
+    if wanted:
+        image = read_case(Case(case_id, source.image(case_id)))
+        prepared = predictor.preprocess(image)
+        exports, _ = predictor.run(prepared, case_id, lambda names: ProbabilityExport(names, prepared.maps, wanted))
+        for export in exports:
+            probabilities |= export.finish_probabilities(prepared.placement)
+    results = complete_case(
+        case_id,
+        coded,
+        source.manifest.case(case_id).known,
+        probabilities,
+        source.manifest.taxonomy,
+        truth.geometry.spacing_mm,
+        rules.threshold,
+        rules.max_uncertainty,
+    )
+    target.save_case(case_id, coded, truth.affine, results)
+
+
+def _finish(source: RawDataset, target: Target, case_ids: Sequence[str], rules: Rules, copy_images: bool) -> None:
+    """Final label values, images, manifest, splits, report and, last, dataset.json."""
+    records = {case_id: target.read_case(case_id) for case_id in case_ids}
+    results = [result for record in records.values() for result in record.results]
+    added = {name for record in records.values() for classes in record.sets if classes for name in classes}
+    declared = {*source.classes, *added, *(result.name for result in results)}
+    table = _label_table(source, [classes for record in records.values() for classes in record.sets if classes])
+    labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
+    cases = {}
+    for case_id in tqdm(case_ids, "final label values", unit="case"):
+        values = [labels[IGNORE] if classes is None else table.encode(classes) for classes in records[case_id].sets]
+        pending = target.pending_label(case_id)
+        final = np.array(values, np.uint16 if max(values) > 255 else np.uint8)[pending.data]
+        path = target.label(case_id)
+        write_nifti(path, final, pending.affine, path.with_name(f".{path.name}.writing"))
+        target.place_image(case_id, source.image(case_id), copy_images)
+        cases[case_id] = _presence(source.manifest.case(case_id), records[case_id].results, rules.weight)
+    _write_description(source, target, cases)
+    write_report(target.folder, results, rules)
+    target.finish(
+        {
+            **source.dataset_json,
+            "labels": labels,
+            "regions_class_order": order,
+            "name": target.folder.name,
+            "description": f"{source.folder.name}, completed with the predictions of a model (see pseudo_labels.txt)",
+            "completed_by": f"nnunetv2_clip {__version__}",
+        }
+    )
+
+
+def _label_table(source: RawDataset, class_sets: Sequence[ClassSet]) -> LabelTable:
+    """The label values of the source where they can stay, then those of sets that only pseudo labels make."""
+    before = [classes for value, classes in source.class_sets.items() if value and classes is not None]
+    values = [value for value, classes in source.class_sets.items() if value and classes is not None]
+    if values != list(range(1, len(values) + 1)) or len(set(before)) < len(before):
+        return LabelTable.of({*before, *class_sets})
+    new = set(class_sets) - set(before)
+    return LabelTable((*before, *sorted(new, key=lambda classes: (len(classes), sorted(classes)))))
+
+
+def _presence(before: CasePresence, results: Sequence[PairResult], weight: float) -> CasePresence:
+    return replace(before, pseudo={result.name: weight for result in results if result.is_kept})
+
+
+def _write_description(source: RawDataset, target: Target, cases: dict[str, CasePresence]) -> None:
+    """Manifest and splits; the folds stay those of the source, so that no case changes sides."""
+    path = source.folder / SPLITS_FILE
+    splits = read_json(path, "convert the dataset again") if path.is_file() else make_splits(cases)
+    for folder in (target.folder, target.preprocessed):
+        Manifest(source.manifest.taxonomy, cases).save(folder / MANIFEST_FILE)
+        if splits:
+            write_json(folder / SPLITS_FILE, splits)

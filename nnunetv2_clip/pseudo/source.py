@@ -1,0 +1,119 @@
+"""The partly labelled raw dataset that is to be completed."""
+
+# Shapes: X Y Z voxels in the file's own axis order.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import Volume, inspect, read_label_map, require_same_grid
+from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, occurring_values
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import Manifest, read_json
+from nnunetv2_clip.pseudo.consistency import CodedMap
+
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw dataset of nnU-Net with its manifest.
+
+    Attributes:
+        class_sets: label value -> the classes of its voxels; None for the ignore label.
+    """
+
+    folder: Path
+    dataset_json: dict
+    manifest: Manifest
+    class_sets: dict[int, ClassSet | None]
+
+    @classmethod
+    def read(cls, folder: Path) -> RawDataset:
+        """Raises UserError: no dataset with manifest, several channels, or one that holds pseudo labels already."""
+        remedy = "give a raw dataset that 'nnunetv2_clip convert' wrote"
+        content = read_json(folder / "dataset.json", remedy)
+        labels = content.get("labels") if isinstance(content, dict) else None
+        if not isinstance(labels, dict) or "file_ending" not in content:
+            raise UserError(
+                folder / "dataset.json", "lacks 'labels' or 'file_ending'", "nnU-Net's dataset.json", remedy
+            )
+        if content["file_ending"] != FILE_ENDING:
+            raise UserError(
+                folder / "dataset.json", f"has images of type {content['file_ending']}", FILE_ENDING, remedy
+            )
+        if len(content.get("channel_names", ())) != 1:
+            raise UserError(folder / "dataset.json", "has several image channels", "one", remedy)
+        manifest = Manifest.load(folder / MANIFEST_FILE)
+        if manifest.has_pseudo_labels:
+            raise UserError(
+                folder,
+                "holds pseudo labels already",
+                "truth only, so that no model learns from its own mistakes twice",
+                "give the dataset from which this one was made",
+            )
+        return cls(folder, content, manifest, _class_sets(labels, folder / "dataset.json"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The declared classes in channel order."""
+        return class_names(self.dataset_json["labels"])
+
+    @property
+    def has_ignore(self) -> bool:
+        return IGNORE in self.dataset_json["labels"]
+
+    def case_ids(self) -> tuple[str, ...]:
+        """Every case, sorted.
+
+        Raises:
+            UserError: a label file without an entry in the manifest, or the reverse.
+        """
+        paths = (self.folder / "labelsTr").glob(f"*{FILE_ENDING}")
+        files = {path.name.removesuffix(FILE_ENDING) for path in paths if not path.name.startswith(".")}
+        for case_id in sorted(files):
+            self.manifest.case(case_id)
+        without = sorted(set(self.manifest.cases) - files)
+        if without or not files:
+            raise UserError(
+                self.folder / "labelsTr",
+                f"has no label map of {', '.join(without[:5]) or 'any case'}",
+                "one for every case of the manifest",
+            )
+        return tuple(sorted(files))
+
+    def image(self, case_id: str) -> Path:
+        return self.folder / "imagesTr" / f"{case_id}_0000{FILE_ENDING}"
+
+    def read_truth(self, case_id: str) -> tuple[CodedMap, Volume]:
+        """The truth of a case, and its label map.
+
+        Raises:
+            UserError: an unreadable file, another grid than the image's, or an unknown label value.
+        """
+        path = self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+        volume = read_label_map(path)
+        require_same_grid(self.image(case_id), inspect(self.image(case_id)), path, volume.geometry)
+        values = [int(value) for value in occurring_values(volume.data)]
+        unknown = sorted(set(values) - set(self.class_sets))
+        if unknown:
+            raise UserError(path, f"unknown label values {unknown}", f"values out of {sorted(self.class_sets)}")
+        codes = np.searchsorted(values, volume.data).astype(np.uint16)
+        return CodedMap(codes, [self.class_sets[value] for value in values]), volume
+
+
+def _class_sets(labels: dict, where: Path) -> dict[int, ClassSet | None]:
+    sets: dict[int, ClassSet | None] = {0: frozenset()}
+    for name in class_names(labels):
+        region = labels[name] if isinstance(labels[name], list | tuple) else [labels[name]]
+        for value in region:
+            if not isinstance(value, int) or value <= 0:
+                raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers above 0")
+            sets[value] = sets.get(value, frozenset()) | {name}
+    if IGNORE in labels:
+        sets[labels[IGNORE]] = None
+    return dict(sorted(sets.items()))

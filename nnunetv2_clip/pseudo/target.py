@@ -1,0 +1,146 @@
+"""The dataset that holds truth and pseudo labels: who began it, which cases are done, and how it becomes complete.
+
+nnUNet_raw/DatasetXXX_Name/
+    imagesTr/ labelsTr/ label_presence.json splits_final.json pseudo_labels.csv pseudo_labels.txt
+    dataset.json              written last: the dataset is complete
+    .pseudo/plan.json         what it is made of; another plan is refused
+    .pseudo/cases/*.json      one record per finished case, written after its label map
+    .pseudo/labels/           label maps whose final values follow from all cases
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.images import Volume, read_label_map, write_nifti
+from nnunetv2_clip.labels import ClassSet
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.pseudo.case import PairResult
+from nnunetv2_clip.pseudo.consistency import CodedMap
+from nnunetv2_clip.pseudo.source import FILE_ENDING
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What a finished case leaves for the end: the meaning of its codes, and what became of each class."""
+
+    sets: tuple[ClassSet | None, ...]
+    results: tuple[PairResult, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The raw folder of the new dataset and its twin in nnUNet_preprocessed."""
+
+    folder: Path
+    preprocessed: Path
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / ".pseudo"
+
+    def image(self, case_id: str) -> Path:
+        return self.folder / "imagesTr" / f"{case_id}_0000{FILE_ENDING}"
+
+    def label(self, case_id: str) -> Path:
+        return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+
+    def claim(self, plan: dict) -> None:
+        """Make the folders and write down the plan, or make sure that the folder was begun with the same one.
+
+        Raises:
+            UserError: somebody else's folder, the id of another dataset, or another plan.
+        """
+        plan_file, plan = self._state / "plan.json", json.loads(json.dumps(plan))
+        if plan_file.is_file():
+            before = read_json(plan_file, "choose another id with -o")
+            changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
+            if changed:
+                raise UserError(
+                    self.folder,
+                    f"was begun with other {', '.join(changed)}",
+                    "the same dataset, model and options as before",
+                    "choose another id with -o, or move the folder away",
+                )
+        else:
+            self._require_free()
+            write_json(plan_file, plan)
+        for folder in (
+            self.folder / "imagesTr",
+            self.folder / "labelsTr",
+            self._state / "cases",
+            self._state / "labels",
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _require_free(self) -> None:
+        remedy = "choose another id with -o, or move the folder away"
+        if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
+            raise UserError(self.folder, "is in use", "a new dataset: nothing is ever overwritten", remedy)
+        if self.preprocessed.is_dir() and any(self.preprocessed.iterdir()):
+            raise UserError(self.preprocessed, "holds another dataset", "an unused dataset id", remedy)
+        number = self.folder.name.split("_")[0]
+        for parent in (self.folder.parent, self.preprocessed.parent):
+            for path in sorted(parent.glob(f"{number}_*")):
+                if path.name != self.folder.name:
+                    raise UserError(path, "has the same dataset id", "an unused dataset id", remedy)
+
+    def is_complete(self) -> bool:
+        return (self.folder / "dataset.json").is_file()
+
+    def is_done(self, case_id: str) -> bool:
+        return self._record(case_id).is_file()
+
+    def save_case(self, case_id: str, coded: CodedMap, affine: np.ndarray, results: Sequence[PairResult]) -> None:
+        """Label map in the case's own codes, then its record."""
+        path = self._pending(case_id)
+        write_nifti(path, coded.codes, affine, path.with_name(f".{path.name}.writing"))
+        write_json(
+            self._record(case_id),
+            {
+                "sets": [None if classes is None else sorted(classes) for classes in coded.sets],
+                "results": [asdict(result) for result in results],
+            },
+        )
+
+    def read_case(self, case_id: str) -> CaseRecord:
+        content = read_json(self._record(case_id), "remove the folder and begin anew")
+        sets = tuple(None if classes is None else frozenset(classes) for classes in content["sets"])
+        return CaseRecord(sets, tuple(PairResult(**result) for result in content["results"]))
+
+    def pending_label(self, case_id: str) -> Volume:
+        return read_label_map(self._pending(case_id))
+
+    def place_image(self, case_id: str, source: Path, copy: bool) -> None:
+        """Link the image, or copy it where that is wanted or links are not to be had."""
+        destination = self.image(case_id)
+        beside = destination.with_name(f".{destination.name}.writing")
+        beside.unlink(missing_ok=True)
+        try:
+            if copy:
+                raise OSError
+            os.symlink(source.resolve(), beside)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(source, beside)
+        os.replace(beside, destination)
+
+    def finish(self, dataset_json: dict) -> None:
+        """The dataset is complete: say so, and drop the label maps that were only waiting."""
+        assert (self.preprocessed / MANIFEST_FILE).is_file()
+        write_json(self.folder / "dataset.json", dataset_json)
+        shutil.rmtree(self._state / "labels", ignore_errors=True)
+
+    def _record(self, case_id: str) -> Path:
+        return self._state / "cases" / f"{case_id}.json"
+
+    def _pending(self, case_id: str) -> Path:
+        return self._state / "labels" / f"{case_id}.nii.gz"

@@ -1,0 +1,219 @@
+"""`pseudo-label` on files: a new dataset whose truth is that of the old one, and that can be continued."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.volumes import LabelCoding
+from nnunetv2_clip.inference.case_predictor import CasePredictor
+from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
+from nnunetv2_clip.pseudo import label
+from nnunetv2_clip.pseudo.label import pseudo_label
+from tests.inference.conftest import make_ct, make_model, save_ct
+
+SURE = {"max_uncertainty": 1.0, "device": "cpu", "use_mirroring": False}
+TRUTH = {"a": ("liver", "liver_tumor"), "b": ("spleen",)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"), untrained=("kidney_tumor",))
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """nnUNet_raw with one dataset of two cases; the second has a corner that is unknown for every class."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    folder = tmp_path / "nnUNet_raw" / "Dataset900_Partly"
+    table = LabelTable.of()
+    labels, order = nnunet_labels(table, UNIVERSAL, UNIVERSAL.names, ignore=True)
+    for number, case_id in enumerate(TRUTH):
+        path = save_ct(folder / "imagesTr" / f"{case_id}_0000.nii.gz", make_ct(seed=number))
+        label_map = np.zeros((28, 30, 20), np.uint8)
+        if case_id == "a":
+            label_map[2:14, 4:20, 3:15] = table.encode(["liver"])
+            label_map[5:8, 6:9, 5:8] = table.encode(["liver", "liver_tumor"])
+        else:
+            label_map[4:12, 5:15, 2:12] = table.encode(["spleen"])
+            label_map[20:, 20:, :] = labels["ignore"]
+        (folder / "labelsTr").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(label_map, nib.load(path).affine), folder / "labelsTr" / f"{case_id}.nii.gz")
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": "CT"},
+            "labels": labels,
+            "regions_class_order": order,
+            "numTraining": 2,
+            "file_ending": ".nii.gz",
+        },
+    )
+    cases = {case_id: CasePresence(f"source_{case_id}", names, group=case_id) for case_id, names in TRUTH.items()}
+    Manifest(UNIVERSAL, cases).save(folder / "label_presence.json")
+    write_json(folder / "splits_final.json", [{"train": ["a"], "val": ["b"]}])
+    return folder.parent
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def volumes(folder, case_id):
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    return LabelCoding.of(labels, UNIVERSAL, folder).read(folder / "labelsTr" / f"{case_id}.nii.gz")
+
+
+@pytest.fixture
+def completed(raw, model):
+    before = contents(raw / "Dataset900_Partly")
+    done = pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset910_Completed", **SURE)
+    assert contents(raw / "Dataset900_Partly") == before, "the source is only read"
+    return done
+
+
+def test_the_truth_is_that_of_the_source(completed, raw):
+    for case_id, known in TRUTH.items():
+        before, after = (volumes(raw / name, case_id) for name in ("Dataset900_Partly", "Dataset910_Completed"))
+        for name in known:
+            assert np.array_equal(before.mask(name), after.mask(name)), name
+        ignored = before.label_map == before.ignore
+        assert np.array_equal(ignored, after.label_map == after.ignore)
+        assert ignored.any() == (case_id == "b")
+
+
+def test_the_rest_is_the_prediction_where_truth_and_rivals_leave_room(completed, raw, model):
+    names = ("spleen", "right_kidney")
+    predictor = CasePredictor(load_model(model, device="cpu", use_mirroring=False).predictor, probabilities=names)
+    image = read_case(Case("a", raw / "Dataset900_Partly" / "imagesTr" / "a_0000.nii.gz"))
+    prediction = predictor.predict(predictor.preprocess(image))
+    spleen, kidney = (prediction.masks[name].full(bool) for name in names)
+    spleen_wins = prediction.probabilities["spleen"] >= prediction.probabilities["right_kidney"]
+    after = volumes(raw / "Dataset910_Completed", "a")
+    free = ~after.mask("liver")
+    expected = (spleen & free & ~(kidney & ~spleen_wins), kidney & free & ~(spleen & spleen_wins))
+    assert (spleen & kidney & free).any() and any(mask.any() for mask in expected)
+    for name, mask in zip(names, expected, strict=True):
+        assert np.array_equal(after.mask(name), mask), name
+
+
+def test_the_manifest_tells_truth_and_pseudo_labels_apart(completed, raw):
+    target = raw / "Dataset910_Completed"
+    manifest = Manifest.load(target / "label_presence.json")
+    assert manifest.case("a").annotated == TRUTH["a"]
+    assert manifest.case("a").pseudo == {"spleen": 0.5, "right_kidney": 0.5}
+    assert set(manifest.case("b").pseudo) == {"liver", "liver_tumor", "right_kidney"}
+    training = raw.parent / "nnUNet_preprocessed" / target.name
+    assert (training / "label_presence.json").read_bytes() == (target / "label_presence.json").read_bytes()
+    assert json.loads((training / "splits_final.json").read_text()) == [{"train": ["a"], "val": ["b"]}]
+    assert (target / "imagesTr" / "a_0000.nii.gz").is_symlink()
+
+
+def test_the_table_has_a_line_for_every_unknown_pair(completed, raw):
+    with open(raw / "Dataset910_Completed" / "pseudo_labels.csv") as file:
+        rows = {(row["case"], row["class"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {(result.case, result.name) for result in completed.results}
+    assert {name for case, name in rows if case == "a"} == {"spleen", "right_kidney"}
+    after = volumes(raw / "Dataset910_Completed", "a")
+    assert int(rows["a", "right_kidney"]["voxels"]) == np.count_nonzero(after.mask("right_kidney")) > 0
+    assert float(rows["a", "right_kidney"]["ml"]) == pytest.approx(
+        int(rows["a", "right_kidney"]["voxels"]) * 0.025, abs=1e-3
+    )
+
+
+def test_uncertain_pairs_stay_unknown_and_are_listed(raw, model):
+    done = pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset911_Sure", max_uncertainty=0.0, device="cpu")
+    left = [result for result in done.results if not result.is_kept]
+    assert left
+    manifest = Manifest.load(raw / "Dataset911_Sure" / "label_presence.json")
+    for result in left:
+        assert result.name not in manifest.case(result.case).supervised
+        assert not volumes(raw / "Dataset911_Sure", result.case).mask(result.name).any()
+    text = (raw / "Dataset911_Sure" / "pseudo_labels.txt").read_text()
+    assert all(f"{result.case}: {result.name}" in text for result in left)
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(completed, raw, model, monkeypatch):
+    source, whole = raw / "Dataset900_Partly", raw / "Dataset910_Completed"
+    seen = []
+    real = label.complete_case
+
+    def only_the_first(case, *arguments):
+        seen.append(case)
+        if case == "b":
+            raise KeyboardInterrupt
+        return real(case, *arguments)
+
+    monkeypatch.setattr(label, "complete_case", only_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        pseudo_label(source, model, raw / "Dataset912_Completed", **SURE)
+    assert not (raw / "Dataset912_Completed" / "dataset.json").exists()
+    monkeypatch.setattr(label, "complete_case", lambda case, *more: seen.append(case) or real(case, *more))
+    pseudo_label(source, model, raw / "Dataset912_Completed", **SURE)
+    assert seen == ["a", "b", "b"]
+    pseudo_label(source, model, raw / "Dataset912_Completed", **SURE)
+    assert seen == ["a", "b", "b"], "what is complete is left alone"
+    expected = contents(whole / "labelsTr") | contents(whole / "imagesTr")
+    assert contents(raw / "Dataset912_Completed" / "labelsTr") | contents(
+        raw / "Dataset912_Completed" / "imagesTr"
+    ) == (expected)
+
+
+def test_other_options_and_foreign_folders_are_refused(completed, raw, model):
+    source = raw / "Dataset900_Partly"
+    with pytest.raises(UserError, match="was begun with other threshold"):
+        pseudo_label(source, model, raw / "Dataset910_Completed", **SURE, threshold=0.6)
+    with pytest.raises(UserError, match="is in use"):
+        pseudo_label(raw / "Dataset900_Partly", model, source, **SURE)
+    with pytest.raises(UserError, match="same dataset id"):
+        pseudo_label(source, model, raw / "Dataset910_Other", **SURE)
+    with pytest.raises(UserError, match="pseudo labels already"):
+        pseudo_label(raw / "Dataset910_Completed", model, raw / "Dataset913_Again", **SURE)
+
+
+def test_the_command_limits_the_classes_and_says_what_it_did(raw, model, capsys):
+    options = ["--classes", "spleen", "--max-uncertainty", "1", "--weight", "0.25", "-device", "cpu", "--disable_tta"]
+    assert main(["pseudo-label", "-d", "900", "-m", str(model), "-o", "914", *options]) == 0
+    assert "1 of 1 unknown (case, class) pairs" in capsys.readouterr().out
+    manifest = Manifest.load(raw / "Dataset914_Completed" / "label_presence.json")
+    assert [case.pseudo for case in manifest.cases.values()] == [{"spleen": 0.25}, {}]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--classes", "spleeen"], "Did you mean 'spleen'"),
+        (["--classes", "aorta"], "was not trained on aorta"),
+        (["--threshold", "1.5"], "--threshold"),
+        (["--weight", "0"], "--weight"),
+        (["-o", "9x"], "-o"),
+    ],
+)
+def test_wrong_options_are_answered_with_a_message(raw, model, capsys, option, message):
+    command = ["pseudo-label", "-d", "900", "-m", str(model), "-o", "915", "-device", "cpu", *option]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not list(raw.glob("Dataset915*"))
+
+
+def test_a_bad_case_is_named_and_the_others_are_kept(raw, model):
+    image = raw / "Dataset900_Partly" / "imagesTr" / "a_0000.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    with pytest.raises(UserError, match="1 of 2 cases"):
+        pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset916_Completed", **SURE)
+    image.write_bytes(whole)
+    done = pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset916_Completed", **SURE)
+    assert {result.case for result in done.results} == {"a", "b"}
