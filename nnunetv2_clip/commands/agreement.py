@@ -32,7 +32,7 @@ def run(args):
         prediction_side,
         reference_side,
     )
-    from nnunetv2_clip.evaluation.report import page, write_tables, write_text
+    from nnunetv2_clip.evaluation.report import write_tables
 
     folders = named_paths([*args.labels, *args.painted], "--labels, --painted")
     readers = named_paths(args.labels, "--labels")
@@ -50,8 +50,7 @@ def run(args):
         name: {pair: (statistic.mean, statistic.std) for pair, statistic in row.items() if statistic.n}
         for name, row in summarise(found).items()
     }
-    write_tables([table], args.o, "agreement")
-    svg = save_figure(grouped_bars(values, "Dice"), args.o, "agreement")
-    write_text(args.o / "agreement.html", page("Agreement", [table], pictures=[svg]))
+    svg = save_figure(grouped_bars(values, "Dice, mean and standard deviation over cases"), args.o, "agreement")
+    write_tables([table], args.o, "agreement", "Agreement", pictures=[svg])
     print(table.markdown())
     print(f"Written: {args.o}/agreement.md, .html, .tex, .svg and .png")

@@ -24,9 +24,9 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import reference_of
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, with_folds, write_merged_folder
-    from nnunetv2_clip.evaluation.paper_tables import pairs_of, paper_table
+    from nnunetv2_clip.evaluation.paper_tables import pairs_of, write_paper_tables
     from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES
-    from nnunetv2_clip.evaluation.report import write_report, write_tables
+    from nnunetv2_clip.evaluation.report import write_report
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
     from nnunetv2_clip.paths import dataset_folder
@@ -44,13 +44,12 @@ def run(args):
     evaluation.settings.update(reference=str(args.ref), prediction=str(args.m), tolerances_mm=tolerances)
     folder = args.o or args.m / "evaluation"
     write_report(evaluation, folder)
-    tables = [fold_table(evaluation, folds.fold_of)]
-    for table in PUBLISHED_TABLES.values():
-        if pairs_of(evaluation, table):
-            tables.append(paper_table(table, {args.m.resolve().name: evaluation}))
-    write_tables(tables, folder, "crossval")
+    keys = [key for key, table in PUBLISHED_TABLES.items() if pairs_of(evaluation, table)]
+    row = {args.m.resolve().name: evaluation}
+    folds_table = fold_table(evaluation, folds.fold_of)
+    tables = write_paper_tables(keys, row, folder, "crossval", "Cross-validation", before=[folds_table])
     for table in tables:
         print(table.markdown())
     if args.merge:
         print(f"Written: {write_merged_folder(args.m, folds, args.ref, manifest, args.f, args.np)}/summary.json")
-    print(f"Written: {folder}/evaluation.json, .csv, .md, .html and crossval.md, .html, .tex")
+    print(f"Written to {folder}: evaluation.json, .csv, .md, .html, crossval.md, .html, .tex and pictures")

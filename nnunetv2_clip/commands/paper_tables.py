@@ -19,13 +19,11 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.errors import UserError, suggestion
-    from nnunetv2_clip.evaluation.paper_tables import pairs_of, paper_table
+    from nnunetv2_clip.evaluation.paper_tables import pairs_of, write_paper_tables
     from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES
-    from nnunetv2_clip.evaluation.report import write_tables
     from nnunetv2_clip.evaluation.results import Evaluation
 
     evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
-    tables = []
     for key in args.table:
         table = PUBLISHED_TABLES.get(key)
         if table is None:
@@ -35,11 +33,15 @@ def run(args):
             if not args.all_datasets and not pairs_of(evaluation, table):
                 raise UserError(
                     f"-i {name}",
-                    f"no case of a dataset {table.dataset}* is in this evaluation (but {evaluation.datasets()})",
+                    f"no case of a dataset {table.dataset}* is in this evaluation, but {_listed(evaluation)}",
                     f"the dataset of table {key}",
                     "add --all-datasets if all cases belong in the table",
                 )
-        tables.append(paper_table(table, evaluations, args.all_datasets))
-        print(tables[-1].markdown())
-    write_tables(tables, args.o, "tables")
-    print(f"Written: {args.o}/tables.md, .html and .tex")
+    for table in write_paper_tables(args.table, evaluations, args.o, "tables", "The paper's tables", args.all_datasets):
+        print(table.markdown())
+    drawn = "".join(f", {key}.png and .svg" for key in args.table if PUBLISHED_TABLES[key].is_figure)
+    print(f"Written to {args.o}: tables.md, .html and .tex{drawn}")
+
+
+def _listed(evaluation):
+    return ", ".join(evaluation.datasets()) or "none at all"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,18 +16,30 @@ from pydoc import locate
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.tables import MISSING, Table, number
+from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.networks.head import CHANNELS, NUM_DYNAMIC_PARAMETERS, text_driven_head
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 
 TEXT_WIDTH = 512  # CLIP ViT-B/32, the paper's encoder
 NUM_MSD_TASKS = 6
 SWIN_FEATURE_SIZE = 48
-SWIN_STEP, SWIN_SMALLEST = 32, 64  # sizes that Swin UNETR can take
+SWIN_STEP, SWIN_LONGEST = 32, 64  # every side is a multiple of 32, the longest at least 64
+
+COLUMNS = (
+    "parameters (M)", "per class", "GFLOPs", "per class", "seconds", "per class", "peak memory (MiB)", "per class"
+)  # fmt: skip
+
+# Short names of the networks, as on the command line.
+UNIVERSAL_NET, ONE_CLASS, NNUNET, ONE_TASK, TASKS, SWIN = (
+    "universal", "universal-1-class", "nnunet", "nnunet-1-task", "nnunet-per-task", "swin-unetr"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,10 +47,13 @@ class Candidate:
     """A network to be measured.
 
     Attributes:
+        key: short name.
+        name: for tables and pictures.
         build: gives the network, without deep supervision, in evaluation mode.
         num_classes: how many classes one pass gives.
     """
 
+    key: str
     name: str
     build: Callable[[], nn.Module]
     num_classes: int
@@ -46,19 +64,20 @@ class Cost:
     """One forward pass of one image.
 
     Attributes:
-        size: voxels of the input.
+        key, name, num_classes: of the network.
+        parameters: their number.
         flops: multiplications and additions of convolutions and matrix products, by torch's counter.
-        seconds: median over the repeats.
-        peak_bytes: of GPU memory, weights included; None on the CPU, where torch does not keep account.
+        seconds: median over the repeats; NaN if not measured.
+        peak_bytes: of all tensors at once, weights included; NaN if not measured.
     """
 
+    key: str
     name: str
     num_classes: int
-    size: tuple[int, ...]
     parameters: int
     flops: int
     seconds: float
-    peak_bytes: int | None
+    peak_bytes: float
 
 
 def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[list[Candidate], tuple[int, ...]]:
@@ -84,16 +103,39 @@ def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[
         ).eval()
 
     found = [
-        Candidate(f"universal, {len(names)} classes", lambda: universal(names), len(names)),
-        Candidate("universal, 1 class", lambda: universal(names[:1]), 1),
-        Candidate(f"nnU-Net, {len(names)} regions", lambda: stock(len(names)), len(names)),
-        Candidate("nnU-Net, 2 regions (one task)", lambda: stock(2), 2),
+        Candidate(UNIVERSAL_NET, f"universal, {_count(names)}", lambda: universal(names), len(names)),
+        Candidate(ONE_CLASS, "universal, 1 class", lambda: universal(names[:1]), 1),
+        Candidate(NNUNET, f"nnU-Net, {_count(names)}", lambda: stock(len(names)), len(names)),
+        Candidate(ONE_TASK, "nnU-Net, 1 task (2 classes)", lambda: stock(2), 2),
     ]
-    if find_spec("monai") is not None:
-        found.append(
-            Candidate(f"Swin UNETR, {len(names)} channels", lambda: _swin(num_channels, len(names)), len(names))
-        )
+    if has_monai():
+        swin = Candidate(SWIN, f"Swin UNETR, {_count(names)}", lambda: _swin(num_channels, len(names)), len(names))
+        found.append(swin)
     return found, tuple(PlansManager(content).get_configuration(configuration).patch_size)
+
+
+def has_monai() -> bool:
+    """Is the library there that Swin UNETR comes from."""
+    return find_spec("monai") is not None
+
+
+def measure_all(
+    networks: Sequence[Candidate], size: tuple[int, ...], device: torch.device, repeats: int
+) -> tuple[list[Cost], list[str]]:
+    """The costs of all networks that can take an input of this size, and in words which were left out and why.
+
+    Where one nnU-Net for one task was measured, six of them follow, as the six MSD tasks need without our method.
+    """
+    costs, left_out = [], [] if has_monai() else ["Swin UNETR left out: monai is not installed."]
+    for network in tqdm(networks, desc=" x ".join(map(str, size)), unit="network"):
+        reason = misfit(network, size)
+        try:
+            costs += [] if reason else [measure(network, size, device, repeats)]
+        except RuntimeError as error:  # a size that is no multiple of the strides, or not enough memory
+            reason = str(error).splitlines()[0]
+        if reason:
+            left_out.append(f"{network.name} left out at this size: {reason}.")
+    return costs + [six_networks(cost) for cost in costs if cost.key == ONE_TASK], left_out
 
 
 def measure(
@@ -104,9 +146,23 @@ def measure(
     image = torch.zeros(1, num_channels, *size)
     flops = count_flops(network, image)
     network, image = network.to(device), image.to(device)
-    seconds, peak = _run(network, image, device, repeats)
+    peak = _peak_bytes(network, image)
+    seconds = _seconds(network, image, repeats)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(candidate.name, candidate.num_classes, tuple(size), parameters, flops, seconds, peak)
+    return Cost(candidate.key, candidate.name, candidate.num_classes, parameters, flops, seconds, peak)
+
+
+def six_networks(cost: Cost) -> Cost:
+    """Six one-task networks, one after the other: the classes of each are counted, time and memory not measured."""
+    return Cost(
+        TASKS,
+        f"{NUM_MSD_TASKS} such networks",
+        NUM_MSD_TASKS * cost.num_classes,
+        NUM_MSD_TASKS * cost.parameters,
+        NUM_MSD_TASKS * cost.flops,
+        float("nan"),
+        float("nan"),
+    )
 
 
 @torch.inference_mode()
@@ -117,7 +173,7 @@ def count_flops(network: nn.Module, image: torch.Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
+def head_flops(num_classes: int, num_voxels: int, num_channels: int = CHANNELS) -> int:
     """FLOPs of the text-driven head by formula: 8x8, 8x8 and 8x1 weights per class and voxel, two operations each.
 
     The paper's form, without biases. `matrix_head_flops` is what our matrix products do.
@@ -125,60 +181,89 @@ def head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
     return 2 * (2 * num_channels**2 + num_channels) * num_classes * num_voxels
 
 
-def matrix_head_flops(num_classes: int, num_voxels: int, num_channels: int = 8) -> int:
+def matrix_head_flops(num_classes: int, num_voxels: int, num_channels: int = CHANNELS) -> int:
     """The same in our matrix products, which move the first two biases into the next layer's: once, not per voxel."""
     return head_flops(num_classes, num_voxels, num_channels) + 2 * num_classes * num_channels * (num_channels + 1)
 
 
-def fits(candidate: Candidate, size: Sequence[int]) -> bool:
-    """Can the network take an input of this size."""
-    return not candidate.name.startswith("Swin") or all(
-        edge % SWIN_STEP == 0 and edge >= SWIN_SMALLEST for edge in size
+def check_head(num_classes: int, size: Sequence[int]) -> str:
+    """The FLOPs of the head alone, counted and by formula, in words."""
+    num_voxels = math.prod(size)
+    counted = count_flops(_Head(num_classes), torch.zeros(1, CHANNELS, *size))
+    formula = matrix_head_flops(num_classes, num_voxels)
+    verdict = "as the formula says" if counted == formula else f"but {formula / 1e9:.6g} by the formula"
+    return (
+        f"The text-driven head of {num_classes} classes takes {counted / 1e9:.6g} GFLOPs of it, counted, {verdict}: "
+        f"2 (8 x 8 + 8 x 8 + 8) for each class and voxel, and a constant."
     )
+
+
+class _Head(nn.Module):
+    """The head with weights of its own, without backbone and controller."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        weights = torch.zeros(self.num_classes, NUM_DYNAMIC_PARAMETERS)
+        return text_driven_head(features, weights, torch.zeros(self.num_classes, dtype=torch.long))
+
+
+def misfit(candidate: Candidate, size: Sequence[int]) -> str:
+    """Why a network cannot take an input of this size, as far as that is known beforehand; empty if it can."""
+    if candidate.key == SWIN and (any(side % SWIN_STEP for side in size) or max(size) < SWIN_LONGEST):
+        return f"every side must be a multiple of {SWIN_STEP}, and the longest at least {SWIN_LONGEST}"
+    return ""
 
 
 def cost_table(costs: Sequence[Cost], size: tuple[int, ...], device: str, note: str = "") -> Table:
-    """One line per network; the last line is six one-task networks, as the six MSD tasks need without our method."""
-    rows = [_row(cost) for cost in costs]
-    single = next((cost for cost in costs if "one task" in cost.name), None)
-    if single is not None:
-        many = NUM_MSD_TASKS * single.num_classes
-        cells = number(NUM_MSD_TASKS * single.parameters / 1e6, 2), number(NUM_MSD_TASKS * single.flops / 1e9, 1)
-        per_class = number(single.flops / single.num_classes / 1e9, 2)
-        rows.append((f"{NUM_MSD_TASKS} such networks", str(many), *cells, per_class, MISSING, MISSING))
-    columns = ("Network", "classes", "parameters (M)", "GFLOPs", "GFLOPs per class", "seconds", "peak memory (MiB)")
+    """One line per network: each figure for all its classes, then for one of them."""
     shape = " x ".join(map(str, size))
-    return Table(f"One forward pass, {shape} voxels, {device}", columns, tuple(rows), note)
+    title = f"One forward pass, {shape} voxels, {device}"
+    return Table(title, ("Network", "classes", *COLUMNS), tuple(_row(cost) for cost in costs), note)
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
-    return (
-        cost.name,
-        str(cost.num_classes),
-        number(cost.parameters / 1e6, 2),
-        number(cost.flops / 1e9, 1),
-        number(cost.flops / cost.num_classes / 1e9, 2),
-        number(cost.seconds, 3),
-        MISSING if cost.peak_bytes is None else number(cost.peak_bytes / 2**20, 0),
-    )
+    figures = (cost.parameters / 1e6, 2), (cost.flops / 1e9, 2), (cost.seconds, 3), (cost.peak_bytes / 2**20, 1)
+    cells = [number(value / n, digits) for value, digits in figures for n in (1, cost.num_classes)]
+    return cost.name, str(cost.num_classes), *cells
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 class" if len(names) == 1 else f"{len(names)} classes"
 
 
 @torch.inference_mode()
-def _run(network: nn.Module, image: torch.Tensor, device: torch.device, repeats: int) -> tuple[float, int | None]:
-    """Median seconds after one pass that warms up, and the peak memory."""
-    is_cuda = device.type == "cuda"
-    network(image)
-    if is_cuda:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
+def _seconds(network: nn.Module, image: torch.Tensor, repeats: int) -> float:
+    """Median of the repeats, after the passes that came before have warmed everything up."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         network(image)
-        if is_cuda:
-            torch.cuda.synchronize(device)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated(device) if is_cuda else None
+    return statistics.median(seconds)
+
+
+@torch.inference_mode()
+def _peak_bytes(network: nn.Module, image: torch.Tensor) -> int:
+    """All tensors at once, weights and image included; on the CPU from the allocations that torch's profiler sees."""
+    if image.is_cuda:
+        network(image)
+        torch.cuda.synchronize(image.device)
+        torch.cuda.reset_peak_memory_stats(image.device)
+        network(image)
+        torch.cuda.synchronize(image.device)
+        return torch.cuda.max_memory_allocated(image.device)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would print that there is no GPU
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        network(image)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    fixed = sum(tensor.nbytes for tensor in (image, *network.parameters(), *network.buffers()))
+    return fixed + max(itertools.accumulate(changes), default=0)
 
 
 def _architecture(plans: dict, configuration: str) -> tuple[tuple[str, ...], str, dict]:

@@ -52,26 +52,81 @@ def difference_figure(rows: Sequence[Comparison], names: tuple[str, str], metric
         axis.plot(row.interval, (line, line), color=colour, linewidth=2.5, zorder=2)
         axis.plot(row.mean_difference, line, "o", color=colour, markersize=6, zorder=3)
     axis.axvline(0, color="#333333", linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [f"{row.class_name} (n = {len(row.differences)})" for row in rows])
+    axis.set_yticks(
+        range(len(rows)), [f"{row.class_name.replace('_', ' ')} (n = {len(row.differences)})" for row in rows]
+    )
     axis.invert_yaxis()
     axis.set_xlabel(f"{metric}: {names[1]} minus {names[0]}\nline: 95 % interval of the mean; colour: p < 0.05")
     return figure
 
 
-def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], ylabel: str) -> Figure:
-    """Group -> bar -> (mean, standard deviation): groups along the axis, one colour per bar."""
+def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str) -> Figure:
+    """Group -> bar -> (mean, standard deviation), between 0 and 1: groups down the axis, one colour per bar."""
     bars = list(dict.fromkeys(bar for group in values.values() for bar in group))
-    figure, axis = new_figure(max(6, 1.5 + 0.28 * len(values) * (len(bars) + 1)), 4)
-    width = 0.8 / max(len(bars), 1)
+    figure, axis = new_figure(8, 1 + len(values) * (0.16 + 0.15 * len(bars)))
+    height = 0.82 / max(len(bars), 1)
     for position, bar in enumerate(bars):
         places = [index for index, group in enumerate(values.values()) if bar in group]
         found = [values[group][bar] for group in values if bar in values[group]]
         means, deviations = [mean for mean, _ in found], [0 if np.isnan(std) else std for _, std in found]
-        x = np.array(places) + (position - (len(bars) - 1) / 2) * width
-        colour = PALETTE[position % len(PALETTE)]
-        axis.bar(x, means, width * 0.92, yerr=deviations, color=colour, label=bar, error_kw={"linewidth": 1})
-    axis.set_xticks(range(len(values)), [name.replace("_", " ") for name in values], rotation=35, ha="right")
+        y = np.array(places) + (position - (len(bars) - 1) / 2) * height
+        style = {"error_kw": {"linewidth": 1, "ecolor": "#333333"}, **bar_style(position)}
+        axis.barh(y, means, height * 0.9, xerr=deviations, label=bar, **style)
+    axis.set_yticks(range(len(values)), [name.replace("_", " ") for name in values])
+    axis.set_ylim(len(values) - 0.4, -0.6)  # the first group on top
+    axis.set_xlim(0, 1.02)
+    axis.grid(axis="x", color="#dde3ea", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.set_xlabel(xlabel)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    return figure
+
+
+def bar_style(position: int) -> dict[str, str]:
+    """A colour of its own for each of six bars; then the same colours hatched in three ways."""
+    hatch = ("", "///", "...", "xxx")[position // len(PALETTE) % 4]
+    return {"color": PALETTE[position % len(PALETTE)], "edgecolor": "white", "hatch": hatch}
+
+
+def bar_panels(names: Sequence[str], panels: Mapping[str, Sequence[float]]) -> Figure:
+    """One panel of bars per quantity (title -> one value per name, NaN for none), its numbers at the bars."""
+    from matplotlib.figure import Figure
+
+    columns = 2
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(10, rows * (0.9 + 0.32 * len(names))), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axis, (title, values) in zip(axes, panels.items(), strict=False):
+        known = np.nan_to_num(np.array(values, float))
+        axis.barh(range(len(names)), known, 0.7, color=[PALETTE[number % len(PALETTE)] for number in range(len(names))])
+        for place, value in enumerate(values):
+            text = "not measured" if np.isnan(value) else f"{value:.3g}"
+            axis.text(0 if np.isnan(value) else value, place, f" {text}", va="center", fontsize=9)
+        axis.set_xlim(0, 1.18 * max(known.max(), 1e-12))
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_yticks(range(len(names)), names)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def bubble_figure(points: Mapping[str, tuple[float, float, float]], xlabel: str, ylabel: str, sizes: str) -> Figure:
+    """Name -> (x, y, size): a circle whose area grows with the size, named in the legend beside."""
+    figure, axis = new_figure(6, 4.5)
+    largest = max(size for _, _, size in points.values())
+    for position, (name, (x, y, size)) in enumerate(points.items()):
+        label = f"{name} ({size:.3g} {sizes})"
+        area = 60 + 900 * size / largest
+        axis.scatter(x, y, area, color=PALETTE[position % len(PALETTE)], alpha=0.75, edgecolors="white", label=label)
+    axis.margins(0.2)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    axis.set_ylim(0, 1.05)
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.grid(color="#dde3ea", linewidth=0.8)
+    axis.set_axisbelow(True)
+    legend = axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    for handle in legend.legend_handles:
+        handle.set_sizes([60])
     return figure

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from nnunetv2_clip.evaluation.published import NOT_REMEASURED, SOURCE, PublishedTable
+from nnunetv2_clip.evaluation.figures import grouped_bars, save_figure
+from nnunetv2_clip.evaluation.published import NOT_REMEASURED, PUBLISHED_TABLES, SOURCE, PublishedTable
+from nnunetv2_clip.evaluation.report import write_tables
 from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 
@@ -27,14 +30,59 @@ def paper_table(table: PublishedTable, evaluations: Mapping[str, Evaluation], al
     headings = (*table.columns, *table.averages)
     rows = [(f"{method} *", *(_cell(value) for value in printed)) for method, printed in table.rows.items()]
     for name, evaluation in evaluations.items():
-        pairs = evaluation.headline_pairs if all_datasets else pairs_of(evaluation, table)
-        statistics = {key: row["Dice"] for key, row in evaluation.summarise(pairs).items()}
+        statistics = _statistics(table, evaluation, all_datasets)
         groups = (*table.columns.values(), *table.averages.values())
         rows.append((name, *(_cell(_percent(classes, statistics, "mean")) for classes in groups)))
         deviations = [_percent(classes, statistics, "std") for classes in table.columns.values()]
-        rows.append((f"{name}, ± over cases", *map(_cell, deviations), *(MISSING for _ in table.averages)))
+        rows.append(("± over cases", *map(_cell, deviations), *(MISSING for _ in table.averages)))
     note = f"{NOT_REMEASURED} ({SOURCE}), on other splits than ours." if table.rows else ""
     return Table(table.title, ("Method", *headings), tuple(rows), note)
+
+
+def write_paper_tables(
+    keys: Sequence[str],
+    evaluations: Mapping[str, Evaluation],
+    folder: Path,
+    name: str,
+    title: str,
+    all_datasets: bool = False,
+    before: Sequence[Table] = (),
+) -> list[Table]:
+    """<name>.md, .html and .tex with these tables of the paper, and a picture <key>.svg and .png of its figures.
+
+    Args:
+        keys: of `PUBLISHED_TABLES`.
+        before: tables that stand first.
+    """
+    tables, drawn = list(before), []
+    for key in keys:
+        table = PUBLISHED_TABLES[key]
+        tables.append(paper_table(table, evaluations, all_datasets))
+        bars = column_bars(table, evaluations, all_datasets)
+        if table.is_figure and bars:
+            drawn.append(save_figure(grouped_bars(bars, "Dice, mean and standard deviation over cases"), folder, key))
+    write_tables(tables, folder, name, title, pictures=drawn)
+    return tables
+
+
+def column_bars(
+    table: PublishedTable, evaluations: Mapping[str, Evaluation], all_datasets: bool
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Column -> evaluation -> mean and standard deviation of Dice over cases, where it was scored."""
+    bars: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, evaluation in evaluations.items():
+        statistics = _statistics(table, evaluation, all_datasets)
+        for heading, classes in table.columns.items():
+            mean, std = _percent(classes, statistics, "mean"), _percent(classes, statistics, "std")
+            if mean is not None:
+                bars.setdefault(heading, {})[name] = mean / 100, float("nan") if std is None else std / 100
+    return {heading: bars[heading] for heading in table.columns if heading in bars}
+
+
+def _statistics(table: PublishedTable, evaluation: Evaluation, all_datasets: bool) -> dict[str, Statistic]:
+    """Class -> Dice over the cases of the table."""
+    pairs = evaluation.headline_pairs if all_datasets else pairs_of(evaluation, table)
+    return {key: row["Dice"] for key, row in evaluation.summarise(pairs).items()}
 
 
 def _percent(classes: tuple[str, ...], statistics: Mapping[str, Statistic], field: str) -> float | None:

@@ -33,6 +33,11 @@ class PublishedTable:
     averages: dict[str, tuple[str, ...]]
     rows: dict[str, tuple[float | None, ...]]
 
+    @property
+    def is_figure(self) -> bool:
+        """Nothing is printed in numbers: ours are drawn as well."""
+        return not self.rows
+
 
 def _flat(columns: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(name for names in columns.values() for name in names)

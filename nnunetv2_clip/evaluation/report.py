@@ -18,15 +18,17 @@ NUM_WORST = 10
 COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 section div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #dde3ea; }
+td { white-space: nowrap; } th { vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.total td { border-top: 2px solid #7b8794; font-weight: 600; }
 thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
-p, li { color: #44505e; }
+figure { margin: 2rem 0; } figure svg { max-width: 100%; height: auto; }
+p, li { color: #44505e; max-width: 60rem; }
 """
 
 
@@ -40,11 +42,18 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "evaluation.html", page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
 
 
-def write_tables(tables: Sequence[Table], folder: Path, name: str) -> None:
-    """The tables as <name>.md, .html and .tex."""
+def write_tables(
+    tables: Sequence[Table],
+    folder: Path,
+    name: str,
+    title: str,
+    notes: Iterable[str] = (),
+    pictures: Iterable[str] = (),
+) -> None:
+    """The tables as <name>.md, .html and .tex; notes and pictures (inline SVG texts) in the page only."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.md", "\n".join(table.markdown() for table in tables))
-    write_text(folder / f"{name}.html", page(name.capitalize(), tables))
+    write_text(folder / f"{name}.html", page(title, tables, notes, pictures))
     write_text(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
 
 

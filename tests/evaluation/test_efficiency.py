@@ -8,13 +8,22 @@ from torch import nn
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.efficiency import (
+    SWIN,
+    TASKS,
+    Candidate,
+    Cost,
     candidates,
+    check_head,
     cost_table,
     count_flops,
     head_flops,
     matrix_head_flops,
     measure,
+    measure_all,
+    misfit,
+    six_networks,
 )
+from nnunetv2_clip.evaluation.results import Evaluation, Pair
 from nnunetv2_clip.networks.head import text_driven_head
 
 CONV, NORM = "torch.nn.modules.conv.Conv3d", "torch.nn.modules.instancenorm.InstanceNorm3d"
@@ -77,25 +86,64 @@ def test_stock_network_differs_by_its_last_layer(plans):
     assert every.parameters - single.parameters == 30 * (4 + 1)
 
 
-def test_six_networks_cost_six_times_one(plans):
+def test_six_networks_cost_six_times_one_and_are_not_measured(plans):
     networks, patch = candidates(plans, "3d_fullres")
     cost = measure(networks[3], patch, torch.device("cpu"), 1)
-    table = cost_table([cost], patch, "cpu")
-    assert float(table.rows[1][3]) == pytest.approx(6 * cost.flops / 1e9, abs=0.05)
-    assert table.rows[1][5] == "-"  # not measured
+    many = six_networks(cost)
+    assert (many.flops, many.parameters, many.num_classes) == (6 * cost.flops, 6 * cost.parameters, 12)
+    row = cost_table([many], patch, "cpu").rows[0]
+    assert row[-4:] == ("-",) * 4
 
 
-def test_command_writes_a_table_per_size(plans, tmp_path, capsys):
+def test_figures_per_class_are_those_of_all_divided_by_their_number():
+    table = cost_table([Cost("universal", "net", 4, 8_000_000, 2_000_000_000, 1.0, 2**20)], (8, 8, 8), "cpu")
+    assert table.rows == (("net", "4", "8.00", "2.00", "2.00", "0.50", "1.000", "0.250", "1.0", "0.2"),)
+
+
+def test_peak_memory_on_the_cpu_is_that_of_all_tensors_at_once():
+    """Image, weights, and the maps of two layers, since the second reads the first."""
+    network = nn.Sequential(nn.Conv3d(1, 8, 1, bias=False), nn.Conv3d(8, 4, 1, bias=False), nn.Conv3d(4, 1, 1))
+    cost = measure(Candidate("x", "x", lambda: network, 1), (16, 16, 16), torch.device("cpu"), 1)
+    assert cost.peak_bytes == 4 * ((1 + 8 + 4) * 16**3 + (8 + 32 + 4 + 1))
+
+
+def test_head_is_checked_against_its_formula_at_the_size_of_the_input():
+    assert "0.000544288 GFLOPs of it, counted, as the formula says" in check_head(2, (10, 10, 10))
+    assert head_flops(2, 1000) == 2 * 136 * 2 * 1000 == 544_000  # and 2 * 2 * 8 * 9 for the biases that are moved
+
+
+def test_networks_that_cannot_take_a_size_are_left_out_with_a_reason(plans, monkeypatch):
+    monkeypatch.setattr("nnunetv2_clip.evaluation.efficiency.has_monai", lambda: False)
+    costs, left_out = measure_all(candidates(plans, "3d_fullres")[0], (16, 16, 8), torch.device("cpu"), 1)
+    assert [cost.key for cost in costs] == ["universal", "universal-1-class", "nnunet", "nnunet-1-task", TASKS]
+    assert left_out == ["Swin UNETR left out: monai is not installed."]
+    swin = Candidate(SWIN, "Swin UNETR", lambda: nn.Identity(), 32)
+    costs, left_out = measure_all([swin], (48, 64, 64), torch.device("cpu"), 1)
+    assert costs == [] and "Swin UNETR left out at this size: every side must be a multiple of 32" in left_out[-1]
+    assert misfit(swin, (32, 32, 32)) and not misfit(swin, (32, 32, 64))
+
+
+def test_command_writes_tables_and_pictures(plans, tmp_path, capsys):
     size = "-size", "16", "16", "8"
-    assert main(["efficiency", "-plans", str(plans), "-repeats", "1", *size, "-o", str(tmp_path)]) == 0
-    text = (tmp_path / "efficiency.md").read_text()
-    assert "universal, 32 classes" in text and "16 x 16 x 8" in text
-    assert main(["efficiency", "-plans", str(plans), "-c", "2d", "-o", str(tmp_path)]) == 2
+    pair = Pair("a", "d", "liver", "annotated", {"Dice": 0.5})
+    Evaluation((pair,), ("liver",)).save(tmp_path / "evaluation.json")
+    evaluations = "-i", f"universal={tmp_path}", f"nnunet-per-task={tmp_path}"
+    command = ["efficiency", "-plans", str(plans), "-repeats", "1", "-o", str(tmp_path / "out")]
+    assert main([*command, *size, *evaluations]) == 0
+    text = (tmp_path / "out" / "efficiency.md").read_text()
+    assert "universal, 32 classes" in text and "16 x 16 x 8" in text and "left out" in text
+    for name in ("efficiency.png", "efficiency_dice.png", "efficiency.svg"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000, name
+    assert main([*command, *size, "-i", f"univresal={tmp_path}"]) == 2
+    assert "Did you mean 'universal'?" in capsys.readouterr().err
+    assert main([*command, "-c", "2d"]) == 2
     assert "3d_fullres" in capsys.readouterr().err
-    assert main(["efficiency", "-plans", str(plans), "-size", "16", "-o", str(tmp_path)]) == 2
+    assert main([*command, "-size", "16"]) == 2
+    assert main([*command, "-size", "16", "0", "8"]) == 2
 
 
-def test_size_that_the_network_cannot_take_is_refused(plans, tmp_path, capsys):
+def test_size_that_no_network_can_take_is_refused(plans, tmp_path, capsys):
     arguments = ["efficiency", "-plans", str(plans), "-size", "15", "16", "8", "-o", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "-size: (15, 16, 8)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
