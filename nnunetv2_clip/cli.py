@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "make the table of text embeddings of a dataset's classes",
     "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
     "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
+    "extend": "add classes to a trained model without its data, or start another training from it",
     "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
     "pseudo-label": "complete a partly labelled dataset with the predictions of a model",
     "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",

@@ -46,7 +46,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
         manager, manager.get_configuration(configuration), len(dataset_json["channel_names"]), len(classes), True
     )
     fresh = network.state_dict()
-    weights = _load(source)["network_weights"]
+    weights = read_checkpoint(source)["network_weights"]
     backbone = {key for key in fresh if key.startswith(("encoder.", "decoder."))}
     found = {key: tuple(weights[key].shape) if key in weights else "nothing" for key in sorted(backbone)}
     wrong = [
@@ -72,7 +72,12 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
     )
 
 
-def _load(path: str) -> dict:
+def read_checkpoint(path: Path | str) -> dict:
+    """A checkpoint of nnU-Net, on the CPU.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net's checkpoints hold its plans
     except Exception as error:

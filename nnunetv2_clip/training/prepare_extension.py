@@ -1,0 +1,346 @@
+"""Prepare a training that starts from another universal model: plans, text table and initial weights for a dataset.
+
+The new training gets patch, voxel size, normalisation and architecture of the old one; nothing of its data is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import Manifest, read_json, write_json
+from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
+from nnunetv2_clip.paths import dataset_folder, nnunet_folder
+from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
+from nnunetv2_clip.text.extension import extended_table
+from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training.extension import (
+    FINE_TUNE,
+    FROZEN,
+    TRANSFER,
+    Extension,
+    start_file,
+    start_weights,
+    text_file,
+)
+from nnunetv2_clip.training.pretrained import read_checkpoint
+from nnunetv2_clip.training.universal_plans import NETWORK
+
+SUFFIX = {FROZEN: "extended", FINE_TUNE: "finetuned", TRANSFER: "transferred"}
+OURS = ("backbone_class", "class_names", "text_width", "extensions")  # arguments that are not the backbone's
+ROWS = "class_embedding.seg_layers."
+
+
+@dataclass(frozen=True, eq=False)
+class OldModel:
+    """What a new training takes from a trained universal model.
+
+    Attributes:
+        name: dataset and model folder, for people.
+        configuration: the one that was trained.
+        classes: those with a channel, in channel order.
+        known: those that were trained.
+        text: the embeddings in the checkpoint, with the provenance in the plans.
+        parts: see `Extension`.
+        rows: of `classes`.
+    """
+
+    name: str
+    plans: dict
+    configuration: str
+    fold: str
+    num_channels: int
+    weights: dict[str, torch.Tensor]
+    taxonomy: Taxonomy
+    known: tuple[str, ...]
+    text: TextTable
+    parts: tuple[tuple[str, ...], ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.text.class_names
+
+    @property
+    def rows(self) -> tuple[ClassRow, ...]:
+        return tuple(self.taxonomy.find(name) for name in self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class NewDataset:
+    """The raw dataset to train on."""
+
+    folder: Path
+    dataset_json: dict
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, dataset: str | int) -> NewDataset:
+        """Raises UserError: there is no such raw dataset, or it was not made by `convert`."""
+        folder = dataset_folder("nnUNet_raw", dataset)
+        content = read_json(folder / "dataset.json", "convert the dataset first")
+        if not isinstance(content, dict) or not isinstance(content.get("labels"), Mapping):
+            raise UserError(folder / "dataset.json", "has no table 'labels'", "a dataset of 'nnunetv2_clip convert'")
+        return cls(folder, content, Manifest.load(folder / MANIFEST_FILE))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return class_names(self.dataset_json["labels"])
+
+    @property
+    def rows(self) -> tuple[ClassRow, ...]:
+        return tuple(self.manifest.taxonomy.find(name, self.folder / "dataset.json") for name in self.classes)
+
+    @property
+    def truly_supervised(self) -> set[str]:
+        """Classes whose truth some case knows."""
+        return set().union(*(case.known for case in self.manifest.cases.values()))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written, for the message to the user."""
+
+    extension: Extension
+    new: tuple[str, ...]
+    plans_name: str
+    configuration: str
+    dataset: str
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def read_old_model(folder: Path, fold: str | None = None, checkpoint: str = "checkpoint_final.pth") -> OldModel:
+    """The old model from its folder.
+
+    Args:
+        fold: None: the first that is there.
+
+    Raises:
+        UserError: no universal model, no such fold, or a checkpoint that does not belong to the plans.
+    """
+    plans = read_json(folder / "plans.json", "give the folder of a trained model (TRAINER__PLANS__CONFIGURATION)")
+    dataset_json = read_json(folder / "dataset.json", "give the folder of a trained model")
+    configuration, arguments = _universal_configuration(folder, plans)
+    fold = _fold(folder, fold, checkpoint)
+    path = folder / f"fold_{fold}" / checkpoint
+    weights = read_checkpoint(path)["network_weights"]
+    text = _text_of(path, plans, arguments["class_names"], weights)
+    trained = weights[f"{ROWS}trained"].tolist()
+    extension = Extension.of_plans(plans)
+    return OldModel(
+        name=f"{plans.get('dataset_name')}/{folder.resolve().name}",
+        plans=plans,
+        configuration=configuration,
+        fold=fold,
+        num_channels=len(dataset_json["channel_names"]),
+        weights=weights,
+        taxonomy=taxonomy_of_plans(plans, folder / "plans.json"),
+        known=tuple(name for name, each in zip(text.class_names, trained, strict=True) if each),
+        text=text,
+        parts=extension.parts if extension else (),
+    )
+
+
+def _universal_configuration(folder: Path, plans: object) -> tuple[str, dict]:
+    """Name of the trained configuration, and the arguments of its network."""
+    found = {}
+    if isinstance(plans, dict) and PLANS_KEY in plans:
+        for name, settings in plans.get("configurations", {}).items():
+            architecture = settings.get("architecture", {})
+            if architecture.get("network_class_name") == NETWORK:
+                found[name] = architecture["arch_kwargs"]
+    if len(found) != 1:
+        raise UserError(folder, "was not trained with CLIPUniversalTrainer", "a universal model", "give another -m")
+    return next(iter(found.items()))
+
+
+def _fold(folder: Path, wanted: str | None, checkpoint: str) -> str:
+    there = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    if not there or wanted not in (None, *there):
+        found = f"has no {checkpoint} in {'any fold' if wanted is None else f'fold_{wanted}'}"
+        raise UserError(
+            folder, found, f"a finished training; folds: {', '.join(there) or 'none'}", "check -m, -f, -chk"
+        )
+    return wanted or there[0]
+
+
+def _text_of(path: Path, plans: dict, names: Iterable[str], weights: Mapping) -> TextTable:
+    """The text table in a checkpoint; its hash must be the one in the plans."""
+    made = plans[PLANS_KEY].get("text") or {}
+    try:
+        vectors = weights[f"{ROWS}text_embedding"].float().numpy()
+        prompts = tuple(tuple(each) for each in made["prompts"])
+        table = TextTable(
+            tuple(names), prompts, made["encoder"], made["library"], vectors, made.get("weights", ""), str(path)
+        )
+        same = table.sha256 == made["sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(path, f"or its plans.json lack {error}", "a model trained with this package") from None
+    if not same:
+        raise UserError(
+            path,
+            f"its text embeddings have the hash {table.sha256[:12]}",
+            f"{made['sha256'][:12]}, which plans.json states",
+            "take plans.json and checkpoint from one training",
+        )
+    return table
+
+
+def prepare_extension(
+    old: OldModel,
+    dataset: str | int,
+    mode: str,
+    plans_name: str | None = None,
+    table: Path | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> Prepared:
+    """Check that model and dataset fit, and write plans, text table and initial weights; the plans come last.
+
+    Args:
+        mode: FROZEN, FINE_TUNE or TRANSFER, see `Extension`.
+        plans_name: of the new plans; None: the old name with a suffix.
+        table, weights, device: see `extended_table`.
+        overwrite: replace plans of this name.
+
+    Raises:
+        UserError: model and dataset do not fit, or the new classes cannot be embedded.
+    """
+    new_data = NewDataset.read(dataset)
+    check_channels(old, new_data)
+    new = tuple(name for name in new_data.classes if name in new_data.truly_supervised - set(old.known))
+    warnings: tuple[str, ...] = ()
+    if mode != TRANSFER:
+        check_classes(old, new_data, new)
+    if mode == FINE_TUNE:
+        warnings = check_not_forgotten(old, new_data)
+    plans_name = plans_name or f"{old.plans['plans_name']}_{SUFFIX[mode]}"
+    folder = nnunet_folder("nnUNet_preprocessed") / new_data.folder.name
+    plans_file = folder / f"{plans_name}.json"
+    if plans_file.exists() and not overwrite:
+        raise UserError(plans_file, "is there already", "a new name", "choose one with -p, or add --overwrite")
+    text = extended_table(old.text, old.rows, new_data.rows, table, weights, device)
+    extension = Extension(mode, old.name, old.fold, () if mode == TRANSFER else old.known, _parts(old, mode, new))
+    plans = new_plans(old, extension, new_data, plans_name)
+    _copy_tables(new_data, folder)
+    start, text_path = start_file(folder, plans_name), text_file(folder, plans)
+    text.save(text_path)
+    _save_start(old, extension, start)
+    write_json(plans_file, plans)
+    names = (plans_name, old.configuration, new_data.folder.name)
+    return Prepared(extension, new, *names, (plans_file, text_path, start), warnings)
+
+
+def _parts(old: OldModel, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    return {FROZEN: (*old.parts, new), FINE_TUNE: old.parts, TRANSFER: ()}[mode]
+
+
+def check_channels(old: OldModel, new: NewDataset) -> None:
+    """Raises UserError: the images have another number of channels than the model's."""
+    channels = new.dataset_json.get("channel_names", {})
+    if len(channels) != old.num_channels:
+        raise UserError(
+            new.folder / "dataset.json",
+            f"has {len(channels)} channels",
+            f"{old.num_channels}, as the model {old.name} has",
+            "give another model",
+        )
+
+
+def check_classes(old: OldModel, new: NewDataset, added: tuple[str, ...]) -> None:
+    """Every class of the model means the same in the dataset, and the dataset knows the truth of one that is new.
+
+    Raises:
+        UserError: otherwise.
+    """
+    where = new.folder / MANIFEST_FILE
+    taxonomy = {row.name: row for row in new.manifest.taxonomy}
+    table = "give 'nnunetv2_clip convert --classes' a table with the rows of the model and new ones after them"
+    for row in old.rows:
+        if row.name not in taxonomy or row.name not in new.classes:
+            line = f"- {{index: {row.index}, name: {row.name}, parents: [{', '.join(row.parents)}]}}"
+            raise UserError(where, f"lacks the class {row.name!r} of the model", f"the row {line}", table)
+        for key in ("index", "parents", "partner"):
+            found, expected = getattr(taxonomy[row.name], key), getattr(row, key)
+            if found != expected:
+                raise UserError(
+                    where, f"{key} of class {row.name!r} is {found!r}", f"{expected!r}, as in the model", table
+                )
+    if not added:
+        raise UserError(
+            where,
+            "no case annotates a class that the model has not learnt",
+            f"a class other than {', '.join(old.known)}",
+            "for more training of the same classes use nnUNetv2_train with -pretrained_weights, or --mode transfer",
+        )
+
+
+def check_not_forgotten(old: OldModel, new: NewDataset) -> tuple[str, ...]:
+    """Warnings about classes that will fade, because no case of the dataset holds them.
+
+    Raises:
+        UserError: there are such classes, and the old model has not labelled the dataset.
+    """
+    missing = [name for name in old.known if name not in new.manifest.supervised_classes()]
+    if not missing:
+        return ()
+    if not new.manifest.has_pseudo_labels:
+        raise UserError(
+            new.folder / MANIFEST_FILE,
+            f"{len(missing)} classes of the model occur in no case and would be forgotten: {', '.join(missing)}",
+            "a dataset that the old model has completed",
+            "run 'nnunetv2_clip pseudo-label' with the old model and give the dataset that it writes; or --mode frozen",
+        )
+    return (f"no case supervises {', '.join(missing)}: fine-tuning may forget them",)
+
+
+def new_plans(old: OldModel, extension: Extension, new: NewDataset, plans_name: str) -> dict:
+    """Plans for the new dataset that preprocess and build as the old model's: the one configuration that was trained.
+
+    They name the stock backbone, as all plans do before training; the trainer puts the universal network on it.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = deepcopy(old.plans)
+    settings = deepcopy(PlansManager(plans).get_configuration(old.configuration).configuration)
+    settings.pop("inherits_from", None)
+    arguments = settings["architecture"]["arch_kwargs"]
+    settings["architecture"]["network_class_name"] = arguments["backbone_class"]
+    settings["architecture"]["arch_kwargs"] = {key: value for key, value in arguments.items() if key not in OURS}
+    settings["data_identifier"] = f"{plans_name}_{old.configuration}"
+    kept = {} if extension.mode == TRANSFER else {"postprocessing": old.plans[PLANS_KEY].get("postprocessing")}
+    return {
+        **plans,
+        "dataset_name": new.folder.name,
+        "plans_name": plans_name,
+        "image_reader_writer": new.dataset_json.get("overwrite_image_reader_writer", plans["image_reader_writer"]),
+        "configurations": {old.configuration: settings},
+        PLANS_KEY: {key: value for key, value in {**kept, EXTENSION_ENTRY: extension.to_json()}.items() if value},
+    }
+
+
+def _copy_tables(new: NewDataset, preprocessed: Path) -> None:
+    """dataset.json, which planning would have copied, and what a raw dataset brings from another machine."""
+    write_json(preprocessed / "dataset.json", new.dataset_json)
+    for name in (MANIFEST_FILE, SPLITS_FILE):
+        if (new.folder / name).is_file() and not (preprocessed / name).is_file():
+            shutil.copy(new.folder / name, preprocessed / name)
+
+
+def _save_start(old: OldModel, extension: Extension, path: Path) -> None:
+    vectors = {name: torch.from_numpy(row.copy()) for name, row in zip(old.classes, old.text.vectors, strict=True)}
+    network = start_weights(old.weights, extension.mode, len(extension.parts))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save({"network_weights": network, "text_embedding": vectors}, beside)
+    os.replace(beside, path)
