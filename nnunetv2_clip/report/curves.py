@@ -17,18 +17,22 @@ Series = Sequence[float | None]
 
 @dataclass(frozen=True)
 class ClassCurve:
-    """Pseudo Dice of one class over the epochs, and how many patches supervised it.
+    """Pseudo Dice and training loss of one class over the epochs, and how many patches supervised it.
 
     Attributes:
         path: SVG path data in a WIDTH x HEIGHT box, Dice 0 at the bottom and 1 at the top.
         last: last measured pseudo Dice, None when it never could be measured.
         patches: supervised patches over the whole training.
+        loss_path: SVG path data in the same box, loss 0 at the bottom and the highest of all classes at the top.
+        last_loss: last known loss, None when there is none.
     """
 
     name: str
     path: str
     last: float | None
     patches: int
+    loss_path: str = ""
+    last_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,29 +62,44 @@ def read_training(fold_folder: Path) -> TrainingReport:
     try:
         names = [str(name) for name in content["classes"]]
         dice, patches = content["dice"], content["supervised_patches"]
-        rows_fit = all(len(row) == len(names) for row in (*dice, *patches))
+        loss = content.get("class_loss", [[None] * len(names)] * len(dice))  # trainings of older versions have none
+        rows_fit = all(len(row) == len(names) for row in (*dice, *patches, *loss))
         train, val = list(content["train_loss"]), list(content["val_loss"])
-        lengths = {len(dice), len(patches), len(train), len(val)}
+        lengths = {len(dice), len(patches), len(loss), len(train), len(val)}
     except (KeyError, TypeError) as error:
         raise UserError(path, f"cannot be used ({error!r})", "the file that CLIPUniversalTrainer writes") from None
     if not rows_fit or len(lengths) > 1:
         raise UserError(path, "holds lists of different lengths", "one entry per epoch and class")
     low, high = _range([*train, *val])
+    top_loss = _range([0.0, *(value for row in loss for value in row)])[1]
     return TrainingReport(
         str(fold_folder),
         len(dice),
-        tuple(_class_curve(name, k, dice, patches) for k, name in enumerate(names)),
+        tuple(_class_curve(name, k, dice, patches, loss, top_loss) for k, name in enumerate(names)),
         svg_path(train, low, high),
         svg_path(val, low, high),
         (low, high),
     )
 
 
-def _class_curve(name: str, k: int, dice: Sequence[Series], patches: Sequence[Series]) -> ClassCurve:
-    series = [row[k] for row in dice]
-    measured = [value for value in series if _known(value)]
+def _class_curve(
+    name: str,
+    k: int,
+    dice: Sequence[Series],
+    patches: Sequence[Series],
+    loss: Sequence[Series],
+    top_loss: float,
+) -> ClassCurve:
+    of_class, losses = [row[k] for row in dice], [row[k] for row in loss]
     total = sum(int(row[k] or 0) for row in patches)
-    return ClassCurve(name, svg_path(series, 0, 1), measured[-1] if measured else None, total)
+    return ClassCurve(
+        name, svg_path(of_class, 0, 1), _last(of_class), total, svg_path(losses, 0, top_loss), _last(losses)
+    )
+
+
+def _last(series: Series) -> float | None:
+    """The last value that is known."""
+    return next((value for value in reversed(series) if _known(value)), None)
 
 
 def svg_path(series: Series, low: float, high: float) -> str:

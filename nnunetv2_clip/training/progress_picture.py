@@ -15,38 +15,51 @@ COLUMNS = 4
 
 
 def draw_progress(
-    path: Path | str, classes: Sequence[str], trained: np.ndarray, dice: np.ndarray, patches: np.ndarray
+    path: Path | str,
+    classes: Sequence[str],
+    trained: np.ndarray,
+    dice: np.ndarray,
+    loss: np.ndarray,
+    patches: np.ndarray,
 ) -> None:
-    """One small panel for each trained class: pseudo Dice (line) and supervised patches so far (area).
+    """One small panel for each trained class: pseudo Dice and loss (lines), supervised patches so far (area).
 
     Args:
         path: of the picture; written beside, then renamed.
         classes: (K,) names.
         trained: (K,) bool; the others get no panel.
         dice: (E, K), NaN where a class could not be measured.
-        patches: (E, K) supervised patches of each epoch.
+        loss: (E, K) mean training loss, NaN where nothing supervised a class. Its scale is that of all classes.
+        patches: (E, K) supervised patches of each epoch; an area up to the most of all classes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = np.flatnonzero(trained)
     total = np.cumsum(patches, axis=0)
+    share = total / max(total.max(), 1)
+    top_loss = max(np.nanmax(loss[:, shown], initial=0), 1e-3)
     epochs = np.arange(1, len(dice) + 1)
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.1 * rows + 0.5), layout="constrained")
-    figure.suptitle("Pseudo Dice (blue, left) and supervised patches so far (grey, right) by epoch", fontsize=10)
+    figure.suptitle(
+        "By epoch: pseudo Dice (blue, left), training loss (orange, right), "
+        f"supervised patches so far (grey area, full height {int(total.max())})",
+        fontsize=10,
+        wrap=True,
+    )
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for panel, k in zip(panels, shown, strict=False):
-        counts = panel.twinx()
-        counts.fill_between(epochs, total[:, k], color="0.87", linewidth=0)
-        counts.set_ylim(0, max(total.max(), 1))
-        counts.tick_params(labelsize=7, colors="0.5")
-        panel.set_zorder(counts.get_zorder() + 1)  # the line lies on the area
-        panel.patch.set_visible(False)
-        panel.plot(epochs, dice[:, k], color="tab:blue", marker="." if len(dice) < 20 else None)
+        marker = "." if len(dice) < 20 else None
+        panel.fill_between(epochs, share[:, k], color="0.87", linewidth=0)
+        panel.plot(epochs, dice[:, k], color="tab:blue", marker=marker)
         panel.set_ylim(0, 1)
         panel.tick_params(labelsize=7, labelbottom=True)
+        losses = panel.twinx()
+        losses.plot(epochs, loss[:, k], color="tab:orange", linewidth=1, marker=marker, markersize=3)
+        losses.set_ylim(0, 1.05 * top_loss)
+        losses.tick_params(labelsize=7, colors="tab:orange")
         last = f"{dice[-1, k]:.2f}" if np.isfinite(dice[-1, k]) else "not measurable"
         panel.set_title(f"{classes[k]}: {last}, {int(total[-1, k])} patches", fontsize=8)
     for panel in panels[len(shown) :]:

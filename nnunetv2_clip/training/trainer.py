@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights, world_size
+from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
@@ -38,6 +38,7 @@ from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probab
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
 
 SUPERVISED = "supervised_patches"
+CLASS_LOSS = "class_loss"  # mean over the training pairs of an epoch, NaN without any
 
 
 class CLIPUniversalTrainer(nnUNetTrainer):
@@ -83,6 +84,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self._bad_steps = 0
         self._supervised = np.zeros(len(self.classes), dtype=np.int64)
+        # Per class: sum of the losses and number of pairs. They stay on the device until the epoch ends.
+        self._class_losses = torch.zeros(2, len(self.classes), device=self.device)
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
@@ -106,7 +109,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
         self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
-        self.logger.local_logger.my_fantastic_logging.setdefault(SUPERVISED, [])
+        for key in (SUPERVISED, CLASS_LOSS):
+            self.logger.local_logger.my_fantastic_logging.setdefault(key, [])
 
     def _trained_classes(self) -> set[str]:
         """The classes that some training case of this fold supervises, or that the model knew from which it starts."""
@@ -208,8 +212,18 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
 
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
-        """(B, K) bool: which classes give loss in which case."""
+        """(B, K) bool: which classes give loss in which case: in training pseudo labels as well, else truth alone."""
+        if self.network.training and self.manifest.has_pseudo_labels:
+            return self.manifest.weights(case_ids, self.classes) > 0
         return self.manifest.presence(case_ids, self.classes)
+
+    def _pair_weights(self, case_ids: Sequence[str], pairs: Tensor) -> Tensor | None:
+        """(P,) below 1 for pseudo labels; None where the whole dataset has none, which is the faster way."""
+        if not self.manifest.has_pseudo_labels:
+            return None
+        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
+        weights = weights[pairs[:, 0], pairs[:, 1]]
+        return torch.where(weights > 0, weights, 1)  # a variant may supervise what nobody has labelled
 
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else nullcontext()
@@ -222,14 +236,17 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         image, label_maps, pairs = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            loss = self.loss(self._logits(image, pairs), label_maps, pairs)
+            losses = self.loss.of_pairs(
+                self._logits(image, pairs), label_maps, pairs, self._pair_weights(batch["keys"], pairs)
+            )
+        loss = losses.mean
         something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
         if not finite:
             self._count_bad_step()
         elif something_to_learn:
             self._bad_steps = 0
             self._update_weights(loss)
-            self._count_patches(pairs)
+            self._count(pairs, losses)
         loss_value = loss.detach().cpu().numpy() if finite and something_to_learn else np.array(np.nan)
         return {"loss": loss_value}
 
@@ -246,8 +263,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _count_patches(self, pairs: Tensor) -> None:
-        self._supervised += np.bincount(pairs[:, 1].cpu().numpy(), minlength=len(self.classes))
+    def _count(self, pairs: Tensor, losses: Losses) -> None:
+        """Remember for the log what each class has got in this step."""
+        classes = pairs[:, 1]
+        self._supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.classes))
+        of_pairs = torch.stack((losses.per_pair, losses.is_known)).to(self._class_losses.dtype)
+        self._class_losses.index_add_(1, classes, of_pairs)
 
     def _count_bad_step(self) -> None:
         """The step is skipped: no gradient of a non-finite loss ever reaches the weights."""
@@ -290,6 +311,15 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             supervised = np.sum(everywhere, axis=0)
         self.logger.log(SUPERVISED, supervised.tolist(), self.current_epoch)
         self._supervised = np.zeros_like(self._supervised)
+        self.logger.log(CLASS_LOSS, self._mean_class_losses(), self.current_epoch)
+
+    def _mean_class_losses(self) -> list[float]:
+        """(K,) mean over the pairs of the epoch, of all ranks; NaN for a class without any. Begins to count anew."""
+        if self.is_ddp:
+            dist.all_reduce(self._class_losses)
+        losses, pairs = self._class_losses.cpu().numpy().astype(float)
+        self._class_losses.zero_()
+        return np.divide(losses, pairs, out=np.full_like(losses, np.nan), where=pairs > 0).tolist()
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
         # A class without voxels in prediction and reference has Dice 0/0: NaN, which the mean leaves out.
@@ -311,11 +341,14 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _print_classes(self) -> None:
         dice = self.logger.get_value("dice_per_class_or_region", step=-1)
         supervised = np.sum(self.logger.get_value(SUPERVISED, step=None), axis=0)
-        self.print_to_log_file("class: pseudo Dice (nan: not measurable), supervised patches so far")
+        loss = self.logger.get_value(CLASS_LOSS, step=-1)
+        self.print_to_log_file(
+            "class: pseudo Dice (nan: not measurable), training loss (nan: no patch), supervised patches so far"
+        )
         for k in np.flatnonzero(self.trained):
             known = self.extension is not None and self.classes[k] in self.extension.known
             never = "  WARNING: not once yet" if supervised[k] == 0 and not known else ""
-            line = f"  {self.classes[k]:26s} {dice[k]:6.3f} {int(supervised[k]):8d}{never}"
+            line = f"  {self.classes[k]:26s} {dice[k]:6.3f} {loss[k]:7.3f} {int(supervised[k]):8d}{never}"
             self.print_to_log_file(line, add_timestamp=False)
 
     def _write_training_curves(self) -> None:
@@ -326,7 +359,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             {
                 "epochs": self.current_epoch,
                 "classes": list(self.classes),
-                "dice": [[None if np.isnan(v) else float(v) for v in row] for row in log["dice_per_class_or_region"]],
+                "dice": _as_json(log["dice_per_class_or_region"]),
+                CLASS_LOSS: _as_json(log[CLASS_LOSS]),
                 SUPERVISED: log[SUPERVISED],
                 "train_loss": [float(value) for value in log["train_losses"]],
                 "val_loss": [float(value) for value in log["val_losses"]],
@@ -335,8 +369,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _draw_classes(self) -> None:
         log = self.logger.local_logger.my_fantastic_logging
-        dice, patches = np.array(log["dice_per_class_or_region"], dtype=float), np.array(log[SUPERVISED])
-        draw_progress(Path(self.output_folder) / PICTURE, self.classes, self.trained, dice, patches)
+        dice, loss = (np.array(log[key], dtype=float) for key in ("dice_per_class_or_region", CLASS_LOSS))
+        patches = np.array(log[SUPERVISED])
+        draw_progress(Path(self.output_folder) / PICTURE, self.classes, self.trained, dice, loss, patches)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -351,6 +386,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         log = self.logger.local_logger.my_fantastic_logging
         log.setdefault(SUPERVISED, [[0] * len(self.classes)] * self.current_epoch)
+        log.setdefault(CLASS_LOSS, [[float("nan")] * len(self.classes)] * self.current_epoch)
 
     # ---------------------------------------------------------------- the end of the training
 
@@ -413,6 +449,11 @@ def _true_false_counts(
         counts[key] = np.zeros(num_classes)
         np.add.at(counts[key], pairs[:, 1].cpu().numpy(), mask.sum(1).cpu().numpy())
     return counts
+
+
+def _as_json(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    """NaN is no JSON."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in rows]
 
 
 def read_training_curves(fold_folder: Path | str) -> dict:

@@ -11,6 +11,8 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor
 
+from nnunetv2_clip.errors import UserError, exit_on_user_error
+from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.text.encode import encode
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
@@ -86,13 +88,22 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr, self.weight_decay = 2e-3, 1e-5
-        self.num_epochs = int(os.environ.get("nnUNet_clip_demo_epochs", 12))
-        self.num_iterations_per_epoch = int(os.environ.get("nnUNet_clip_demo_iterations", 160))
+        with exit_on_user_error():
+            self.num_epochs = _from_environment("nnUNet_clip_demo_epochs", 12)
+            self.num_iterations_per_epoch = _from_environment("nnUNet_clip_demo_iterations", 160)
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 10)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+
+def _from_environment(variable: str, default: int) -> int:
+    """Raises UserError: no whole number above 0."""
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(variable, f"is {text!r}", "a whole number above 0", f"export {variable}={default}")
+    return int(text)
 
 
 class CLIPUniversalTrainerPaper(CLIPUniversalTrainer):
@@ -161,10 +172,18 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
     """A voxel annotated as one class is a known negative of every class that cannot share it (training/exclusion.py).
 
     Costs the loss of every trained class in every case, and trusts that the datasets draw the borders between organs
-    alike: not the default.
+    alike: not the default. Pseudo labels are refused: what a model has guessed is no known negative of another class.
     """
 
     def _build_loss(self):
+        if self.manifest.has_pseudo_labels:
+            with exit_on_user_error():
+                raise UserError(
+                    self.manifest.where,
+                    "holds pseudo labels, which rule out nothing for certain",
+                    "truth only for this trainer",
+                    "train with CLIPUniversalTrainer, or on the dataset without pseudo labels",
+                )
         masked = super()._build_loss()
         exclusive = exclusive_classes(self.classes, self.manifest.taxonomy)
         return ExclusionLoss(exclusive, masked.membership, masked.ignore, masked.weights, masked.batch_dice)
@@ -182,5 +201,6 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
     def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
         return super()._logits(image, pairs[:, :2])
 
-    def _count_patches(self, pairs: Tensor) -> None:
-        super()._count_patches(pairs[pairs[:, 2] == 1])
+    def _count(self, pairs: Tensor, losses: Losses) -> None:
+        annotated = pairs[:, 2] == 1
+        super()._count(pairs[annotated], Losses(losses.mean, *(values[annotated] for values in losses[1:])))

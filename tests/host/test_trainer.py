@@ -1,6 +1,7 @@
 """The trainer inside nnU-Net: batches, steps, log, validation, checkpoints, prediction."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_clip.losses.masked import Losses
+from nnunetv2_clip.manifest import Manifest
 from tests.host.conftest import DATASET, PLANS
 
 SUPERVISED = {"liver", "liver_tumor", "spleen"}
@@ -53,12 +56,52 @@ def test_one_step_changes_the_weights_and_counts_supervised_patches(ready):
     assert counted == expected
 
 
+def test_the_log_holds_the_mean_loss_of_each_class_over_the_pairs_of_the_epoch(ready):
+    pairs = torch.tensor([[0, 1], [0, 4], [1, 1]])
+    ready._count(pairs, Losses(torch.tensor(0.0), torch.tensor([1.0, 5.0, 2.0]), torch.tensor([True, True, True])))
+    ready._count(pairs[:1], Losses(torch.tensor(0.0), torch.tensor([0.0]), torch.tensor([False])))  # nothing known
+    means = ready._mean_class_losses()
+    assert means[1] == 1.5 and means[4] == 5 and np.isnan([*means[:1], *means[2:4], *means[5:]]).all()
+    assert np.isnan(ready._mean_class_losses()).all(), "the next epoch begins anew"
+
+
+def with_pseudo_labels(trainer, weight):
+    """Every case of the trainer's manifest without truth of the spleen gets a pseudo label of it."""
+    cases = {
+        case_id: case if "spleen" in case.known else replace(case, pseudo={"spleen": weight})
+        for case_id, case in trainer.manifest.cases.items()
+    }
+    trainer.manifest = Manifest(trainer.manifest.taxonomy, cases)
+
+
+def test_pseudo_labels_give_weighted_loss_in_training_and_none_in_validation(ready):
+    with_pseudo_labels(ready, 0.25)
+    spleen = ready.classes.index("spleen")
+    batch = next(ready.dataloader_train)
+    guessed = [bool(ready.manifest.case(key).pseudo) for key in batch["keys"]]
+    ready.network.train()
+    pairs = ready._to_device(batch)[2]
+    weights = ready._pair_weights(batch["keys"], pairs)
+    for (case, k), weight in zip(pairs.tolist(), weights.tolist(), strict=True):
+        assert weight == (0.25 if k == spleen and guessed[case] else 1)
+    assert [[case, spleen] in pairs.tolist() for case in (0, 1)] == [True, True]
+    assert np.isfinite(ready.train_step(batch)["loss"])
+    ready.network.eval()
+    validated = ready._to_device(batch)[2].tolist()
+    assert [[case, spleen] in validated for case in (0, 1)] == [not guess for guess in guessed]
+
+
+def test_a_dataset_without_pseudo_labels_goes_the_unweighted_way(ready):
+    batch = next(ready.dataloader_train)
+    assert ready._pair_weights(batch["keys"], ready._to_device(batch)[2]) is None
+
+
 def test_a_batch_without_annotated_pair_changes_no_weight(ready):
     ready.train_step(next(ready.dataloader_train))  # momentum and weight decay are awake
     before = snapshot(ready)
     batch = next(ready.dataloader_train)
     nothing = np.zeros((len(batch["keys"]), len(ready.classes)), dtype=bool)
-    ready.manifest = type("Nothing", (), {"presence": lambda self, case_ids, names: nothing})()
+    ready._presence = lambda case_ids: nothing
     assert np.isnan(ready.train_step(batch)["loss"])
     assert unchanged(before, ready)
 
@@ -149,6 +192,8 @@ def test_an_epoch_with_validation_resume_and_prediction(make_trainer, tiny, conf
     assert curves["epochs"] == 1
     counted = {name for name, count in zip(curves["classes"], curves["supervised_patches"][0], strict=True) if count}
     assert counted <= SUPERVISED
+    has_loss = {name for name, loss in zip(curves["classes"], curves["class_loss"][0], strict=True) if loss is not None}
+    assert has_loss == counted
 
     resumed = make_trainer(configuration, continue_training=True)
     resumed.load_checkpoint(str(fold / "checkpoint_final.pth"))
@@ -156,7 +201,8 @@ def test_an_epoch_with_validation_resume_and_prediction(make_trainer, tiny, conf
     assert resumed.current_epoch == 1
     resumed.num_epochs = 2
     resumed.run_training()
-    assert len(resumed.logger.get_value("supervised_patches", step=None)) == 2
+    for key in ("supervised_patches", "class_loss"):
+        assert len(resumed.logger.get_value(key, step=None)) == 2
 
     predictions = [predict(fold, tiny, tmp_path / "as_trained")]
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)

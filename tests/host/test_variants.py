@@ -1,6 +1,7 @@
 """Each variant of the trainer differs from the base in what its name says, inside nnU-Net."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,23 @@ def test_unmasked_supervises_every_trained_class_in_training_and_only_annotated_
     trainer.on_validation_epoch_start()
     _, _, pairs = trainer._to_device(batch)
     assert {trainer.classes[k] for k in pairs[:, 1]} == {"spleen"}
+
+
+def test_exclusion_refuses_pseudo_labels(make_trainer, capsys):
+    trainer = make_trainer(trainer_class=variants.CLIPUniversalTrainerExclusive)
+    case_id, case = next(iter(trainer.manifest.cases.items()))
+    trainer.manifest.cases[case_id] = replace(case, pseudo={"aorta": 0.5})
+    with pytest.raises(SystemExit):
+        trainer.initialize()
+    assert "holds pseudo labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["12x", "0", ""])
+def test_a_typo_in_the_length_of_the_demo_is_a_message(make_trainer, monkeypatch, capsys, text):
+    monkeypatch.setenv("nnUNet_clip_demo_epochs", text)
+    with pytest.raises(SystemExit):
+        make_trainer(trainer_class=variants.CLIPUniversalTrainerDemo)
+    assert "nnUNet_clip_demo_epochs" in capsys.readouterr().err
 
 
 def test_exclusion_adds_known_negatives_and_counts_annotated_patches_only(make_trainer):

@@ -104,6 +104,55 @@ def test_batch_dice_sums_over_the_cases_of_a_class():
     assert loss_of_one_class(logits, target, batch_dice=True) == pytest.approx(10 + 1 / 3, abs=1e-4)
 
 
+def test_weighted_pairs_are_the_weighted_mean_of_a_plain_loop():
+    torch.manual_seed(3)
+    label_map = torch.randint(0, 4, (2, 1, 3, 4, 2), dtype=torch.int16)
+    pairs = torch.tensor([[0, 0], [0, 2], [1, 0], [1, 1], [1, 2]])
+    weights = torch.tensor([1, 0.25, 1, 0.5, 0.125])
+    logits = torch.randn(5, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    table = membership_table(LABELS)
+    loss = MaskedLoss(table, None, (1.0,))([logits], [label_map], pairs, weights)
+    slow = 0.0
+    for p, (b, k) in enumerate(pairs.tolist()):
+        values = label_map[b].flatten().long()
+        slow = slow + float(weights[p]) * plain_pair_loss(logits[p].flatten(), table[values, k].tolist())
+    slow = slow / weights.sum().item()
+    assert loss.item() == pytest.approx(slow.item(), abs=1e-10)
+    fast_gradient, slow_gradient = (torch.autograd.grad(each, logits)[0] for each in (loss, slow))
+    assert (fast_gradient - slow_gradient).abs().max() < 1e-10
+
+
+def test_weights_count_known_pairs_only_and_nothing_known_gives_zero():
+    logits = torch.randn(2, 4, dtype=torch.float64)
+    label_map = torch.tensor([[[4, 4, 4, 4]], [[1, 0, 0, 1]]], dtype=torch.int16)
+    loss, pairs = MaskedLoss(membership_table(IGNORE_LABELS), 4, (1.0,)), torch.tensor([[0, 0], [1, 0]])
+    alone = loss([logits[1:]], [label_map[1:]], torch.tensor([[0, 0]]))
+    assert loss([logits], [label_map], pairs, torch.tensor([1.0, 0.25])).item() == pytest.approx(
+        alone.item(), abs=1e-12
+    )
+    assert loss([logits[:1]], [label_map], pairs[:1], torch.tensor([0.5])).item() == 0
+
+
+def test_batch_dice_weights_its_sums():
+    logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], dtype=torch.float64)
+    target = torch.tensor([[1, 0], [0, 0]], dtype=torch.int16)[:, None]
+    loss = MaskedLoss(torch.tensor([[False], [True]]), None, (1.0,), batch_dice=True)
+    value = loss([logits], [target], torch.tensor([[0, 0], [1, 0]]), torch.tensor([1.0, 0.5]))
+    # Entropy 0 and 20, the second with half the weight. Dice 2 * 1 / (2 * 1 + 0.5 * 1), for both.
+    assert value.item() == pytest.approx((0 + 0.5 * 20) / 1.5 + 1 - 2 / 2.5, abs=1e-4)
+
+
+def test_the_losses_of_pairs_average_to_the_loss():
+    torch.manual_seed(4)
+    label_maps = [torch.randint(0, 4, (2, 1, n), dtype=torch.int16) for n in (16, 8)]
+    logits = [torch.randn(3, n, dtype=torch.float64) for n in (16, 8)]
+    losses = MaskedLoss(membership_table(LABELS), None, (0.75, 0.25)).of_pairs(
+        logits, label_maps, torch.tensor([[0, 0], [0, 1], [1, 2]])
+    )
+    assert losses.per_pair.mean().item() == pytest.approx(losses.mean.item(), abs=1e-12)
+    assert losses.is_known.tolist() == [True] * 3 and not losses.per_pair.requires_grad
+
+
 def test_deep_supervision_weights_are_those_of_nnunet():
     assert deep_supervision_weights(4) == pytest.approx((4 / 7, 2 / 7, 1 / 7, 0))
     assert deep_supervision_weights(1) == (1.0,)

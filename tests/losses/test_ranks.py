@@ -3,6 +3,8 @@
 DDP averages the gradients of the processes; so does this test.
 """
 
+from itertools import product
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -12,11 +14,12 @@ from nnunetv2_clip.losses.masked import MaskedLoss
 
 TABLE = torch.tensor([[False, False, False], [True, False, True], [False, True, False]])
 WEIGHTS = (0.75, 0.25)
+PAIR_WEIGHTS = torch.tensor([[1, 0.25, 0.5], [0.5, 1, 0.125]])  # of each case and class
 # Annotated classes of the two cases.
 ANNOTATIONS = {"unequal": ([0, 1, 2], [1]), "one rank without any pair": ([], [0, 2]), "disjoint": ([0], [1, 2])}
 
 
-def loss_and_gradient(cases, annotations, batch_dice):
+def loss_and_gradient(cases, annotations, batch_dice, weighted=False):
     """Loss and gradient of a linear network of the given cases, as one process sees them."""
     torch.manual_seed(0)
     images = torch.randn(2, 4, 30, dtype=torch.float64)[cases]
@@ -26,7 +29,8 @@ def loss_and_gradient(cases, annotations, batch_dice):
     pairs = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
     logits = torch.einsum("pc,pcn->pn", weight[pairs[:, 1]], images[pairs[:, 0]])
     scales, label_maps = [logits, logits[:, ::2]], [label_map, label_map[:, :, ::2]]
-    loss = MaskedLoss(TABLE, None, WEIGHTS, batch_dice)(scales, label_maps, pairs)
+    pair_weights = PAIR_WEIGHTS[cases][pairs[:, 0], pairs[:, 1]] if weighted else None
+    loss = MaskedLoss(TABLE, None, WEIGHTS, batch_dice)(scales, label_maps, pairs, pair_weights)
     loss.backward()
     return loss.detach(), weight.grad
 
@@ -35,12 +39,12 @@ def rank(number, store, queue):
     torch.set_num_threads(1)  # a pool of threads does not survive the fork
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     for name, annotations in ANNOTATIONS.items():
-        for batch_dice in (False, True):
-            loss, gradient = loss_and_gradient([number], annotations, batch_dice)
+        for batch_dice, weighted in product((False, True), repeat=2):
+            loss, gradient = loss_and_gradient([number], annotations, batch_dice, weighted)
             for value in (loss, gradient):
                 dist.all_reduce(value)
             if number == 0:
-                queue.put((name, batch_dice, (loss / 2).item(), (gradient / 2).tolist()))
+                queue.put((name, batch_dice, weighted, (loss / 2).item(), (gradient / 2).tolist()))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -52,17 +56,18 @@ def two_ranks(tmp_path_factory):
     processes = [context.Process(target=rank, args=(number, store, queue)) for number in range(2)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=120) for _ in range(2 * len(ANNOTATIONS))]
+    results = [queue.get(timeout=120) for _ in range(4 * len(ANNOTATIONS))]
     for process in processes:
         process.join(timeout=60)
-    return {result[:2]: result[2:] for result in results}
+    return {result[:3]: result[3:] for result in results}
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_dice", [False, True])
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_two_ranks_of_one_case_equal_one_rank_of_two(name, batch_dice, two_ranks):
-    loss, gradient = loss_and_gradient([0, 1], ANNOTATIONS[name], batch_dice)
-    loss_of_ranks, gradient_of_ranks = two_ranks[name, batch_dice]
+def test_two_ranks_of_one_case_equal_one_rank_of_two(name, batch_dice, weighted, two_ranks):
+    loss, gradient = loss_and_gradient([0, 1], ANNOTATIONS[name], batch_dice, weighted)
+    loss_of_ranks, gradient_of_ranks = two_ranks[name, batch_dice, weighted]
     assert loss_of_ranks == pytest.approx(loss.item(), abs=1e-10)
     assert (torch.tensor(gradient_of_ranks, dtype=torch.float64) - gradient).abs().max() < 1e-10
 

@@ -38,6 +38,15 @@ def test_classes_tell_last_dice_and_all_patches(fold):
     assert (liver.last, liver.patches) == (1.0, 15)
     assert (colon_tumor.last, colon_tumor.path, colon_tumor.patches) == (None, "", 0)
     assert training.loss_range == (-0.5, 0.5)
+    assert (liver.loss_path, liver.last_loss) == ("", None)  # a training of a version that did not log it
+
+
+def test_the_loss_of_classes_shares_one_scale(fold):
+    curves = {**CURVES, "class_loss": [[2.0, None], [1.0, 0.5]]}
+    (fold / "training_curves.json").write_text(json.dumps(curves))
+    liver, colon_tumor = read_training(fold).classes
+    assert (liver.loss_path, liver.last_loss) == ("M0.0 0.0L160.0 24.0", 1.0)
+    assert (colon_tumor.loss_path, colon_tumor.last_loss) == ("M160.0 36.0h0", 0.5)
 
 
 def test_a_page_of_a_training_alone(fold, tmp_path):
@@ -47,7 +56,9 @@ def test_a_page_of_a_training_alone(fold, tmp_path):
     assert 'class="warn">0 supervised patches' in html
 
 
-@pytest.mark.parametrize("change", [{"dice": [[0.5]]}, {"train_loss": [1.0]}, {"classes": None}])
+@pytest.mark.parametrize(
+    "change", [{"dice": [[0.5]]}, {"train_loss": [1.0]}, {"class_loss": [[1.0]]}, {"classes": None}]
+)
 def test_lists_that_do_not_fit_are_refused(fold, change):
     (fold / "training_curves.json").write_text(json.dumps({**CURVES, **change}))
     with pytest.raises(UserError, match="training_curves.json"):

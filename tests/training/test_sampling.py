@@ -31,6 +31,12 @@ def test_a_class_that_only_one_case_annotates_draws_that_case():
     assert probabilities.sum() == pytest.approx(1)
 
 
+def test_pseudo_labels_draw_their_case_by_their_weight():
+    cases = {"truth": CasePresence("a", ("liver",)), "guess": CasePresence("a", (), pseudo={"liver": 0.25})}
+    probabilities = case_probabilities(["truth", "guess"], Manifest(UNIVERSAL, cases), 1)
+    assert probabilities == pytest.approx([(1 / 2 + 1 / 1.25) / 2, (1 / 2 + 0.25 / 1.25) / 2])
+
+
 def test_repeats_follow_the_probabilities_and_leave_no_case_out():
     repeated = list(repeat_by_probability(["a", "b", "c"], np.array([0.7, 0.2999, 0.0001])))
     assert (repeated.count("a"), repeated.count("b"), repeated.count("c")) == (105, 45, 1)
