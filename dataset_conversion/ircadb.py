@@ -46,6 +46,7 @@ BOTH_SIDES = {
     "surrenalgland": ("right_adrenal_gland", "left_adrenal_gland"),
 }
 PARTS = {"sigmoid": "colon"}  # belong to a class, but do not say that all of it was drawn
+WITHOUT_LIVER_TUMOR = (5, 7, 11, 14, 20)  # patients whose liver is known to have no tumour
 LIVER_TUMOR = ("liver", "tum")  # livertumor, livertumor01, livertumors ...; "tumor" alone is one of an adrenal gland
 
 
@@ -107,7 +108,12 @@ class Ircadb(Source):
                     annotated.update(meaning(name))
 
         label_map, classes_of = overlay(series.geometry.shape, masks())
-        return LoadedCase(image, label_map, classes_of, tuple(sorted(annotated)), self.absent, fixes=tuple(fixes))
+        absent = () if "liver_tumor" in annotated else self._known_absent(case)
+        return LoadedCase(image, label_map, classes_of, tuple(sorted(annotated)), absent, fixes=tuple(fixes))
+
+    def _known_absent(self, case: SourceCase) -> tuple[str, ...]:
+        number = int(case.case_id.rsplit("_", 1)[1])
+        return ("liver_tumor",) if number in WITHOUT_LIVER_TUMOR and self.repairs_with("known_absent") else ()
 
 
 def meaning(folder: str) -> tuple[str, ...]:
@@ -144,6 +150,9 @@ SOURCES = (
         annotated=tuple(
             sorted({*STRUCTURES.values(), *(name for pair in BOTH_SIDES.values() for name in pair), "liver_tumor"})
         ),
-        repairs={"label_flip": "masks that lie upside down or front to back on their images are flipped"},
+        repairs={
+            "label_flip": "masks that lie upside down or front to back on their images are flipped",
+            "known_absent": f"liver_tumor is recorded as known to be absent in patients {WITHOUT_LIVER_TUMOR}",
+        },
     ),
 )

@@ -61,7 +61,7 @@ class StreamingExport:
         ready = slice(self._done, int(np.searchsorted(z_map.high, available, "left")))
         if ready.stop > ready.start:
             for k, name in enumerate(self.names):
-                self._export(name, torch.cat((tail[k], rows[k])), ready)
+                self._export(name, (tail[k], rows[k]), ready)
         first_needed = min(int(z_map.low[ready.stop]), available) if ready.stop < len(z_map) else available
         drop = first_needed - self._first_row
         kept = rows[:, max(drop - tail.shape[1], 0) :]
@@ -88,8 +88,8 @@ class StreamingExport:
             voxels[inside] = np.unpackbits(bits, count=int(np.prod(sizes))).view(bool).reshape(sizes)
         return Mask.of(placement.file_shape, placement.box_in_file(box), placement.voxels_in_file(voxels))
 
-    def _export(self, name: str, low: Tensor, ready: slice) -> None:
-        """One class: `low` (n, Y, X) holds the rows from `_first_row` on."""
+    def _export(self, name: str, low: tuple[Tensor, Tensor], ready: slice) -> None:
+        """One class: `low`, two times (n, Y, X), holds the rows from `_first_row` on."""
         volume = self.probabilities.get(name)
         if volume is not None:
             for box, values in self._resampled(low, ready, logit(0.5 / PROBABILITY_STEPS)):
@@ -101,9 +101,9 @@ class StreamingExport:
             if mask.any():
                 self._pieces[name].append((box, np.packbits(mask)))
 
-    def _resampled(self, low: Tensor, ready: slice, bound: float):
+    def _resampled(self, low: tuple[Tensor, Tensor], ready: slice, bound: float):
         """Boxes of the output that hold every voxel above `bound`, with their values."""
-        box = positive_box(low, bound)
+        box = _positive_box_of_two(*low, bound)
         if box is None:
             return
         rows, *_ = box
@@ -116,7 +116,7 @@ class StreamingExport:
         if any(part.stop <= part.start for part in (z_out, y_out, x_out)):
             return  # down-sampling may read none of the positive voxels
         z_in, y_in, x_in = (one.inputs(part) for one, part in zip(self._maps, (z_out, y_out, x_out), strict=True))
-        values = low[z_in.start - self._first_row : z_in.stop - self._first_row, y_in, x_in]
+        values = _rows_of_two(*low, slice(z_in.start - self._first_row, z_in.stop - self._first_row), y_in, x_in)
         values = x_map.apply(values, 2, x_out, x_in.start)
         values = y_map.apply(values, 1, y_out, y_in.start)
         step = max(1, BLOCK_VOXELS // (values.shape[1] * values.shape[2]))
@@ -125,8 +125,28 @@ class StreamingExport:
             yield (part, y_out, x_out), z_map.apply(values, 0, part, z_in.start)
 
 
+def _positive_box_of_two(first: Tensor, second: Tensor, bound: float) -> Box | None:
+    """As `positive_box`, of two volumes one above the other; most classes need no copy of them."""
+    boxes = [positive_box(first, bound), positive_box(second, bound)]
+    if boxes[1] is not None:
+        z, *across = boxes[1]
+        boxes[1] = slice(z.start + len(first), z.stop + len(first)), *across
+    found = [box for box in boxes if box is not None]
+    return union(found) if found else None
+
+
+def _rows_of_two(first: Tensor, second: Tensor, z: slice, y: slice, x: slice) -> Tensor:
+    """A box of two volumes one above the other."""
+    border = len(first)
+    if z.start >= border:
+        return second[z.start - border : z.stop - border, y, x]
+    return torch.cat((first[z, y, x], second[: max(z.stop - border, 0), y, x]))
+
+
 def positive_box(values: Tensor, bound: float) -> Box | None:
     """The smallest box around the voxels of (Z, Y, X) `values` above `bound`; None without any."""
+    if not len(values):
+        return None
     columns = values.amax(2)
     above = columns > bound
     rows, lines = above.any(1).nonzero()[:, 0], above.any(0).nonzero()[:, 0]

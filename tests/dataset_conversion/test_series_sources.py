@@ -374,6 +374,17 @@ def test_one_side_alone_says_nothing_about_the_other(written):
     assert source.load_case(case).annotated == ("left_kidney", "liver")
 
 
+def test_five_patients_are_known_to_have_no_liver_tumour(written):
+    cases = find_source("ircadb").find_cases(written("ircadb", 2).root)  # patients 1 and 7
+    assert [find_source("ircadb").load_case(case).absent for case in cases] == [(), ("liver_tumor",)]
+    assert without_repair(find_source("ircadb"), "known_absent").load_case(cases[1]).absent == ()
+
+
+def test_a_patient_without_tumour_folder_may_still_have_a_tumour(written):
+    source, case, _ = one_patient(written, "liver")  # patient 1
+    assert source.load_case(case).absent == ()
+
+
 def test_liver_tumours_are_liver_and_part_masks_do_not_hide_each_other(written):
     source, case, truth = one_patient(written, "liver", "livertumor01", "livertumor02", "portalvein")
     loaded = source.load_case(case)

@@ -89,7 +89,8 @@ def write(request: Request) -> Path:
             labels.append(write_series(folder / "MASKS_DICOM" / name, scan, mask.astype(np.uint8) * 255, series))
         coded = scan.phantom.masks["liver"].astype(np.uint8) * 17  # another code for each patient
         write_series(folder / "LABELLED_DICOM", scan, coded, _series(n, scan, "labelled", is_mask=True))
-        request.add(f"3Dircadb1.{n}", scan, image, labels, annotated.split())
+        absent = ("liver_tumor",) if kind == "joint" else ()
+        request.add(f"3Dircadb1.{n}", scan, image, labels, annotated.split(), absent)
     return root
 
 
