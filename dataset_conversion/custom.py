@@ -10,6 +10,8 @@ values:                               # label value -> class, classes, nothing, 
 annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
 root: /data/my_hospital               # default: the folder of the table
+
+Instead of `labels` and `values`: `masks`, one file per class (custom_masks.py).
 """
 
 from __future__ import annotations
@@ -21,14 +23,29 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, is_junk, match_pairs
+from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
+from nnunetv2_clip.dataset_conversion.patterns import PLACEHOLDER, find_by_pattern
+from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
 
-KEYS = ("name", "images", "labels", "values", "annotated", "absent", "other_values", "root", "title", "licence", "url")
+KEYS = (
+    "name",
+    "images",
+    "labels",
+    "values",
+    "masks",
+    "annotated",
+    "absent",
+    "other_values",
+    "root",
+    "title",
+    "licence",
+    "url",
+)
 REQUIRED = ("name", "images", "labels", "values")
-PLACEHOLDER = "{case}"
+REQUIRED_WITH_MASKS = ("name", "images", "masks")
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class CustomSource(Source):
         }
 
 
-def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
+def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMaskSource, Path]:
     """The source that a YAML table describes, and the folder in which it lies.
 
     Raises:
@@ -92,26 +109,30 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
     name = table["name"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UserError(path, f"name: {name!r}", "letters, digits, _ and -")
-    for key in ("images", "labels"):
-        _check_pattern(path, key, table[key])
+    _check_pattern(path, "images", table["images"])
+    if "masks" in table:
+        masks = _read_masks(path, table["masks"], taxonomy)
+        label_table, ignored, named = {}, (), set(masks)
+    else:
+        _check_pattern(path, "labels", table["labels"])
+        label_table, ignored = _read_values(path, table["values"], taxonomy)
+        named = {class_name for classes in label_table.values() for class_name in classes}
     if table.get("other_values", "background") != "background":
         raise UserError(path, f"other_values: {table['other_values']!r}", "background, or no such key")
-    label_table, ignored = _read_values(path, table["values"], taxonomy)
-    named = {class_name for classes in label_table.values() for class_name in classes}
     annotated = _class_list(path, "annotated", table, taxonomy) if "annotated" in table else named
     absent = _class_list(path, "absent", table, taxonomy)
     if annotated - named:
         raise UserError(
             path,
-            f"annotated names {sorted(annotated - named)}, but no label value stands for it",
-            "annotated classes that occur in 'values'",
-            "add the label value, or list the class under 'absent' if it is known not to occur",
+            f"annotated names {sorted(annotated - named)}, but no label value or mask stands for it",
+            "annotated classes that occur in 'values' or 'masks'",
+            "add the label value or mask, or list the class under 'absent' if it is known not to occur",
         )
     if annotated & absent:
         raise UserError(path, f"{sorted(annotated & absent)} are annotated and absent at once", "one of the two")
     if not annotated:
         raise UserError(path, "no class is annotated", "at least one")
-    source = CustomSource(
+    facts = dict(
         name=name,
         title=str(table.get("title", name)),
         licence=str(table.get("licence", "not stated")),
@@ -122,42 +143,13 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource, Path]:
         annotated=_ordered(annotated, taxonomy),
         absent=_ordered(absent, taxonomy),
         images=table["images"],
-        labels=table["labels"],
-        ignored=ignored,
-        others_are_background="other_values" in table,
     )
+    if "masks" in table:
+        source = CustomMaskSource(**facts, masks=masks)
+    else:
+        others = "other_values" in table
+        source = CustomSource(**facts, labels=table["labels"], ignored=ignored, others_are_background=others)
     return source, path.parent / Path(str(table.get("root", "."))).expanduser()
-
-
-def find_by_pattern(root: Path, pattern: str) -> dict[str, Path]:
-    """Case -> file. The text at {case} names the case; without {case} there is one file, whose case is "".
-
-    Raises:
-        UserError: two files of one case.
-    """
-    parts = re.split(r"(\{case\}|\*)", pattern)
-    expression, seen = "", False
-    for part in parts:
-        if part == PLACEHOLDER:
-            expression += "(?P=case)" if seen else "(?P<case>[^/]+)"
-            seen = True
-        else:
-            expression += "[^/]*" if part == "*" else re.escape(part)
-    found: dict[str, Path] = {}
-    for path in sorted(root.glob(pattern.replace(PLACEHOLDER, "*"))):
-        match = re.fullmatch(expression, path.relative_to(root).as_posix())
-        if not match or not path.is_file() or is_junk(path):
-            continue
-        case = match["case"] if seen else ""
-        if case in found:
-            raise UserError(
-                root,
-                f"{found[case].relative_to(root)} and {path.relative_to(root)} are both case {case!r} of {pattern!r}",
-                "one file per case",
-                "make the pattern narrower",
-            )
-        found[case] = path
-    return found
 
 
 def _load(path: Path) -> dict:
@@ -172,9 +164,13 @@ def _load(path: Path) -> dict:
     for key in table:
         if key not in KEYS:
             raise UserError(path, f"unknown key {key!r}.{suggestion(str(key), KEYS)}", f"keys out of {list(KEYS)}")
-    missing = [key for key in REQUIRED if key not in table]
+    required = REQUIRED_WITH_MASKS if "masks" in table else REQUIRED
+    missing = [key for key in required if key not in table]
     if missing:
-        raise UserError(path, f"lacks {missing}", f"the keys {', '.join(REQUIRED)}")
+        raise UserError(path, f"lacks {missing}", f"the keys {', '.join(required)}")
+    both = [key for key in ("labels", "values", "other_values") if key in table and "masks" in table]
+    if both:
+        raise UserError(path, f"has 'masks' and {both}", "masks, or a label map with values", "remove one of the two")
     return table
 
 
@@ -201,6 +197,24 @@ def _read_values(path: Path, values: object, taxonomy: Taxonomy) -> tuple[dict[i
             raise UserError(where, f"stands for {classes!r}", "a class or a list of classes")
         table[value] = tuple(taxonomy.find(name, where).name for name in names)
     return table, tuple(ignored)
+
+
+def _read_masks(path: Path, masks: object, taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
+    """Class -> patterns of its masks."""
+    if not isinstance(masks, dict) or not masks:
+        raise UserError(path, f"masks: {masks!r}", "a table class -> pattern")
+    found: dict[str, tuple[str, ...]] = {}
+    for given, patterns in masks.items():
+        name = taxonomy.find(str(given), f"{path}, masks").name
+        each = patterns if isinstance(patterns, list) and patterns else [patterns]
+        for pattern in each:
+            _check_pattern(path, f"masks, {given}", pattern)
+            if PLACEHOLDER not in pattern:
+                raise UserError(path, f"masks, {given}: {pattern!r}", f"a pattern with {PLACEHOLDER}")
+        if name in found:
+            raise UserError(path, f"masks names {name!r} twice", "one entry per class", "list its files in one entry")
+        found[name] = tuple(each)
+    return found
 
 
 def _class_list(path: Path, key: str, table: dict, taxonomy: Taxonomy) -> set[str]:

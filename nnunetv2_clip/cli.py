@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "one self-contained HTML page with overlays and a Dice table",
     "info": "what a trained model knows and how it was made",
     "phantom": "write synthetic CT datasets in the layout of real ones",
+    "totalsegmentator-group": "write the tables that convert a group of TotalSegmentator's structures (vertebrae, ...)",
     "classes": "list the universal classes",
     "trainers-path": "print the folder to append to nnUNet_extTrainer",
 }

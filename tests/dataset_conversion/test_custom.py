@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.dataset_conversion.custom import find_by_pattern, read_table
+from nnunetv2_clip.dataset_conversion.custom import read_table
+from nnunetv2_clip.dataset_conversion.patterns import find_by_pattern
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.manifest import Manifest
 
@@ -138,7 +139,7 @@ def test_placeholder_and_star(tmp_path):
     [
         ({"values": "{1: livr}"}, "unknown class 'livr'. Did you mean 'liver'"),
         ({"annotated": "[splen]"}, "Did you mean 'spleen'"),
-        ({"annotated": "[aorta]"}, "no label value stands for it"),
+        ({"annotated": "[aorta]"}, "no label value or mask stands for it"),
         ({"absent": "[liver]"}, "annotated and absent at once"),
         ({"values": None}, "lacks .'values'."),
         ({"values": "{liver: 1}"}, "is no label value"),
