@@ -91,11 +91,20 @@ def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[
         known = ", ".join(content.get("configurations", {})) if isinstance(content, dict) else "none"
         raise UserError(plans, f"has no configuration {configuration!r}", f"one of: {known}", "name it with -c")
     names, backbone, kwargs = _architecture(content, configuration)
+    parts = kwargs.pop("extensions", ())
 
     def universal(classes: Sequence[str]) -> nn.Module:
-        return CLIPUniversalNet(
-            num_channels, len(classes), backbone, classes, TEXT_WIDTH, deep_supervision=False, **kwargs
-        ).eval()
+        network = CLIPUniversalNet(
+            num_channels,
+            len(classes),
+            backbone,
+            classes,
+            TEXT_WIDTH,
+            deep_supervision=False,
+            extensions=[part for part in parts if set(part) & set(classes)],
+            **kwargs,
+        )
+        return network.eval()
 
     def stock(num_outputs: int) -> nn.Module:
         return locate(backbone)(

@@ -147,3 +147,21 @@ def test_size_that_no_network_can_take_is_refused(plans, tmp_path, capsys):
     assert main(arguments) == 2
     assert "-size: (15, 16, 8)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_classes_added_later_is_measured_with_their_parts(plans):
+    content = json.loads(plans.read_text())
+    kwargs = content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    kwargs.update(
+        backbone_class="dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        class_names=["liver", "sacrum"],
+        text_width=6,
+        extensions=[["sacrum"]],
+    )
+    content["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = (
+        "nnunetv2_clip.networks.universal.CLIPUniversalNet"
+    )
+    plans.write_text(json.dumps(content))
+    both, first = (each.build() for each in candidates(plans, "3d_fullres")[0][:2])
+    assert len(both.extensions) == 1
+    assert len(first.extensions) == 0  # the first class alone needs no later part
