@@ -52,6 +52,4 @@ def describe(found) -> None:
         print(f"  wrote            {file}")
     for warning in found.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    number = int(found.dataset[len("Dataset") :].split("_")[0])
-    print(f"Next: nnUNetv2_preprocess -d {number} -plans_name {found.plans_name} -c {found.configuration}")
-    print(f"      nnUNetv2_train {number} {found.configuration} 0 -tr CLIPUniversalTrainer -p {found.plans_name}")
+    print("Next: " + "\n      ".join(found.next_commands))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.model_files import PLANS_KEY, ModelFiles, taxonomy_of_plans
+from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, ModelFiles, taxonomy_of_plans
 
 SUMMARY = "validation/summary.json"
 
@@ -44,6 +44,7 @@ def describe_model(model: ModelFiles) -> dict:
         "network": _network(plans, configuration),
         "text": {key: text.get(key, "") for key in ("encoder", "library", "weights", "sha256")},
         "datasets": ours.get("datasets") or {},
+        "extends": ours.get(EXTENSION_ENTRY),
         "folds": folds,
         "classes": _classes(model, dataset_json, ours, taxonomy_of_plans(plans, model.where), folds),
     }
@@ -145,6 +146,8 @@ def as_text(info: Mapping) -> str:
         ("made with", f"nnunetv2_clip {info['nnunetv2_clip']}"),
         ("folds", "; ".join(f"{fold}: {_fold_text(entry)}" for fold, entry in info["folds"].items()) or "none"),
     ]
+    if info["extends"]:
+        head.append(("extends", _extension_text(info["extends"])))
     lines = [f"{key + ':':11} {value}" for key, value in head]
     if info["datasets"]:
         lines += ["", f"{'source':24} cases  classes"]
@@ -157,6 +160,11 @@ def as_text(info: Mapping) -> str:
         prompt = " | ".join(row["prompts"])
         lines.append(f"{row['index']:3} {row['name']:26} {cases:>6} {dice:>10} {number:>5}  {prompt}".rstrip())
     return "\n".join(lines)
+
+
+def _extension_text(entry: Mapping) -> str:
+    text = f"{entry['model']}, fold {entry['fold']} ({entry['mode']})"
+    return text + (f"; known before: {', '.join(entry['known'])}" if entry["known"] else "")
 
 
 def _fold_text(entry: Mapping) -> str:

@@ -112,10 +112,8 @@ class Prepared:
 
     extension: Extension
     new: tuple[str, ...]
-    plans_name: str
-    configuration: str
-    dataset: str
     files: tuple[Path, ...]
+    next_commands: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -238,8 +236,18 @@ def prepare_extension(
     text.save(text_path)
     _save_start(old, extension, start)
     write_json(plans_file, plans)
-    names = (plans_name, old.configuration, new_data.folder.name)
-    return Prepared(extension, new, *names, (plans_file, text_path, start), warnings)
+    commands = _next_commands(folder, plans_name, old.configuration)
+    return Prepared(extension, new, (plans_file, text_path, start), commands, warnings)
+
+
+def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[str, ...]:
+    number = int(folder.name[len("Dataset") :].split("_")[0])
+    fingerprint = [f"nnUNetv2_extract_fingerprint -d {number}"]  # nnUNetv2_train demands the file, whatever the plans
+    return (
+        *(fingerprint if not (folder / "dataset_fingerprint.json").is_file() else []),
+        f"nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}",
+        f"nnUNetv2_train {number} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name}",
+    )
 
 
 def _parts(old: OldModel, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

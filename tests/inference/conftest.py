@@ -123,7 +123,7 @@ def make_model(folder: Path, classes=CLASSES, dimensions=3, untrained=(), folds=
     return folder
 
 
-def random_network(entry: dict, classes, untrained, seed: int) -> CLIPUniversalNet:
+def random_network(entry: dict, classes, untrained, seed: int, text_width: int = 6) -> CLIPUniversalNet:
     from pydoc import locate
 
     kwargs = {key: value for key, value in entry["arch_kwargs"].items()}
@@ -133,7 +133,7 @@ def random_network(entry: dict, classes, untrained, seed: int) -> CLIPUniversalN
     network = CLIPUniversalNet(input_channels=1, num_classes=len(classes), deep_supervision=False, **kwargs)
     with torch.no_grad():  # classes that differ: every one is found somewhere with the seeds 0 and 4
         network.controller.dynamic_parameters.weight *= 4
-    vectors = torch.nn.functional.normalize(torch.randn(len(classes), 6), dim=1)
+    vectors = torch.nn.functional.normalize(torch.randn(len(classes), text_width), dim=1)
     network.set_classes(vectors, torch.tensor([name not in untrained for name in classes]))
     return network
 
