@@ -149,7 +149,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         )
         reader = self.plans_manager.image_reader_writer_class.__name__
         mirror_axes = mirror_axes_without_left_right(mirror_axes, self.plans_manager.transpose_forward, reader)
-        self.inference_allowed_mirroring_axes = mirror_axes  # stored in the checkpoint, obeyed at prediction
+        # Stored in the checkpoint, obeyed at prediction, where nnU-Net takes None for no axis and fails on ().
+        self.inference_allowed_mirroring_axes = mirror_axes or None
         self.print_to_log_file(f"mirroring along axes {mirror_axes}: never along left-right")
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 

@@ -129,6 +129,13 @@ def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(rea
     assert stop.value.code == 2
 
 
+def test_prediction_mirrors_nothing_when_the_reader_does_not_reorient(make_trainer):
+    """None, because nnU-Net's predictor fails on an empty tuple."""
+    trainer = make_trainer(change_plans=lambda plans: plans.update(image_reader_writer="SimpleITKIO"))
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] == ()
+    assert trainer.inference_allowed_mirroring_axes is None
+
+
 def test_mirroring_never_touches_left_right(ready):
     assert ready.inference_allowed_mirroring_axes == (0, 1)  # patches are (z, y, x) here
 
