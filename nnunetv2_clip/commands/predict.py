@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-KINDS = ("labels", "masks", "statistics", "preview")
+KINDS = ("labels", "masks", "statistics", "preview", "msd")
 INCOMPLETE = 3  # exit code: some cases failed, the others are there
 
 
@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring (left and right never are mirrored)")
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by name or alias (default: all)")
     parser.add_argument(
-        "--outputs", nargs="+", choices=KINDS, default=["labels"], help="what to write (default: labels)"
+        "--outputs",
+        nargs="+",
+        choices=KINDS,
+        default=["labels"],
+        help="what to write (default: labels; msd: label maps of the Decathlon's tasks)",
     )
     parser.add_argument("--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of")
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
@@ -101,11 +105,25 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
         model.rules,
         settings,
         args.continue_prediction,
+        _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {},
     )
     args.o.mkdir(parents=True, exist_ok=True)
     write_model_tables(folder, model.classes, args.o)
     failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
     return _summary(args.o, len(cases), failed)
+
+
+def _tasks(classes, trained) -> dict[str, dict[str, int]]:
+    """The CT tasks of the Decathlon of which every class is predicted."""
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.export.msd_tasks import CT_TASKS
+
+    there = set(classes) & set(trained)
+    tasks = {task.folder: dict(task.classes) for task in CT_TASKS if set(task.classes) <= there}
+    if not tasks:
+        needs = "; ".join(f"{task.folder}: {', '.join(task.classes)}" for task in CT_TASKS)
+        raise UserError("--outputs msd", f"no task has all its classes among {', '.join(sorted(there))}", needs)
+    return tasks
 
 
 def _summary(output: Path, count: int, failed: dict[str, str]) -> int:

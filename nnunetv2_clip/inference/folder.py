@@ -29,6 +29,7 @@ class Job:
         classes: written to the outputs (the predictor may know more, which rules look at).
         rules: post-processing; empty: none.
         settings: recorded beside the outputs.
+        tasks: of the output kind `msd` (see `Outputs`).
     """
 
     output: Path
@@ -39,9 +40,10 @@ class Job:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     settings: Mapping[str, object] | None = None
     continues: bool = False
+    tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def outputs(self, case: Case) -> Outputs:
-        return Outputs(self.output, case.name, self.kinds, self.classes, self.probabilities)
+        return Outputs(self.output, case.name, self.kinds, self.classes, self.probabilities, self.tasks)
 
 
 def predict_cases(predictor: CasePredictor, cases: Sequence[Case], job: Job, part: str = "") -> dict[str, str]:

@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +21,7 @@ from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.manifest import write_json
 
-KINDS = ("labels", "masks", "statistics", "preview")
+KINDS = ("labels", "masks", "statistics", "preview", "msd")
 STATISTICS = "statistics"
 PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
 PREVIEW_WINDOW_HU = (-160.0, 240.0)
@@ -35,6 +35,7 @@ class Outputs:
         kinds: out of `KINDS`.
         classes: whose masks and statistics are written.
         probabilities: whose probabilities are written.
+        tasks: for the kind `msd`: folder of a task -> its classes with their label values, an organ before its tumour.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Outputs:
     kinds: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: tuple[str, ...] = ()
+    tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def label_map(self) -> Path:
@@ -52,6 +54,9 @@ class Outputs:
 
     def probability(self, name: str) -> Path:
         return self.folder / self.case / "probabilities" / f"{name}.nii.gz"
+
+    def task_label_map(self, task: str) -> Path:
+        return self.folder / task / f"{self.case}.nii.gz"
 
     @property
     def statistics(self) -> Path:
@@ -66,6 +71,7 @@ class Outputs:
         one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview}
         files = [path for kind, path in one.items() if kind in self.kinds]
         files += [self.mask(name) for name in self.classes if "masks" in self.kinds]
+        files += [self.task_label_map(task) for task in self.tasks if "msd" in self.kinds]
         return files + [self.probability(name) for name in self.probabilities]
 
     def are_complete(self) -> bool:
@@ -85,6 +91,9 @@ def write_outputs(
     if "masks" in outputs.kinds:
         for name, mask in wanted.items():
             write_like(outputs.mask(name), mask.full(), image)
+    if "msd" in outputs.kinds:
+        for task, values in outputs.tasks.items():
+            write_like(outputs.task_label_map(task), paint_values(masks, values), image)
     for name in outputs.probabilities:
         write_like(outputs.probability(name), probabilities[name], image, slope=1 / 65535)
     painted = paint_masks(wanted, rows) if {"labels", "preview"} & set(outputs.kinds) else None
@@ -99,13 +108,17 @@ def write_outputs(
 
 def paint_masks(masks: Mapping[str, Mask], rows: Iterable[ClassRow]) -> np.ndarray:
     """(X, Y, Z) universal indices, later rows on top: what nnU-Net's export of a region model makes."""
-    rows = list(rows)
-    dtype = np.uint8 if max(row.index for row in rows) < 256 else np.uint16
-    painted = np.zeros(masks[rows[0].name].shape, dtype)
-    for row in rows:
-        mask = masks[row.name]
+    return paint_values(masks, {row.name: row.index for row in rows})
+
+
+def paint_values(masks: Mapping[str, Mask], values: Mapping[str, int]) -> np.ndarray:
+    """(X, Y, Z) label values of some classes, later ones on top."""
+    dtype = np.uint8 if max(values.values()) < 256 else np.uint16
+    painted = np.zeros(masks[next(iter(values))].shape, dtype)
+    for name, value in values.items():
+        mask = masks[name]
         if mask:
-            painted[mask.box][mask.voxels()] = row.index
+            painted[mask.box][mask.voxels()] = value
     return painted
 
 

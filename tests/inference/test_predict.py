@@ -196,3 +196,20 @@ def test_real_ct_in_three_orientations_gives_identical_masks(tmp_path, model):
         assert predict(image, tmp_path / "out", model, *quick) == 0
         back = reoriented(tmp_path / "back.nii.gz", tmp_path / "out" / f"{codes}.nii.gz", "RAS")
         assert (voxels(back) == expected).all()
+
+
+def test_task_label_maps_hold_the_values_of_the_decathlon(tmp_path):
+    model, ct = make_model(tmp_path), save_ct(tmp_path / "liver_7.nii.gz", make_ct((36, 30, 24)))
+    assert predict(ct, tmp_path / "out", model, "--outputs", "masks", "msd") == 0
+    masks = {name: voxels(tmp_path / "out" / "liver_7" / f"{name}.nii.gz") > 0 for name in CLASSES}
+    assert any(mask.any() for mask in masks.values())
+    expected = np.where(masks["liver_tumor"], 2, masks["liver"].astype(int))
+    assert np.array_equal(voxels(tmp_path / "out" / "Task03_Liver" / "liver_7.nii.gz"), expected)
+    assert np.array_equal(voxels(tmp_path / "out" / "Task09_Spleen" / "liver_7.nii.gz"), masks["spleen"])
+    assert {path.name for path in (tmp_path / "out").glob("Task*")} == {"Task03_Liver", "Task09_Spleen"}
+
+
+def test_task_label_maps_need_every_class_of_a_task(tmp_path, capsys):
+    model, ct = make_model(tmp_path), save_ct(tmp_path / "ct.nii.gz", make_ct((36, 30, 24)))
+    assert predict(ct, tmp_path / "out", model, "--classes", "liver", "--outputs", "msd") == 2
+    assert "Task03_Liver: liver, liver_tumor" in capsys.readouterr().err
