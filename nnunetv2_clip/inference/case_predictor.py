@@ -70,11 +70,21 @@ class CasePredictor:
         self._probabilities = tuple(probabilities)
         self._max_ram = max_ram
 
-    def max_voxels(self) -> float:
-        """The largest input that can be read and preprocessed within the budget."""
-        if self._max_ram is None:
-            return float("inf")
-        return max(self._max_ram - used_bytes(), 0) / BYTES_PER_INPUT_VOXEL
+    def check_size(self, where: object, shape: Sequence[int]) -> None:
+        """Can an image of this shape be read and preprocessed within the budget.
+
+        Raises:
+            UserError: no.
+        """
+        needed = used_bytes() + BYTES_PER_INPUT_VOXEL * int(np.prod([int(size) for size in shape]))
+        if self._max_ram is not None and needed > self._max_ram:
+            raise UserError(
+                where,
+                f"reading and resampling its voxels {tuple(shape)} does not fit into --max-ram "
+                f"{self._max_ram / GB:.1f}GB",
+                f"at least {needed / GB:.1f}GB for this image and model",
+                "give more memory, or crop the image",
+            )
 
     def preprocess(self, image: InputImage) -> Preprocessed:
         predictor = self._predictor

@@ -76,7 +76,7 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], job: Job, par
 def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
     start = time.perf_counter()
-    image = read_case(case, predictor.max_voxels())
+    image = read_case(case, predictor.check_size)
     read = time.perf_counter()
     preprocessed = predictor.preprocess(image)
     ready = time.perf_counter()

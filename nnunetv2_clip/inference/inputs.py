@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +106,11 @@ def _series_folders(root: Path) -> list[Case]:
     return list(cases.values())
 
 
-def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
+def read_case(case: Case, check_size: Callable[[Path, tuple], None] = lambda where, shape: None) -> InputImage:
     """The voxels and header of a case.
 
     Args:
-        max_voxels: refuse larger volumes before their voxels are read.
+        check_size: called with the path and the shape before voxels are read; may raise.
 
     Raises:
         UserError: damaged, no CT volume (colours, several time points, a single slice), NaN, or too large.
@@ -118,10 +119,13 @@ def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
         from nnunetv2_clip.dicom_series import inspect_series, read_series
 
         series = inspect_series(case.path)
-        _require_plausible(case, series.geometry, max_voxels)
+        _require_plausible(case, series.geometry)
+        check_size(case.path, series.geometry.shape)
         volume, header = read_series(series), None
     else:
-        _require_plausible(case, inspect(case.path), max_voxels)
+        grid = inspect(case.path)
+        _require_plausible(case, grid)
+        check_size(case.path, grid.shape)
         volume = read_image(case.path)
         _require_stored_spacing(case.path)
         header = nib.load(case.path).header.copy()
@@ -129,7 +133,7 @@ def read_case(case: Case, max_voxels: float = float("inf")) -> InputImage:
     return InputImage(volume, header, tuple(oddities(volume.data)))
 
 
-def _require_plausible(case: Case, grid: Geometry, max_voxels: float) -> None:
+def _require_plausible(case: Case, grid: Geometry) -> None:
     shape, spacing = grid.shape, grid.spacing_mm
     low, high = SPACING_RANGE_MM
     if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
@@ -143,14 +147,6 @@ def _require_plausible(case: Case, grid: Geometry, max_voxels: float) -> None:
         raise UserError(case.path, "has axes that lie almost in one plane", "a rotation", "mend the header")
     if min(shape) < 2:
         raise UserError(case.path, f"is a single slice ({shape})", "a CT volume", "give all slices of the scan")
-    count = int(np.prod([int(size) for size in shape]))
-    if count > max_voxels:
-        raise UserError(
-            case.path,
-            f"has {count:.3g} voxels {shape}; reading and resampling them does not fit into --max-ram",
-            f"at most {max_voxels:.3g} voxels with this budget",
-            f"give at least {count / max_voxels:.2g} times as much beyond what the model takes, or crop the image",
-        )
 
 
 def _require_stored_spacing(path: Path) -> None:

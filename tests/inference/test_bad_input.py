@@ -93,8 +93,18 @@ def test_a_volume_beyond_the_budget_is_refused_before_it_is_read(ct, monkeypatch
     from nnunetv2_clip.inference import inputs
 
     monkeypatch.setattr(inputs, "read_image", lambda path: pytest.fail("was read"))
-    with pytest.raises(UserError, match="--max-ram"):
-        read(ct, max_voxels=1000)
+
+    def refuse(where, shape):
+        raise UserError(where, f"{shape} does not fit", "less")
+
+    with pytest.raises(UserError, match="does not fit"):
+        read(ct, check_size=refuse)
+
+
+def test_a_budget_that_reading_exceeds_names_the_smallest_one(tmp_path, model, ct, capsys):
+    assert predict(ct, tmp_path / "out", model, "--max-ram", "1MB") == 3
+    assert "reading and resampling its voxels" in (text := capsys.readouterr().err)
+    assert "at least" in text
 
 
 def test_cases_are_found_with_and_without_channel_number(tmp_path):
