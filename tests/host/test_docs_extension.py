@@ -33,7 +33,7 @@ def commands(page):
 
 def as_run_here(command):
     """On the CPU, with a trainer that takes seconds and the encoder whose table ships with the package."""
-    command = re.sub(r"CLIPUniversalTrainer(_\d+epochs)?\b", TRAINER, command)
+    command = re.sub(r"CLIPUniversalTrainer(_\d+epochs)?(?![A-Za-z])", TRAINER, command)
     on_cpu = command.startswith(("nnUNetv2_train ", "nnUNetv2_predict ", "nnunetv2_clip pseudo-label "))
     few_workers = command.startswith("nnUNetv2_predict ")
     embeds = command.startswith("nnunetv2_clip embed ")
@@ -68,8 +68,10 @@ def reader(tmp_path_factory):
 
 def write_drawings(root):
     """Own cases with one value, CTs to predict, and TotalSegmentator with vertebrae (drawn as the aorta)."""
-    call("nnunetv2_clip", "phantom", "-o", root, *SIZE, "--seed", 9, "--sources", "custom", "totalsegmentator_v1")
-    folder = next((root / "custom").rglob("labels")).parent
+    call(
+        "nnunetv2_clip", "phantom", "-o", root / "own", *SIZE, "--seed", 9, "--sources", "custom", "totalsegmentator_v1"
+    )
+    folder = next((root / "own" / "custom").rglob("labels")).parent
     for kind in ("images", "labels"):
         shutil.copytree(folder / kind, root / kind)
     for path in (root / "labels").glob("*.nii.gz"):
@@ -78,7 +80,7 @@ def write_drawings(root):
         nibabel.save(nibabel.Nifti1Image(drawn, image.affine), path)
     (root / "CTS").mkdir()
     shutil.copy(next((root / "images").glob("*.nii.gz")), root / "CTS" / "case_0000.nii.gz")
-    cases = next((root / "totalsegmentator_v1").rglob("s[0-9]*[0-9]/ct.nii.gz")).parents[1]
+    cases = next((root / "own" / "totalsegmentator_v1").rglob("s[0-9]*[0-9]/ct.nii.gz")).parents[1]
     shutil.copytree(cases, root / "Totalsegmentator_dataset")
     for case in (root / "Totalsegmentator_dataset").glob("s*"):
         for structure in GROUPS["vertebrae"]:
