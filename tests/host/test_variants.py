@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunetv2_clip.training import variants
+from tests.host.test_trainer import predict
 
 
 def start(make_trainer, name, **arguments):
@@ -94,3 +95,13 @@ def test_exclusion_adds_known_negatives_and_counts_annotated_patches_only(make_t
     assert {trainer.classes[k] for k in np.flatnonzero(trainer._supervised)} == {"spleen"}
     trainer.on_validation_epoch_start()
     assert np.isfinite(trainer.validation_step(batch)["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Demo", "Paper", "OneHot", "RandomText", "Unmasked", "Exclusive"])
+def test_an_epoch_and_a_prediction_of_each(make_trainer, tiny, tmp_path, name):
+    trainer = make_trainer(trainer_class=getattr(variants, f"CLIPUniversalTrainer{name}"))
+    trainer.run_training()
+    assert np.isfinite(trainer.logger.get_value("train_losses", step=-1))
+    values = set(np.unique(predict(Path(trainer.output_folder), tiny, tmp_path / "predicted")))
+    assert values <= {0, *(trainer.manifest.taxonomy.find(class_name).index for class_name in trainer.classes)}
