@@ -205,6 +205,16 @@ def test_other_weights_in_the_frozen_part_stop_the_training(new_trainer, capsys)
     assert "frozen tensors" in capsys.readouterr().err
 
 
+def test_a_training_goes_on_from_its_own_checkpoint(new_trainer, chain):
+    trainer = new_trainer()
+    trainer.initialize()
+    trainer.load_checkpoint(str(chain[2] / "fold_0" / "checkpoint_final.pth"))
+    trainer.on_train_start()
+    state = trainer.network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in weights(chain[2]).items())
+    assert trainer.current_epoch == 1
+
+
 def test_transfer_starts_with_backbone_and_controller_and_only_class_rows_differ(chain, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     name = "PlansTransfer"

@@ -251,3 +251,15 @@ def test_plans_of_this_name_are_replaced_only_on_demand(model, folders, capsys):
     assert extend(model) == 0
     assert "--overwrite" in refused(capsys, model, folders)
     assert extend(model, "--overwrite") == 0
+
+
+def test_a_zip_of_the_model_serves_as_well(model, folders):
+    import zipfile
+
+    write_dataset(taxonomy_with(SACRUM), CASES)
+    with zipfile.ZipFile(folders / "model.zip", "w") as archive:
+        for path in model.rglob("*.*"):
+            archive.write(path, f"Dataset900_Universal/{model.name}/{path.relative_to(model)}")
+    assert extend(folders / "model.zip", "-f", "0") == 0
+    entry = read_json(preprocessed(folders) / f"{NAME}.json", "")["nnunetv2_clip"]["extension"]
+    assert entry["model"] == f"Dataset900_Universal/{model.name}"
