@@ -26,7 +26,7 @@ MIN_SPINE_AREA_MM2, MIN_SPINE_MM = 250.0, 20.0  # in a slice, in length
 SMOOTHING_MM = 60.0
 
 SPECK_SHARE, SPECK_ML = 0.01, 2.0  # below both a component is no organ
-WHOLE_SHARE = 0.85  # a component lies on a side with this part of its voxels; otherwise it crosses the plane
+WHOLE_SHARE = 0.85  # a component lies on a side with this part of its organ's voxels; otherwise it crosses the plane
 MIN_DISTANCE_MM = 8.0  # of an organ's centre from the plane
 TWIN_SHARE = 0.3  # two components of this relative size are two organs
 CONTACT_MM = 4.0  # organs that touch in less than twice this come apart when eroded by it
@@ -119,7 +119,7 @@ def split_pairs(
     free = max([*classes_of, int(label_map.max(initial=0))]) + 1
     for pair in pairs:
         mask = np.isin(label_map, pair.values)
-        sides = split_sides(mask, image, plane)
+        sides = split_sides(mask, image, plane, np.isin(label_map, [v for v in pair.values if classes_of[v]]))
         if sides.note:
             fixes.append(f"{pair.right} and {pair.left}: {sides.note}")
         if not sides.certain:
@@ -140,13 +140,17 @@ def split_pairs(
     return SplitLabels(result, classes_of, tuple(annotated), tuple(fixes))
 
 
-def split_sides(mask: np.ndarray, image: Volume, plane: MidPlane | None = None) -> Sides:
+def split_sides(
+    mask: np.ndarray, image: Volume, plane: MidPlane | None = None, lesions: np.ndarray | None = None
+) -> Sides:
     """Split a mask of paired organs.
 
     Args:
         mask: (X, Y, Z) bool on the grid of `image`, both organs with all their lesions.
         image: Hounsfield units.
         plane: of the same image, if it is already known.
+        lesions: (X, Y, Z) bool, what of `mask` is lesion, if that is known. It goes with its organ: a tumour of one
+            kidney may reach far across the plane.
     """
     plane = plane or find_midplane(image)
     nothing = np.zeros(mask.shape, dtype=bool)
@@ -156,7 +160,8 @@ def split_sides(mask: np.ndarray, image: Volume, plane: MidPlane | None = None) 
         return Sides(nothing, nothing, False, f"side unknown: {plane.note}", plane)
     turned = to_ras(mask, plane.affine)
     box = ndimage.find_objects(turned.view(np.uint8))[0]
-    right, left, doubts, notes = _split(turned[box], _offset_mm(plane, box), ras_spacing(plane.affine))
+    of_lesions = np.zeros_like(turned[box]) if lesions is None else to_ras(lesions, plane.affine)[box]
+    right, left, doubts, notes = _split(turned[box], of_lesions, _offset_mm(plane, box), ras_spacing(plane.affine))
     wholes = []
     for part in (right, left):
         whole = np.zeros(turned.shape, dtype=bool)
@@ -209,7 +214,9 @@ def find_midplane(image: Volume) -> MidPlane:
     return MidPlane(x, image.affine, bool(has_spine or not is_cut), note)
 
 
-def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, list, list]:
+def _split(
+    mask: np.ndarray, lesions: np.ndarray, offset: np.ndarray, spacing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list, list]:
     """(right, left, doubts, notes) of a RAS mask; `offset` is the distance to the right of the plane in mm."""
     components = cc3d.connected_components(mask, connectivity=26)
     sizes = np.bincount(components.ravel())
@@ -222,13 +229,15 @@ def _split(mask: np.ndarray, offset: np.ndarray, spacing: np.ndarray) -> tuple[n
             continue
         own = components[box] == number
         distance = np.broadcast_to(offset, mask.shape)[box]
-        share = float((distance[own] > 0).mean())
+        organ = own & ~lesions[box]
+        organ = organ if organ.sum() >= speck else own
+        share = float((distance[organ] > 0).mean())
         if max(share, 1 - share) >= WHOLE_SHARE:
             side = "right" if share > 0.5 else "left"
             (right if side == "right" else left)[box] |= own
             found[side].append(int(sizes[number]))
             is_organ = sizes[number] >= TWIN_SHARE * sizes.max()
-            if is_organ and abs(float(distance[own].mean())) < MIN_DISTANCE_MM:
+            if is_organ and abs(float(distance[organ].mean())) < MIN_DISTANCE_MM:
                 doubts.append("an organ lies on the mid-plane")
             continue
         on_right = _cut(own, distance, spacing)

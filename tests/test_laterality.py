@@ -142,6 +142,21 @@ def test_split_labels_carry_organ_and_lesion_of_each_side():
     assert split.annotated == ("right_kidney", "left_kidney", "kidney_tumor") and split.fixes == ()
 
 
+def test_a_large_tumour_that_reaches_across_the_plane_stays_on_the_side_of_its_kidney():
+    label_map = np.where(RIGHT_ORGAN | LEFT_ORGAN, 1, 0).astype(np.uint8)
+    label_map[22:40, 5:15, 1:9] = 2  # of the right kidney; nearly half of it lies left of the plane
+    split = split_pairs(
+        label_map,
+        {1: (), 2: ("kidney_tumor",)},
+        [Pair("right_kidney", "left_kidney", (1, 2))],
+        Volume(body_with_spine(), AFFINE),
+        ("right_kidney", "left_kidney", "kidney_tumor"),
+    )
+    classes = np.vectorize(lambda value: " ".join(sorted(split.classes_of.get(value, ()))))(split.label_map)
+    assert (classes[label_map == 2] == "kidney_tumor right_kidney").all()
+    assert (classes[LEFT_ORGAN] == "left_kidney").all() and split.fixes == ()
+
+
 def test_an_uncertain_pair_is_not_annotated_and_its_tumour_still_is():
     label_map = np.where(RIGHT_ORGAN, 1, 0).astype(np.uint8)
     label_map[45, 7, 4] = 2
