@@ -5,6 +5,7 @@ import torch
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.training.extension import FINE_TUNE, FROZEN, TRANSFER, Extension, read_start, start_weights
+from tests.networks.test_universal import make_network
 
 OLD = {
     "encoder.w": torch.tensor([1.0]),
@@ -62,6 +63,20 @@ def test_plans_give_back_what_was_written_and_damage_is_named():
         entry = {**extension.to_json(), **damage}
         with pytest.raises(UserError, match="is damaged"):
             Extension.of_plans({"plans_name": "p", "nnunetv2_clip": {"extension": entry}})
+
+
+@pytest.mark.parametrize("mode", [FROZEN, FINE_TUNE])
+def test_frozen_layers_keep_running_statistics_and_drop_nothing(mode):
+    layers = {"norm_op": torch.nn.BatchNorm3d, "dropout_op": torch.nn.Dropout3d, "dropout_op_kwargs": {"p": 0.5}}
+    network = make_network(extensions=(("spleen",),), **layers).train()
+    Extension(mode, "old", "0", ("liver",), (("spleen",),)).keep_still(network)
+    image, pairs = torch.randn(2, 1, 8, 8, 8), torch.tensor([[0, 0], [1, 1]])
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    first, second = (network(image, pairs)[0] for _ in range(2))
+    assert torch.equal(first, second) == (mode == FROZEN)
+    same = all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert same == (mode == FROZEN)
+    assert network.training
 
 
 def test_a_missing_or_damaged_start_names_the_remedy(tmp_path):
