@@ -26,6 +26,7 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.inference.memory import GB, parse_size
 from tests.inference.conftest import SPACING_ZYX, make_model, save_ct
 
+STAGES = ("read", "preprocess", "network", "export", "write")  # as prediction.json names them
 LOW_SHARE = 0.625  # rows and columns of the network's grid for each of the image
 
 
@@ -57,6 +58,7 @@ def predict(image: Path, output: Path, model: Path, budget: str | None) -> dict:
         "peak": usage.ru_maxrss * 1024,
         "seconds": time.perf_counter() - start,
         "passes": entry.get("passes", 1),
+        "stages": entry.get("seconds", {}),
         "error": "" if process.returncode == 0 else errors.strip().splitlines()[-1],
     }
 
@@ -77,20 +79,22 @@ def main() -> None:
             found = predict(image, output, model, budget)
             print(budget, found, flush=True)
             if found["error"]:
-                rows.append([budget, found["error"], "", "", "", ""])
+                rows.append([budget, found["error"], *[""] * (4 + len(STAGES))])
                 continue
             labels = np.asanyarray(nib.load(output / "ct.nii.gz").dataobj)
             first = labels if first is None else first
             kept = verdict(found["peak"], parse_size(budget), at_most=True) if budget else ""
             same = "yes" if np.array_equal(first, labels) else "NO"
             peak = f"{found['peak'] / GB:.2f} GB"
-            rows.append([budget or "none", peak, kept, found["passes"], f"{found['seconds']:.0f} s", same])
+            stages = [f"{found['stages'][stage]:.0f} s" for stage in STAGES]
+            total = f"{found['seconds']:.0f} s"
+            rows.append([budget or "none", peak, kept, found["passes"], total, *stages, same])
     write_result(
         "max_ram",
         "Peak memory of `predict`, 32 classes",
         f"A CT of {tuple(args.size)} voxels, label map, 32 masks and statistics. The peak is that of the whole process "
         "(interpreter and libraries included).",
-        table(["--max-ram", "peak memory", "kept", "passes of the network", "wall clock", "same label map"], rows),
+        table(["--max-ram", "peak memory", "kept", "passes", "wall clock", *STAGES, "same label map"], rows),
     )
 
 
