@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.fingerprint import fingerprint_of
@@ -68,7 +68,7 @@ def convert_case(task: CaseTask) -> None:
         has_unknown=has_unknown,
         inputs=inputs,
         shape=loaded.image.data.shape,
-        warnings=tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem])),
+        warnings=anatomy_warnings(task.source, loaded, classes_of),
     )
     target = task.target
     target.forget(case_id)
@@ -79,6 +79,13 @@ def convert_case(task: CaseTask) -> None:
     picks = fingerprint_of(loaded.image.data).picks
     _write_array(target.fingerprint(case_id), picks, target.unfinished(f"{case_id}.fingerprint"))
     target.write_record(case_id, record)
+
+
+def anatomy_warnings(source: Source, loaded: LoadedCase, classes_of: dict) -> tuple[str, ...]:
+    """What the test of the anatomy finds wrong; it knows Hounsfield values only."""
+    if source.modality != CT:
+        return ()
+    return tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem]))
 
 
 def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, beside: Path, compression: int) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.body import ras_spacing, to_ras
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.case import anatomy_warnings
 from nnunetv2_clip.dataset_conversion.merge import Input, each_result
 from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
@@ -214,7 +214,7 @@ def _describe(task: _Task, loaded: LoadedCase) -> CaseCheck:
     picture, overlay, size = thumbnail(loaded, classes_of, task.taxonomy)
     return CaseCheck(
         case_id=task.case.case_id,
-        warnings=tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem])),
+        warnings=anatomy_warnings(task.source, loaded, classes_of),
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,

@@ -10,6 +10,7 @@ values:                               # label value -> class, classes, nothing, 
 annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
 root: /data/my_hospital               # default: the folder of the table
+modality: MRI                         # nnU-Net's channel name; default CT. Others than CT are normalised by z-score
 
 Instead of `labels` and `values`: `masks`, one file per class (custom_masks.py).
 """
@@ -25,7 +26,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
 from nnunetv2_clip.dataset_conversion.patterns import PLACEHOLDER, find_by_pattern
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, match_pairs
+from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
@@ -43,6 +44,7 @@ KEYS = (
     "title",
     "licence",
     "url",
+    "modality",
 )
 REQUIRED = ("name", "images", "labels", "values")
 REQUIRED_WITH_MASKS = ("name", "images", "masks")
@@ -132,8 +134,12 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         raise UserError(path, f"{sorted(annotated & absent)} are annotated and absent at once", "one of the two")
     if not annotated:
         raise UserError(path, "no class is annotated", "at least one")
+    modality = table.get("modality", CT)
+    if not isinstance(modality, str) or not re.fullmatch(r"\w+", modality):
+        raise UserError(path, f"modality: {modality!r}", "one word such as CT or MRI")
     facts = dict(
         name=name,
+        modality=CT if modality.upper() == CT else modality,
         title=str(table.get("title", name)),
         licence=str(table.get("licence", "not stated")),
         url=str(table.get("url", "")),

@@ -163,6 +163,10 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
     Raises:
         UserError: a source is not where it should be, or two cases share an identifier.
     """
+    modalities = {entry.source.modality for entry in merge.inputs}
+    if len(modalities) > 1:
+        several = f"images of {' and '.join(sorted(modalities))}"
+        raise UserError("--source", several, "one modality in a dataset", "convert them apart")
     found: dict[str, tuple[Source, SourceCase]] = {}
     for entry in merge.inputs:
         cases = entry.source.find_cases(entry.root)
@@ -427,7 +431,7 @@ def _plan(merge: Merge) -> dict:
 def _dataset_json(merge: Merge, labels: dict, order: list[int], num_cases: int) -> dict:
     sources = [entry.source for entry in merge.inputs]
     return {
-        "channel_names": {"0": "CT"},
+        "channel_names": {"0": sources[0].modality},
         "labels": labels,
         "regions_class_order": order,
         "numTraining": num_cases,

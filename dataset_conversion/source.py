@@ -64,6 +64,9 @@ class LoadedCase:
     fixes: tuple[str, ...] = ()
 
 
+CT = "CT"
+
+
 @dataclass(frozen=True)
 class Source:
     """A source dataset: what is known about it, as data, and how its cases are found and read.
@@ -86,6 +89,7 @@ class Source:
         switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
+        modality: nnU-Net's name of the image channel. It normalises "CT" by Hounsfield values, all others by z-score.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Source:
     switched_off: frozenset[str] = frozenset()
     as_in_paper: str = ""
     as_paper: bool = False
+    modality: str = CT
 
     def repairs_with(self, name: str) -> bool:
         """Is this known repair of the source to be made."""
@@ -176,6 +181,7 @@ class Source:
             "pairs": [[pair.right, pair.left, list(pair.values)] for pair in self.pairs],
             "repairs": sorted(set(self.repairs) - self.switched_off),
             "as_paper": self.as_paper,
+            "modality": self.modality,
         }
 
 

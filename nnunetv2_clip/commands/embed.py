@@ -16,7 +16,7 @@ def add_arguments(parser):
         "--prompt",
         metavar="TEMPLATE",
         action="append",
-        help="V1, V2, V3 (default) or an own template with one {}, in "
+        help="V1, V2, V3 (default), MRI or an own template with one {}, in "
         "which the class stands; give it several times to average",
     )
     add("--weights", metavar="FILE", help="local weights file for open_clip, instead of the download")

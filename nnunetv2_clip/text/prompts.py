@@ -11,12 +11,13 @@ from nnunetv2_clip.errors import UserError
 V1 = "A photo of a {}."
 V2 = "There is {} in this computerized tomography."
 V3 = "A computerized tomography of a {}."
-TEMPLATES = {"V1": V1, "V2": V2, "V3": V3}
+MRI = "A magnetic resonance image of a {}."
+TEMPLATES = {"V1": V1, "V2": V2, "V3": V3, "MRI": MRI}
 DEFAULT_TEMPLATE = V3
 
 
 def template_of(text: str) -> str:
-    """The template that `text` names (V1, V2, V3) or is.
+    """The template that `text` names (V1, V2, V3, MRI) or is.
 
     Raises:
         UserError: it does not hold exactly one gap {}.

@@ -171,3 +171,21 @@ def test_name_of_a_public_dataset_is_refused(table, convert):
     code, message = convert("--source", f"custom={table(name='msd_liver')}")
     assert code == 2
     assert "is that of a public dataset" in message
+
+
+def test_the_modality_names_the_channel(folder, table, nnunet, convert):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1)
+    assert convert("--source", f"custom={table(modality='MRI')}")[0] == 0
+    assert json.loads((nnunet.raw / "dataset.json").read_text())["channel_names"] == {"0": "MRI"}
+
+
+def test_two_modalities_do_not_become_one_dataset(folder, table, nnunet, convert):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1)
+    path = table(modality="MRI")
+    (path.parent / "other.yaml").write_text(TABLE.replace("name: mine", "name: other"))
+    code, text = convert("--source", f"custom={path}", "--source", f"custom={path.parent / 'other.yaml'}")[:2]
+    assert code == 2
+    assert "CT and MRI" in text
+    assert not (nnunet.raw / "imagesTr").exists()
