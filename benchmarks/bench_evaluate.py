@@ -1,10 +1,11 @@
 """Evaluation of 32 classes per case against a plain loop over the classes with surface-distance, side by side.
 
-    python benchmarks/bench_evaluate.py              # 200 cases of 128^3: about a quarter of an hour
-    python benchmarks/bench_evaluate.py --cases 5    # a sample; the table says so
+    python benchmarks/bench_evaluate.py              # 200 cases of 128^3: about a quarter of an hour on one core
+    python benchmarks/bench_evaluate.py --cases 6    # a sample; the table says so
 
-Both sides start from the same two label maps in memory and give Dice, NSD and HD95 per class; the largest difference
-between them is part of the table. Writes benchmarks/results/evaluate.md.
+Both sides start from the same two label maps in memory and give Dice, NSD and HD95 per class, every case on both
+sides; the largest difference between them is part of the table. Memory is that of arrays at one time beyond the two
+label maps, in passes that are not timed. Writes benchmarks/results/evaluate.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import os
 import platform
 import resource
 import time
+import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +49,24 @@ def main() -> None:
     cases = [make_case(patients[number % NUM_PATIENTS], number) for number in range(min(args.cases, 2))]
     ours(*cases[0]), plain(*cases[0])  # warm up: imports and look-up tables
 
-    seconds = {"ours": 0.0, "plain": 0.0}
+    sides = {"plain": plain, "ours": ours}
+    seconds, peaks = dict.fromkeys(sides, 0.0), {name: [] for name in sides}
     difference, memory = 0.0, []
-    for number in tqdm(range(args.cases), desc="Cases"):
+    bar = tqdm(range(args.cases), desc="Cases", unit="case")
+    for number in bar:
         case = make_case(patients[number % NUM_PATIENTS], number)
         found = {}
-        for name, function in (("ours", ours), ("plain", plain)):
+        for name, function in sides.items():
             start = time.perf_counter()
             found[name] = function(*case)
             seconds[name] += time.perf_counter() - start
         difference = max(difference, largest_difference(found["ours"], found["plain"]))
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    text = report(args, seconds, difference, memory)
+        if number in (0, args.cases - 1):
+            for name, function in sides.items():
+                peaks[name].append(peak_mib(function, case))
+        bar.set_postfix({name: f"{total:.0f} s" for name, total in seconds.items()})
+    text = report(args, seconds, peaks, difference, memory)
     print(text)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(text, encoding="utf-8")
@@ -117,17 +126,33 @@ def plain(reference: LabelVolume, prediction: LabelVolume) -> Metrics:
     return found
 
 
+def peak_mib(function: Callable[..., Metrics], case: tuple[LabelVolume, LabelVolume]) -> float:
+    """The arrays that a side holds at one time, beyond its input."""
+    tracemalloc.start()
+    try:
+        function(*case)
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def largest_difference(first: Metrics, second: Metrics) -> float:
     pairs = np.array([[first[name], second[name]] for name in UNIVERSAL.names], float)
     assert np.array_equal(np.isnan(pairs[:, 0]), np.isnan(pairs[:, 1]))
     return float(np.nanmax(np.abs(pairs[:, 0] - pairs[:, 1])))
 
 
-def report(args: argparse.Namespace, seconds: dict[str, float], difference: float, memory: list[float]) -> str:
+def report(args: argparse.Namespace, seconds: dict, peaks: dict, difference: float, memory: list[float]) -> str:
     sample = "" if args.cases == FULL_CASES else f" A sample: {args.cases} of {FULL_CASES} cases were run."
     speed = seconds["plain"] / seconds["ours"]
     rows = tuple(
-        (name, f"{seconds[key]:.1f}", f"{seconds[key] / args.cases:.3f}", factor)
+        (
+            name,
+            f"{seconds[key]:.1f}",
+            f"{seconds[key] / args.cases:.3f}",
+            factor,
+            f"{peaks[key][0]:.0f} and {peaks[key][-1]:.0f}",
+        )
         for name, key, factor in (
             ("plain loop over surface-distance", "plain", "1.0"),
             ("nnunetv2_clip evaluate", "ours", f"{speed:.1f}"),
@@ -137,10 +162,12 @@ def report(args: argparse.Namespace, seconds: dict[str, float], difference: floa
     note = (
         f"{args.cases} cases of {args.size}^3 voxels, 32 classes, Dice, NSD at {TOLERANCE_MM:g} mm and HD95, one "
         f"process.{sample} Goal: 5 times. Largest difference between the two in any number: {difference:.1e}. "
-        f"Peak memory of the process (both sides) {memory[0]:.0f} MiB after the first case and {memory[-1]:.0f} MiB "
-        f"after the last. {processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}."
+        f"Resident memory of the process (both sides) at most {memory[0]:.0f} MiB after the first case and "
+        f"{memory[-1]:.0f} MiB after the last. {processor()}, "
+        f"{os.cpu_count()} cores; Python {platform.python_version()}, {versions}."
     )
-    return Table("Evaluation of 32 classes", ("", "seconds", "per case", "times as fast"), rows, note).markdown()
+    columns = ("", "seconds", "per case", "times as fast", "peak memory of first and last case (MiB)")
+    return Table("Evaluation of 32 classes", columns, rows, note).markdown()
 
 
 def version(name: str) -> str:

@@ -1,16 +1,19 @@
 """Every table and figure of docs/evaluation.md from synthetic patients, in one command.
 
-    python benchmarks/evaluation_demo.py -o demo_evaluation
+    python benchmarks/evaluation_demo.py -o demo_evaluation      # about five minutes on one CPU core
 
 Draws patients, gives each the labels of one source dataset, disturbs the truth into the predictions of two models
-(also as folds of a cross-validation) and runs the commands of the page in the output folder. The numbers say nothing
-about any model.
+(those of the first also as the five folds of a cross-validation), trains a small network for the map of decoder
+features, and runs the commands of the page in the output folder. index.html there leads to everything.
+The numbers say nothing about any model.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -22,17 +25,20 @@ from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES, PublishedTable
+from nnunetv2_clip.evaluation.report import STYLE
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.painting import paint
-from nnunetv2_clip.phantom.anatomy import make_phantom
+from nnunetv2_clip.phantom.anatomy import Phantom, make_phantom
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+DATASET = "Dataset900_Drawn"
 MODEL = "First__nnUNetPlans__3d_fullres"
 NUM_FOLDS = 5
 MISSED = 0.2  # of the tumours
-FALSE_ALARMS = 0.2  # of the patients known to be free
+FALSE_ALARMS = 0.3  # of the patients known to be free
 MODELS = {"first": 0.6, "second": 1.2}  # how far a structure is misplaced, in voxels
+TRAINING_SPACING_MM = "15"
 
 
 def main() -> None:
@@ -40,12 +46,30 @@ def main() -> None:
     parser.add_argument("-o", type=Path, required=True, help="output folder, new")
     parser.add_argument("--cases", type=int, default=5, help="patients per source dataset [5]")
     parser.add_argument("--spacing", type=float, default=6.0, help="voxel size in mm [6]")
+    parser.add_argument("--epochs", type=int, default=8, help="of the small network, 50 steps each [8]")
     args = parser.parse_args()
     args.o.mkdir(parents=True)
+    for part in ("raw", "preprocessed", "results"):
+        (args.o / part).mkdir()
+        os.environ[f"nnUNet_{part}"] = str((args.o / part).resolve())
+    os.environ |= {"nnUNet_clip_demo_epochs": str(args.epochs), "nnUNet_clip_demo_iterations": "50"}
     draw_study(args.o, args.cases, args.spacing)
-    for block in shell_blocks():
-        print(f"\n$ {block}")
+    for block in [*training_commands(), *shell_blocks()]:
+        print(f"\n$ {block}", flush=True)
         subprocess.run(["bash", "-e", "-c", block], cwd=args.o, check=True)
+    write_index(args.o)
+    print(f"Open {args.o / 'index.html'}")
+
+
+def training_commands() -> list[str]:
+    """A small network on coarse voxels, on the labels as they are; one fold."""
+    return [
+        "nnunetv2_clip embed -d 900 --encoder minilm",
+        "nnUNetv2_extract_fingerprint -d 900 -np 1",
+        "nnunetv2_clip plan -d 900 -pl small -overwrite_target_spacing " + " ".join([TRAINING_SPACING_MM] * 3),
+        "nnUNetv2_preprocess -d 900 -plans_name CLIPSmallPlans -c 3d_fullres -np 1",
+        "nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu",
+    ]
 
 
 def shell_blocks() -> list[str]:
@@ -53,34 +77,76 @@ def shell_blocks() -> list[str]:
     return re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def draw_study(folder: Path, cases_per_source: int, spacing_mm: float) -> None:
-    """References with manifest, predictions of two models, and a model folder with five validated folds."""
-    sources = {"btcv": _classes("btcv"), "msd_liver": ("liver", "liver_tumor"), "ircadb": _classes("ircadb")}
-    sources |= {"msd_pancreas": ("pancreas", "pancreas_tumor"), "chaos": ("liver",)}
-    cases: dict[str, CasePresence] = {}
-    truth: dict[str, tuple[dict, np.ndarray]] = {}
-    for number, source in enumerate(name for name in sources for _ in range(cases_per_source)):
-        case_id = f"{source}_{number:03d}"
-        absent = ("liver_tumor", "kidney_tumor") if source == "chaos" else ()
-        cases[case_id] = CasePresence(source, sources[source], absent, group=f"scan_{number}")
-        patient = make_phantom(number, (spacing_mm,) * 3, tumours=source != "chaos")
-        truth[case_id] = patient.masks, patient.affine
-    manifest = Manifest(UNIVERSAL, cases)
-    raw = folder / "raw" / "Dataset900_Drawn"
-    content = _write_references(raw, truth, manifest)
-    seen = {case_id: case for case_id, case in cases.items() if case_id.startswith("ircadb")}
-    Manifest(UNIVERSAL, dict(list(seen.items())[:2])).save(folder / "raw/Dataset901_Training/label_presence.json")
+def write_index(folder: Path) -> None:
+    """index.html: a link to every page, and every picture that was made."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    files = [path for path in files if path.parts[0] not in ("preprocessed", "raw") and "fold_0" not in path.parts]
+    links = "".join(_link(path, html.escape(str(path))) for path in files if path.suffix == ".html")
+    pictures = "".join(_picture(path) for path in files if path.suffix == ".png")
+    (folder / "index.html").write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}'
+        "img { max-width: 100%; max-height: 48rem; } figcaption { font-weight: 600; }</style></head>"
+        f"<body><h1>Evaluation of synthetic predictions</h1><ul>{links}</ul>{pictures}</body></html>\n",
+        encoding="utf-8",
+    )
 
-    model = folder / "results" / "Dataset900_Drawn" / MODEL
-    for number, (case_id, (masks, affine)) in enumerate(tqdm(truth.items(), desc="Predictions")):
+
+def _link(path: Path, text: str) -> str:
+    return f'<li><a href="{html.escape(path.as_posix())}">{text}</a></li>'
+
+
+def _picture(path: Path) -> str:
+    name = html.escape(path.as_posix())
+    return f'<figure><figcaption>{name}</figcaption><img src="{name}" alt="{name}"></figure>'
+
+
+# Source -> classes it annotates, classes its patients are known to be free of.
+def _sources() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    sources = {
+        "msd_liver": ("liver", "liver_tumor"),
+        "msd_lung": ("lung_tumor",),
+        "msd_pancreas": ("pancreas", "pancreas_tumor"),
+        "msd_hepaticvessel": ("hepatic_vessel", "hepatic_vessel_tumor"),
+        "msd_spleen": ("spleen",),
+        "msd_colon": ("colon_tumor",),
+        "kits": ("right_kidney", "left_kidney", "kidney_tumor", "kidney_cyst"),
+        **{key: _classes(key) for key in ("btcv", "ircadb", "totalsegmentator")},
+    }
+    free = {
+        "chaos": (("liver",), ("liver_tumor", "kidney_tumor")),
+        "pancreas_ct": (("pancreas",), ("pancreas_tumor",)),
+    }
+    return {**{name: (classes, ()) for name, classes in sources.items()}, **free}
+
+
+def draw_study(folder: Path, cases_per_source: int, spacing_mm: float) -> None:
+    """Images and references with manifest, predictions of two models, and a model folder with five validated folds."""
+    sources = _sources()
+    cases: dict[str, CasePresence] = {}
+    truth: dict[str, Phantom] = {}
+    names = [name for name in sources for _ in range(cases_per_source)]
+    for number, source in enumerate(tqdm(names, desc="Patients")):
+        annotated, absent = sources[source]
+        case_id = f"{source}_{number:03d}"
+        cases[case_id] = CasePresence(source, annotated, absent, group=f"scan_{number}")
+        truth[case_id] = make_phantom(number, (spacing_mm,) * 3, tumours=not absent)
+    manifest = Manifest(UNIVERSAL, cases)
+    content = _write_references(folder / "raw" / DATASET, truth, manifest)
+    manifest.save(folder / "preprocessed" / DATASET / "label_presence.json")
+    seen = {case_id: case for case_id, case in cases.items() if case.dataset in ("ircadb", "chaos")}
+    seen = {case_id: seen[case_id] for case_id in sorted(seen)[:: cases_per_source - 1]}
+    Manifest(UNIVERSAL, seen).save(folder / "raw/Dataset901_Training/label_presence.json")
+
+    model = folder / "results" / DATASET / MODEL
+    for number, (case_id, patient) in enumerate(tqdm(truth.items(), desc="Predictions")):
         for name, misplaced in MODELS.items():
-            painted = paint(_disturb(masks, case_id, misplaced, number), UNIVERSAL)
+            painted = paint(_disturb(patient, cases[case_id], misplaced, number), UNIVERSAL)
             targets = [folder / "predictions" / name]
             targets += [model / f"fold_{number % NUM_FOLDS}" / "validation"] if name == "first" else []
             for target in targets:
-                _save(painted, affine, target / f"{case_id}.nii.gz")
+                _save(painted, patient.affine, target / f"{case_id}.nii.gz")
     (model / "dataset.json").write_text(json.dumps(content))
-    (model / "plans.json").write_text(json.dumps(_small_plans()))
+    (model / "plans.json").write_text(json.dumps({"dataset_name": DATASET, "configurations": {}}))
 
 
 def _classes(table: str) -> tuple[str, ...]:
@@ -88,16 +154,19 @@ def _classes(table: str) -> tuple[str, ...]:
     return tuple(name for names in published.columns.values() for name in names)
 
 
-def _write_references(raw: Path, truth: dict, manifest: Manifest) -> dict:
-    """labelsTr in label values, dataset.json and manifest; gives dataset.json."""
-    coded = {case_id: _class_sets(masks, manifest.case(case_id).annotated) for case_id, (masks, _) in truth.items()}
+def _write_references(raw: Path, truth: dict[str, Phantom], manifest: Manifest) -> dict:
+    """imagesTr, labelsTr in label values, dataset.json and manifest; gives dataset.json."""
+    coded = {name: _class_sets(patient.masks, manifest.case(name).annotated) for name, patient in truth.items()}
     table = LabelTable.of(classes for _, sets in coded.values() for classes in sets)
     for case_id, (positions, sets) in tqdm(coded.items(), desc="References"):
+        patient = truth[case_id]
         values = np.array([table.encode(classes) for classes in sets], np.uint8)
-        _save(values[positions], truth[case_id][1], raw / "labelsTr" / f"{case_id}.nii.gz")
-    labels, order = nnunet_labels(table, UNIVERSAL, manifest.supervised_classes(), ignore=False)
+        _save(values[positions], patient.affine, raw / "labelsTr" / f"{case_id}.nii.gz")
+        _save(patient.image, patient.affine, raw / "imagesTr" / f"{case_id}_0000.nii.gz")
+    labels, order = nnunet_labels(table, UNIVERSAL, UNIVERSAL.names, ignore=False)
     content = {"channel_names": {"0": "CT"}, "labels": labels, "regions_class_order": order}
     content |= {"numTraining": len(truth), "file_ending": ".nii.gz"}
+    content |= {"overwrite_image_reader_writer": "NibabelIOWithReorient"}
     (raw / "dataset.json").write_text(json.dumps(content))
     manifest.save(raw / "label_presence.json")
     return content
@@ -111,49 +180,25 @@ def _class_sets(masks: dict, annotated: tuple[str, ...]) -> tuple[np.ndarray, li
     return positions.reshape(bits.shape), sets
 
 
-def _disturb(masks: dict, case_id: str, misplaced: float, seed: int) -> dict:
+def _disturb(patient: Phantom, presence: CasePresence, misplaced: float, seed: int) -> dict:
     """The masks of a model that misplaces structures, misses some tumours and sees some that are not there."""
     rng = np.random.default_rng([seed, int(10 * misplaced)])
     predicted = {}
-    for name, mask in masks.items():
+    for name, mask in patient.masks.items():
         predicted[name] = shift(mask, np.rint(rng.normal(0, misplaced, 3)), order=0)
         if name.endswith("_tumor") and rng.random() < MISSED:
             predicted[name] = np.zeros_like(mask)
-    if case_id.startswith("chaos") and rng.random() < FALSE_ALARMS:
-        x, y, z = np.argwhere(masks["liver"])[len(np.argwhere(masks["liver"])) // 2]
-        predicted["liver_tumor"] = predicted["liver_tumor"].copy()
-        predicted["liver_tumor"][x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
+    for name in presence.absent:
+        if rng.random() < FALSE_ALARMS:
+            inside = np.argwhere(patient.masks[UNIVERSAL.find(name).parents[0]])
+            x, y, z = inside[len(inside) // 2]
+            predicted[name][x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
     return predicted
 
 
 def _save(label_map: np.ndarray, affine: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(label_map, affine), path)
-
-
-def _small_plans() -> dict:
-    """Plans of a small U-Net, for the efficiency table."""
-    stages = 4
-    kwargs = {
-        "n_stages": stages,
-        "features_per_stage": [8, 16, 32, 64],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
-    return {"configurations": {"3d_fullres": {"architecture": architecture, "patch_size": [32, 32, 32]}}}
 
 
 if __name__ == "__main__":

@@ -87,9 +87,13 @@ def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[
         UserError: no plans, or no such configuration.
     """
     content = read_json(plans, "give the plans.json of a model, or the plans in nnUNet_preprocessed")
-    if not isinstance(content, dict) or configuration not in content.get("configurations", {}):
-        known = ", ".join(content.get("configurations", {})) if isinstance(content, dict) else "none"
-        raise UserError(plans, f"has no configuration {configuration!r}", f"one of: {known}", "name it with -c")
+    known = content.get("configurations") if isinstance(content, dict) else None
+    if not isinstance(known, dict) or not known:
+        raise UserError(plans, "holds no plans", "the plans.json of a model, or the plans in nnUNet_preprocessed")
+    if configuration not in known:
+        raise UserError(
+            plans, f"has no configuration {configuration!r}", f"one of: {', '.join(known)}", "name it with -c"
+        )
     names, backbone, kwargs = _architecture(content, configuration)
     parts = kwargs.pop("extensions", ())
 

@@ -29,7 +29,8 @@ def commands() -> list[list[str]]:
 
 def test_page_shows_every_evaluation_command():
     shown = {arguments[0] for arguments in commands()}
-    assert shown == {"evaluate", "detect", "crossval", "paper-tables", "compare", "agreement", "efficiency"}
+    tables = {"evaluate", "detect", "crossval", "paper-tables", "compare", "agreement"}
+    assert shown == tables | {"efficiency", "embed", "feature-map"}
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
