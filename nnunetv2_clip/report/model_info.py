@@ -105,6 +105,7 @@ def _classes(model: ModelFiles, dataset_json: Mapping, ours: Mapping, taxonomy: 
                 "name": name,
                 "prompts": list(prompts.get(name, ())),
                 "cases": supervised,
+                "pseudo_cases": sum(entry.get("pseudo", {}).get(name, 0) for entry in datasets.values()),
                 "validation_dice": sum(values) / len(values) if values else None,
                 "validation_cases": len(values),
             }
@@ -159,6 +160,9 @@ def as_text(info: Mapping) -> str:
         cases = sum(row["cases"].values()) or ""
         prompt = " | ".join(row["prompts"])
         lines.append(f"{row['index']:3} {row['name']:26} {cases:>6} {dice:>10} {number:>5}  {prompt}".rstrip())
+    guessed = [f"{row['name']} {row['pseudo_cases']}" for row in info["classes"] if row["pseudo_cases"]]
+    if guessed:
+        lines += ["", f"Pseudo labels, no truth, in so many of these cases: {', '.join(guessed)}"]
     return "\n".join(lines)
 
 

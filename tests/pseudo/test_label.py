@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
@@ -119,6 +121,15 @@ def test_the_manifest_tells_truth_and_pseudo_labels_apart(completed, raw):
     assert (training / "label_presence.json").read_bytes() == (target / "label_presence.json").read_bytes()
     assert json.loads((training / "splits_final.json").read_text()) == [{"train": ["a"], "val": ["b"]}]
     assert (target / "imagesTr" / "a_0000.nii.gz").is_symlink()
+
+
+def test_scores_count_the_truth_only(completed, raw, tmp_path):
+    labels = raw / "Dataset910_Completed" / "labelsTr"
+    shutil.copytree(labels, tmp_path / "predictions")
+    command = ["evaluate", "-ref", labels, "-pred", tmp_path / "predictions", "--label-values", "--overlap-only"]
+    assert main([*map(str, command), "-np", "1", "-o", str(tmp_path / "scores")]) == 0
+    scored = {(pair.case_id, pair.class_name) for pair in Evaluation.load(tmp_path / "scores").pairs}
+    assert scored == {(case_id, name) for case_id, names in TRUTH.items() for name in names}
 
 
 def test_the_table_has_a_line_for_every_unknown_pair(completed, raw):
