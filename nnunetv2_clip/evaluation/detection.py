@@ -81,7 +81,7 @@ def detect(
     empty_is_free: bool = False,
     num_processes: int = 1,
 ) -> list[CaseDetection]:
-    """The lesions of the named classes in every case that supervises them.
+    """The lesions of the named classes in every case that supervises them, class by class.
 
     Args:
         patient_rule: "any": one predicted lesion makes a patient suspected. "overlap": in a case with tumour only
@@ -115,7 +115,7 @@ def detect(
                 suspected = any(lesions.found)
             dataset = presence.dataset if presence else "all"
             cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions))
-    return cases
+    return sorted(cases, key=lambda case: names.index(case.class_name))
 
 
 def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:
@@ -178,14 +178,9 @@ def _recall_rate(found: np.ndarray, total: np.ndarray, seed: int) -> Rate:
     return Rate(float(found.sum() / total.sum()), interval(recall, len(total), seed), int(total.sum()))
 
 
-def is_tumor(name: str) -> bool:
-    """Is the class a tumour, by its name."""
-    return name.endswith("_tumor")
-
-
 def tumor_classes(taxonomy: Taxonomy) -> tuple[str, ...]:
     """The classes that are looked for unless others are named."""
-    return tuple(row.name for row in taxonomy if is_tumor(row.name))
+    return tuple(row.name for row in taxonomy if row.name.endswith("_tumor"))
 
 
 def figures(cases: Iterable[CaseDetection]) -> dict[str, Detection]:

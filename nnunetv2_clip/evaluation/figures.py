@@ -56,11 +56,12 @@ def difference_figure(rows: Sequence[Comparison], names: tuple[str, str], metric
         range(len(rows)), [f"{row.class_name.replace('_', ' ')} (n = {len(row.differences)})" for row in rows]
     )
     axis.invert_yaxis()
-    axis.set_xlabel(f"{metric}: {names[1]} minus {names[0]}\nline: 95 % interval of the mean; colour: p < 0.05")
+    legend = "line: 95 % interval of the mean; colour: p < 0.05 after Holm's correction"
+    axis.set_xlabel(f"{metric}: {names[1]} minus {names[0]}\n{legend}")
     return figure
 
 
-def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str) -> Figure:
+def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], title: str, xlabel: str) -> Figure:
     """Group -> bar -> (mean, standard deviation), between 0 and 1: groups down the axis, one colour per bar."""
     bars = list(dict.fromkeys(bar for group in values.values() for bar in group))
     figure, axis = new_figure(8, 1 + len(values) * (0.16 + 0.15 * len(bars)))
@@ -77,6 +78,7 @@ def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], xlabel
     axis.set_xlim(0, 1.02)
     axis.grid(axis="x", color="#dde3ea", linewidth=0.8)
     axis.set_axisbelow(True)
+    axis.set_title(title, fontsize=11, loc="left")
     axis.set_xlabel(xlabel)
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return figure

@@ -25,6 +25,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #dde3ea; }
 td { white-space: nowrap; } th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.wide { font-size: .8rem; } .wide th, .wide td { padding: .25rem .3rem; }
 tr.total td { border-top: 2px solid #7b8794; font-weight: 600; }
 thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
 figure { margin: 2rem 0; } figure svg { max-width: 100%; height: auto; }

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 MISSING = "-"
+WIDE = 14  # columns; tables with more are set smaller in a page
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Table:
             lines[-1] = lines[-1].replace("<tr>", '<tr class="total">', 1)
         body = "".join(lines)
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+        wide = ' class="wide"' if len(self.columns) > WIDE else ""
+        table = f"<table{wide}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
         return f"<section><h2>{html.escape(self.title)}</h2>\n<div>{table}</div>\n{note}</section>\n"
 
     def latex(self) -> str:
