@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.dataset_conversion.lesions import load_case
 from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
@@ -50,7 +51,7 @@ def convert_case(task: CaseTask) -> None:
     """
     case_id = task.case.case_id
     inputs = file_states(task.case.files.values())
-    loaded = task.source.load_case(task.case)
+    loaded = load_case(task.source, task.case, task.taxonomy)
     _check(task, loaded)
     classes_of = {
         value: complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()

@@ -6,6 +6,7 @@ labels: labels/{case}_seg.nii.gz
 values:                               # label value -> class, classes, nothing, or ignore (unknown for all classes)
   1: liver
   2: liver_tumor                      # the liver is added where it is annotated
+  3: [right_kidney, left_kidney]      # both under one value: split by position; a lesion goes with its organ
   255: ignore
 annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
@@ -25,11 +26,13 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
+from nnunetv2_clip.dataset_conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.dataset_conversion.patterns import PLACEHOLDER, find_by_pattern
 from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
+from nnunetv2_clip.laterality import Pair, split_pairs
 
 KEYS = (
     "name",
@@ -89,7 +92,10 @@ class CustomSource(Source):
         unknown = np.isin(label.data, self.ignored) if self.ignored else None
         others = dict.fromkeys(np.unique(label.data).tolist(), ()) if self.others_are_background else {}
         classes_of = {**others, **self.label_table}
-        return LoadedCase(image, label.data, classes_of, self.annotated, self.absent, unknown)
+        if not self.pairs:
+            return LoadedCase(image, label.data, classes_of, self.annotated, self.absent, unknown)
+        split = split_pairs(label.data, classes_of, self.pairs, image, self.annotated)
+        return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, unknown, split.fixes)
 
     def settings(self) -> dict:
         return {
@@ -112,13 +118,21 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UserError(path, f"name: {name!r}", "letters, digits, _ and -")
     _check_pattern(path, "images", table["images"])
+    modality = table.get("modality", CT)
+    if not isinstance(modality, str) or not re.fullmatch(r"\w+", modality):
+        raise UserError(path, f"modality: {modality!r}", "one word such as CT or MRI")
     if "masks" in table:
         masks = _read_masks(path, table["masks"], taxonomy)
-        label_table, ignored, named = {}, (), set(masks)
+        label_table, ignored, named, pairs = {}, (), set(masks), ()
     else:
         _check_pattern(path, "labels", table["labels"])
         label_table, ignored = _read_values(path, table["values"], taxonomy)
         named = {class_name for classes in label_table.values() for class_name in classes}
+        label_table, pairs = _split_off_pairs(path, label_table, taxonomy)
+        if pairs and modality.upper() != CT:
+            raise UserError(
+                path, f"both sides under one value, modality {modality}", "CT: the split looks for the spine"
+            )
     if table.get("other_values", "background") != "background":
         raise UserError(path, f"other_values: {table['other_values']!r}", "background, or no such key")
     annotated = _class_list(path, "annotated", table, taxonomy) if "annotated" in table else named
@@ -134,9 +148,6 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         raise UserError(path, f"{sorted(annotated & absent)} are annotated and absent at once", "one of the two")
     if not annotated:
         raise UserError(path, "no class is annotated", "at least one")
-    modality = table.get("modality", CT)
-    if not isinstance(modality, str) or not re.fullmatch(r"\w+", modality):
-        raise UserError(path, f"modality: {modality!r}", "one word such as CT or MRI")
     facts = dict(
         name=name,
         modality=CT if modality.upper() == CT else modality,
@@ -148,6 +159,7 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         label_table=label_table,
         annotated=_ordered(annotated, taxonomy),
         absent=_ordered(absent, taxonomy),
+        pairs=pairs,
         images=table["images"],
     )
     if "masks" in table:
@@ -203,6 +215,29 @@ def _read_values(path: Path, values: object, taxonomy: Taxonomy) -> tuple[dict[i
             raise UserError(where, f"stands for {classes!r}", "a class or a list of classes")
         table[value] = tuple(taxonomy.find(name, where).name for name in names)
     return table, tuple(ignored)
+
+
+def _split_off_pairs(
+    path: Path, table: dict[int, tuple[str, ...]], taxonomy: Taxonomy
+) -> tuple[dict, tuple[Pair, ...]]:
+    """The label table without organs of both sides that stand under one value, and these as pairs.
+
+    Values of lesions whose side is not told belong to the pair: such a lesion is on the side of its organ.
+    """
+    pairs = []
+    for organs in pairs_of(taxonomy):
+        both = [value for value, classes in table.items() if set(organs) <= set(classes)]
+        single = [value for value, classes in table.items() if len(set(organs) & set(classes)) == 1]
+        if both and single:
+            found = (
+                f"label value {both[0]} stands for {organs[0]} and {organs[1]}, label value {single[0]} for one of them"
+            )
+            raise UserError(path, found, "values for both sides, or values for each side")
+        if both:
+            lesions = [value for value, classes in table.items() if lacks_organ(frozenset(classes), organs, taxonomy)]
+            table = {value: tuple(name for name in classes if name not in organs) for value, classes in table.items()}
+            pairs.append(Pair(*organs, tuple(sorted({*both, *lesions}))))
+    return table, tuple(pairs)
 
 
 def _read_masks(path: Path, masks: object, taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN, ordered_sets, write_label_map
+from nnunetv2_clip.dataset_conversion.lesions import join_organs
 from nnunetv2_clip.dataset_conversion.source import complete
 from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target
 from nnunetv2_clip.fingerprint import Relation
-from nnunetv2_clip.images import read_label_map
+from nnunetv2_clip.images import read_image, read_label_map
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 
@@ -56,13 +57,29 @@ def unite_case(task: UnionTask) -> None:
         other = _annotation(relation.apply(donated), records[case_id], task.known_sets)
         whole, contradictions = unite(whole, other, task.taxonomy)
         fixes.append(f"labels of {case_id} added{_in_words(contradictions)}")
+    whole, notes = _with_organs(task, whole)
+    fixes.extend(notes)
     _write(task, whole, volume.affine, records, fixes, inputs)
+
+
+def _with_organs(task: UnionTask, whole: Annotation) -> tuple[Annotation, tuple[str, ...]]:
+    label_map, classes_of, annotated, notes = join_organs(
+        whole.label_map,
+        whole.classes_of,
+        whole.annotated,
+        task.taxonomy,
+        lambda: read_image(task.target.image(task.keeper)),
+    )
+    annotated = frozenset(annotated)
+    classes_of = {value: classes & annotated for value, classes in classes_of.items()}
+    return replace(whole, label_map=label_map, classes_of=classes_of, annotated=annotated), notes
 
 
 def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
     """The union of two annotations of one grid; for classes that both annotate the first one decides.
 
-    A voxel that is unknown in either of them is unknown.
+    A voxel that is unknown in either of them is unknown. What only the second one annotates brings its organ along:
+    its kidney tumour is kidney, on the side where the second one says so.
 
     Returns:
         The union, and for each class that both annotate the number of voxels in which they contradict each other.
@@ -81,7 +98,9 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
             meaning.append(None)
             continue
         classes, others = first.classes_of[value], second.classes_of[other]
-        meaning.append(complete(classes | (others & gained), annotated, taxonomy))
+        brought = others & gained
+        organs = {parent for name in brought for parent in taxonomy.find(name).parents}
+        meaning.append(complete(classes | brought | (others & organs), annotated, taxonomy))
         for name in (classes ^ others) & shared:
             contradictions[name] += int(count)
     sets = ordered_sets(classes for classes in meaning if classes)

@@ -12,6 +12,7 @@ from nnunetv2_clip.dataset_conversion.custom import read_table
 from nnunetv2_clip.dataset_conversion.patterns import find_by_pattern
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.phantom.anatomy import make_phantom
 
 TABLE = """
 name: mine
@@ -104,6 +105,49 @@ def test_own_class_gets_a_label_value_and_a_channel(folder, table, nnunet, conve
     labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
     values = sorted({value for values in labels.values() if isinstance(values, list) for value in values})
     assert values == list(range(1, len(values) + 1))
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return make_phantom(5, (8.0, 8.0, 10.0))
+
+
+def test_a_lesion_with_a_value_of_its_own_belongs_to_the_kidney_that_it_touches(
+    patient, folder, table, convert, converted
+):
+    masks = patient.masks
+    label = np.select([masks[name] for name in ("kidney_tumor", "right_kidney", "left_kidney")], (3, 1, 2))
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    folder.save("labels/p1_seg.nii.gz", label.astype(np.uint8), affine=patient.affine)
+    assert convert("--source", f"custom={table(values='{1: right_kidney, 2: left_kidney, 3: kidney_tumor}')}")[0] == 0
+    for name in ("right_kidney", "left_kidney", "kidney_tumor"):
+        assert (converted.mask("mine_p1", name) == masks[name]).all(), name
+    assert masks["kidney_tumor"].any()
+
+
+def test_two_sides_under_one_value_are_split_with_their_lesions(patient, folder, table, convert, converted):
+    masks = patient.masks
+    kidneys = masks["right_kidney"] | masks["left_kidney"]
+    label = np.select([masks["kidney_tumor"], kidneys, masks["liver"]], (2, 1, 4))
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    folder.save("labels/p1_seg.nii.gz", label.astype(np.uint8), affine=patient.affine)
+    values = "{1: [right_kidney, left_kidney], 2: kidney_tumor, 4: liver}"
+    assert convert("--source", f"custom={table(values=values)}")[0] == 0
+    for name in ("right_kidney", "left_kidney", "kidney_tumor", "liver"):
+        assert (converted.mask("mine_p1", name) == masks[name]).all(), name
+    assert set(converted.cases["mine_p1"].annotated) == {"right_kidney", "left_kidney", "kidney_tumor", "liver"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"values": "{1: [right_kidney, left_kidney], 2: left_kidney}"},
+        {"values": "{1: [right_kidney, left_kidney]}", "modality": "MRI"},
+    ],
+)
+def test_sides_that_cannot_be_split_are_refused(changes, table):
+    with pytest.raises(UserError, match="both sides|stands for"):
+        read_table(table(**changes), UNIVERSAL)
 
 
 def test_alias_is_as_good_as_the_name(table):
