@@ -11,6 +11,7 @@ import numpy as np
 from nnunetv2_clip.body import ras_spacing, to_ras
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.dataset_conversion.case import anatomy_warnings
+from nnunetv2_clip.dataset_conversion.lesions import load_case
 from nnunetv2_clip.dataset_conversion.merge import Input, each_result
 from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
@@ -58,7 +59,7 @@ class SourceCheck:
     """What was seen of one source.
 
     Attributes:
-        expected: cases of the complete download, None where that has no fixed number.
+        expected: cases that the complete download gives, None where that has no fixed number.
         problems: of the source as a whole.
         cases: those that were looked at.
         num_found: all labelled cases.
@@ -153,7 +154,9 @@ def check_downloads(
     """
     checks, tasks = {}, []
     for entry in inputs:
-        checks[entry.source.name] = check = SourceCheck(entry.source, str(entry.root), entry.source.num_cases)
+        checks[entry.source.name] = check = SourceCheck(
+            entry.source, str(entry.root), entry.source.num_expected(entry.root)
+        )
         tasks += [_Task(entry.source, case, taxonomy) for case in _find(entry, check, sample, require_all)]
     with progress(len(tasks)) as bar:
         for task, seen in each_result(check_case, tasks, num_processes):
@@ -189,7 +192,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 def check_case(task: _Task) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
     try:
-        return _describe(task, task.source.load_case(task.case))
+        return _describe(task, load_case(task.source, task.case, task.taxonomy))
     except UserError as error:
         return CaseCheck(task.case.case_id, problem=str(error))
     except OSError as error:

@@ -43,8 +43,8 @@ class LitsSource(PairedSource):
         if flip:
             raise UserError(
                 path,
-                f"fits its volume only when flipped along {flip}, which its header does not say",
-                "an array that lies on that of its volume, or a header that says how it lies",
+                f"fits its volume only when its array is flipped along {flip}",
+                "an array that lies on that of its volume as it is (or the same header, if it is stored that way)",
                 "download volume and segmentation again, or leave the case out",
             )
 

@@ -125,6 +125,7 @@ def run_finish(merge: Merge) -> Summary:
     """
     cases = find_all_cases(merge)
     merge.target.claim(_plan(merge))
+    _require_no_leftovers(merge.target, cases, merge.skip)
     missing = [case.case_id for _, case in cases if not merge.target.is_done(case.case_id, case.files.values())]
     if missing:
         raise UserError(
@@ -170,7 +171,7 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
     found: dict[str, tuple[Source, SourceCase]] = {}
     for entry in merge.inputs:
         cases = entry.source.find_cases(entry.root)
-        complete = entry.source.num_cases
+        complete = entry.source.num_expected(entry.root)
         note = f" (the complete download has {complete})" if complete and complete != len(cases) else ""
         print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
         for case, reason in entry.source.left_out.items():

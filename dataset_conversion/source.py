@@ -114,6 +114,10 @@ class Source:
         assert name in self.repairs, f"{self.name} has no repair {name}"
         return name not in self.switched_off
 
+    def num_expected(self, root: Path) -> int | None:
+        """The cases that a complete download at `root` gives; None where that has no fixed number."""
+        return self.num_cases
+
     def find_cases(self, root: Path) -> list[SourceCase]:
         """The labelled cases below `root`, from file names alone.
 

@@ -65,6 +65,11 @@ class MaskFolderSource(Source):
 
     structures: dict[str, ClassNames] = field(default_factory=dict, hash=False)
 
+    def num_expected(self, root: Path) -> int:
+        """Without those that are there and left out; `num_cases` counts what is published."""
+        there = root.is_dir() and {path.name for pattern in ("s*", "*/s*") for path in root.glob(pattern)}
+        return self.num_cases - len(set(self.left_out) & (there or set()))
+
     def find_cases(self, root: Path) -> list[SourceCase]:
         folders = self._case_folders(require_folder(root, self.unpack))
         return [self._case(folder) for folder in folders if folder.name not in self.left_out]

@@ -48,7 +48,7 @@ def add_arguments(parser):
         default=[],
         metavar="ircadb|NAME=PATH",
         help="leave out the 20 patients of 3D-IRCADb-01, by their numbers in LiTS and its copies; or every scan of a "
-        "source dataset that you have",
+        "source dataset that you have (custom=TABLE.yaml as well)",
     )
     parser.add_argument("-compression", type=int, default=1, help="gzip level of written files, 1 to 9 (default: 1)")
     parser.add_argument("-num_parts", type=int, default=1, help="share the cases among so many jobs (default: 1)")
@@ -93,7 +93,7 @@ def read_merge(args):
     taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
     part = f"part_{args.part_id}" if args.num_parts > 1 and not args.finish else ""
-    outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out)
+    outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out, taxonomy)
     return Merge(
         inputs=inputs,
         target=find_target(args.d, args.name, part),
@@ -108,7 +108,7 @@ def read_merge(args):
     )
 
 
-def read_outside(exclude_msd_test, hold_out):
+def read_outside(exclude_msd_test, hold_out, taxonomy):
     """The scans that must not be in the dataset, and whether 3D-IRCADb-01 is held out by its known numbers.
 
     Raises:
@@ -116,8 +116,8 @@ def read_outside(exclude_msd_test, hold_out):
     """
     from pathlib import Path
 
+    from nnunetv2_clip.commands._sources import find_input
     from nnunetv2_clip.dataset_conversion.copies import held_out_scans, msd_test_images
-    from nnunetv2_clip.dataset_conversion.registry import find_source
     from nnunetv2_clip.errors import UserError
 
     scans = msd_test_images([Path(folder).expanduser().absolute() for folder in exclude_msd_test])
@@ -126,7 +126,8 @@ def read_outside(exclude_msd_test, hold_out):
         if not found and name != "ircadb":
             raise UserError(f"--hold-out {option}", "has no folder", "ircadb, or NAME=PATH of a source dataset")
         if found:
-            scans += held_out_scans(find_source(name), Path(path).expanduser().absolute())
+            entry = find_input(name, Path(path).expanduser(), taxonomy)
+            scans += held_out_scans(entry.source, entry.root)
     return tuple(scans), any(option.partition("=")[0] == "ircadb" for option in hold_out)
 
 

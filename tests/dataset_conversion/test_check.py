@@ -55,6 +55,14 @@ def test_good_downloads_give_exit_code_0_and_a_page_with_every_case(liver, check
     assert "3/3" in page and "data:image/webp" in page
 
 
+def test_published_cases_that_are_left_out_are_not_missed(tmp_path):
+    source = all_sources()["totalsegmentator_v1"]
+    for name in ("s0000", "s0092", "s0864"):
+        (tmp_path / "Totalsegmentator_dataset" / name).mkdir(parents=True)
+    assert source.num_cases == 1204
+    assert source.num_expected(tmp_path) == source.num_expected(tmp_path / "Totalsegmentator_dataset") == 1202
+
+
 def test_an_incomplete_download_is_a_problem(liver, check):
     code, text, _ = check("--source", f"msd_liver={liver}")
     assert code == 1

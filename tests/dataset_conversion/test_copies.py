@@ -160,6 +160,16 @@ def test_scans_of_a_held_out_source_are_found_by_their_voxels(msd, nnunet, conve
     assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_1", "msd_liver_2"]
 
 
+def test_scans_of_a_custom_table_are_held_out(folder, msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1)
+    folder.image("mine/p_0000.nii.gz", 1)
+    folder.label("mine/p.nii.gz", 1)
+    table = "name: mine\nimages: mine/p_0000.nii.gz\nlabels: mine/p.nii.gz\nvalues: {1: spleen}\n"
+    (folder.path / "mine.yaml").write_text(table)
+    assert convert("--source", f"msd_liver={root}", "--hold-out", f"custom={folder.path / 'mine.yaml'}")[0] == 0
+    assert sorted(report(nnunet)["left_out"]) == ["msd_liver_1"]
+
+
 def test_a_case_can_be_skipped_and_the_message_says_how(folder, msd, nnunet, convert):
     root = msd("msd_liver", 3, 1)
     folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 7)
@@ -169,6 +179,19 @@ def test_a_case_can_be_skipped_and_the_message_says_how(folder, msd, nnunet, con
     assert report(nnunet)["skipped"] == ["msd_liver_1"]
     code, text = convert("--source", f"msd_liver={root}", "--skip", "msd_liver_9")
     assert code == 2 and "no such case" in text
+
+
+def test_a_converted_case_that_finish_skips_is_gone(msd, nnunet, convert):
+    arguments = ("--source", f"msd_liver={msd('msd_liver', 3, 1)}")
+    assert convert(*arguments, "-num_parts", "2", "-part_id", "0")[0] == 0
+    assert convert(*arguments, "-num_parts", "2", "-part_id", "1")[0] == 0
+    assert convert(*arguments, "--finish", "--skip", "msd_liver_1")[0] == 0
+    assert sorted(path.name for path in (nnunet.raw / "labelsTr").iterdir()) == [
+        "msd_liver_0.nii.gz",
+        "msd_liver_2.nii.gz",
+    ]
+    assert len(list((nnunet.raw / "imagesTr").iterdir())) == 2
+    assert json.loads((nnunet.raw / "dataset.json").read_text())["numTraining"] == 2
 
 
 def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
@@ -200,6 +223,21 @@ def test_a_tumour_gained_from_a_copy_is_part_of_the_organ():
     found = [set(union.classes_of[int(value)]) for value in union.label_map]
     assert found == [{"liver"}, {"liver", "liver_tumor"}, {"liver", "liver_tumor"}]
     assert contradictions == {}
+
+
+def test_a_kidney_tumour_gained_from_a_copy_is_kidney_on_the_side_that_the_copy_tells():
+    kidneys = ["right_kidney", "left_kidney"]
+    organs = annotation([1, 0, 0, 2], {1: ["right_kidney"], 2: ["left_kidney"]}, kidneys)
+    values = {1: ["right_kidney"], 2: ["right_kidney", "kidney_tumor"], 3: ["left_kidney", "kidney_tumor"]}
+    tumours = annotation([1, 2, 3, 0], values, [*kidneys, "kidney_tumor"])
+    union, _ = unite(organs, tumours, UNIVERSAL)
+    found = [set(union.classes_of[int(value)]) for value in union.label_map]
+    assert found == [
+        {"right_kidney"},
+        {"right_kidney", "kidney_tumor"},
+        {"left_kidney", "kidney_tumor"},
+        {"left_kidney"},
+    ]
 
 
 def test_a_class_that_one_source_annotates_is_not_absent():
