@@ -185,7 +185,8 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
                     "name each source once, and give custom sources different names",
                 )
             found[case.case_id] = (entry.source, case)
-    unknown = [case_id for case_id in merge.skip if case_id not in found]
+    # A case that was converted before may be skipped though its files are gone: so it leaves the dataset.
+    unknown = sorted(set(merge.skip) - set(found) - set(merge.target.recorded_cases()))
     if unknown:
         raise UserError(
             f"--skip {unknown[0]}",

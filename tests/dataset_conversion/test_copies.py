@@ -194,6 +194,21 @@ def test_a_converted_case_that_finish_skips_is_gone(msd, nnunet, convert):
     assert json.loads((nnunet.raw / "dataset.json").read_text())["numTraining"] == 2
 
 
+def test_a_converted_case_whose_files_are_gone_is_refused_until_it_is_skipped(msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1)
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    for part in ("imagesTr", "labelsTr"):
+        (root / part / "liver_1.nii.gz").unlink()
+    code, text = convert("--source", f"msd_liver={root}")
+    assert code == 2 and "msd_liver_1" in text and "--skip" in text
+    assert convert("--source", f"msd_liver={root}", "--skip", "msd_liver_1")[0] == 0
+    assert {path.name for path in (nnunet.raw / "imagesTr").iterdir()} == {
+        "msd_liver_0_0000.nii.gz",
+        "msd_liver_2_0000.nii.gz",
+    }
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+
+
 def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
     arguments = sources(msd)
     assert convert(*arguments)[0] == 0
