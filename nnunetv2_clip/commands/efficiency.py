@@ -38,7 +38,9 @@ def run(args):
         if len(size) != len(patch) or min(size) < 1:
             raise UserError("-size", str(size), f"{len(patch)} numbers above 0, as the plans' patch size {patch}")
     device = torch.device(args.device)
-    where = torch.cuda.get_device_name(device) if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    where = torch.cuda.get_device_name(device) if args.device == "cuda" else on_cpu
     tables, measured = [], {}
     for size in dict.fromkeys(sizes):
         costs, left_out = measure_all(networks, size, device, args.repeats)

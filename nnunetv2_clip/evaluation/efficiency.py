@@ -143,12 +143,14 @@ def measure_all(
     for network in tqdm(networks, desc=" x ".join(map(str, size)), unit="network"):
         reason = misfit(network, size)
         try:
-            costs += [] if reason else [measure(network, size, device, repeats)]
+            if not reason:
+                costs.append(measure(network, size, device, repeats))
+                costs += [six_networks(costs[-1])] if network.key == ONE_TASK else []
         except RuntimeError as error:  # a size that is no multiple of the strides, or not enough memory
             reason = str(error).splitlines()[0]
         if reason:
             left_out.append(f"{network.name} left out at this size: {reason}.")
-    return costs + [six_networks(cost) for cost in costs if cost.key == ONE_TASK], left_out
+    return costs, left_out
 
 
 def measure(
@@ -169,7 +171,7 @@ def six_networks(cost: Cost) -> Cost:
     """Six one-task networks, one after the other: the classes of each are counted, time and memory not measured."""
     return Cost(
         TASKS,
-        f"{NUM_MSD_TASKS} such networks",
+        f"{NUM_MSD_TASKS} nnU-Nets, 1 task each",
         NUM_MSD_TASKS * cost.num_classes,
         NUM_MSD_TASKS * cost.parameters,
         NUM_MSD_TASKS * cost.flops,
