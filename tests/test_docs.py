@@ -42,3 +42,9 @@ def test_the_pages_show_commands():
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_explained_somewhere(command):
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert f"nnunetv2_clip {command}" in text or f"`{command}`" in text
