@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import ornt_transform
 
+from nnunetv2_clip.dataset_conversion.known_copies import known_scan
 from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
@@ -21,7 +22,6 @@ from nnunetv2_clip.images import Volume, inspect, read_image, stem
 from nnunetv2_clip.manifest import read_json, write_json
 
 OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
-LITS_COPIES = ("lits", "msd_liver")  # equal numbers are equal scans (fact: the same 131 scans were published twice)
 
 
 @dataclass(frozen=True)
@@ -267,17 +267,13 @@ def case_number(case_id: str) -> int | None:
 
 
 def _check_against_known_numbers(records: Mapping[str, CaseRecord], decisions: Decisions) -> None:
-    """The published facts about equal scans check what the fingerprints found; they never replace it."""
-    expected: dict[tuple, list[str]] = defaultdict(list)
+    """What is known about equal scans checks what the fingerprints found; it never replaces it."""
+    expected: dict[tuple[str, int], list[str]] = defaultdict(list)
     for case_id, record in records.items():
-        number, dataset = case_number(case_id), record.presence.dataset
-        if number is None:
-            continue
-        patient = ircadb_patient(dataset, number)
-        if patient and dataset != "abdomenct_1k":  # its numbers are reconstructed, not published
-            expected["3D-IRCADb-01 patient", patient.patient].append(case_id)
-        elif dataset in LITS_COPIES:
-            expected["LiTS number", number].append(case_id)
+        number = case_number(case_id)
+        scan = known_scan(record.presence.dataset, number) if number is not None else None
+        if scan:
+            expected[scan].append(case_id)
     for (title, number), cases in expected.items():
         if len({decisions.groups[case_id] for case_id in cases}) > 1:
             decisions.notes.append(f"{' and '.join(cases)} should be one scan ({title} {number}), but voxels differ")

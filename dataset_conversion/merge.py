@@ -215,9 +215,9 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
     run = partial(run_all, num_processes=merge.num_processes)
     decisions = decide(target, own_records, merge.outside, merge.hold_out_ircadb, merge.keep_copies, run)
-    records = _united_records(merge, own_records, decisions, known_sets)
-    if not records:
+    if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
+    records = _united_records(merge, own_records, decisions, known_sets)
     table = LabelTable(
         known_sets + ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
     )

@@ -160,6 +160,14 @@ def test_scans_of_a_held_out_source_are_found_by_their_voxels(msd, nnunet, conve
     assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["msd_liver_1", "msd_liver_2"]
 
 
+def test_holding_out_everything_is_refused_and_leaves_the_dataset_as_it_was(msd, nnunet, convert):
+    root = msd("msd_liver", 2, 1)
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    code, text = convert("--source", f"msd_liver={root}", "--hold-out", f"msd_liver={root}")
+    assert code == 2 and "every case is held out" in text
+    assert len(list((nnunet.raw / "imagesTr").iterdir())) == len(list((nnunet.raw / "labelsTr").iterdir())) == 2
+
+
 def test_scans_of_a_custom_table_are_held_out(folder, msd, nnunet, convert):
     root = msd("msd_liver", 3, 1)
     folder.image("mine/p_0000.nii.gz", 1)
