@@ -113,11 +113,11 @@ class Target:
         """
         plan_file = self.state / "plan.json"
         plan = json.loads(json.dumps(plan))
-        if plan_file.is_file():
-            self._require_same(read_json(plan_file, "use another dataset id"), plan)
-        else:
-            self._require_free()
+        if not plan_file.is_file():
+            self._require_free(plan_file)
+        if not plan_file.is_file():
             write_json(plan_file, plan)  # before anything that would look like somebody else's dataset
+        self._require_same(read_json(plan_file, "use another dataset id"), plan)
         for folder in ("imagesTr", "labelsTr"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         for folder in ("cases", "labels", "merged", "set_aside", "fingerprints"):
@@ -136,8 +136,10 @@ class Target:
                 if path.suffix[1:].isdigit():
                     path.unlink(missing_ok=True)
 
-    def _require_free(self) -> None:
+    def _require_free(self, plan_file: Path) -> None:
         in_use = self.folder.exists() and any(path.name != ".conversion" for path in self.folder.iterdir())
+        if in_use and plan_file.is_file():  # another part has begun just now
+            return
         if in_use or self.folder.is_file():
             raise UserError(
                 self.folder,

@@ -1,6 +1,7 @@
 """The same scan in several sources becomes one case with all labels; scans for testing stay out."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN
+from nnunetv2_clip.dataset_conversion.target import Target
 from nnunetv2_clip.dataset_conversion.union import Annotation, unite
 from nnunetv2_clip.evaluation.leaks import leaked_cases
 from nnunetv2_clip.manifest import Manifest
@@ -215,6 +217,24 @@ def test_a_converted_case_whose_files_are_gone_is_refused_until_it_is_skipped(ms
         "msd_liver_2_0000.nii.gz",
     }
     assert convert("--source", f"msd_liver={root}")[0] == 0
+
+
+def test_a_part_that_begins_while_another_makes_the_folders_takes_them_for_its_own(tmp_path, monkeypatch):
+    plan = {"sources": []}
+    folders = tmp_path / "raw" / "Dataset900_Universal", tmp_path / "preprocessed" / "Dataset900_Universal"
+    late = Target(*folders, part="part_1")
+    is_file, asked = Path.is_file, []
+
+    def the_other_part_is_faster(path):
+        answer = is_file(path)
+        if path.name == "plan.json" and not asked:
+            asked.append(path)
+            Target(*folders, part="part_0").claim(plan)
+        return answer
+
+    monkeypatch.setattr(Path, "is_file", the_other_part_is_faster)
+    late.claim(plan)
+    assert asked and (folders[0] / "imagesTr").is_dir()
 
 
 def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
