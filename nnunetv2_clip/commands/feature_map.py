@@ -33,6 +33,7 @@ def run(args):
     if len(predictor.configuration_manager.patch_size) != 3:
         raise UserError(args.m, "is a 2d configuration", "a 3d one", "name the folder of 3d_fullres")
     features = sample_cases(predictor, images, args.per_class)
+    print(f"t-SNE of {sum(map(len, features.values()))} voxels of {len(features)} classes", flush=True)
     plane = project(features)
     save_figure(map_figure(plane), args.o, "feature_map")
     np.savez_compressed(args.o / "feature_map.npz", **plane)
