@@ -85,7 +85,7 @@ def write_index(folder: Path) -> None:
     pictures = "".join(_picture(path) for path in files if path.suffix == ".png")
     (folder / "index.html").write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}'
-        "img { max-width: 100%; max-height: 48rem; } figcaption { font-weight: 600; }</style></head>"
+        "img { max-width: min(100%, 60rem); } figcaption { font-weight: 600; }</style></head>"
         f"<body><h1>Evaluation of synthetic predictions</h1><ul>{links}</ul>{pictures}</body></html>\n",
         encoding="utf-8",
     )

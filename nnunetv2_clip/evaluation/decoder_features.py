@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Shapes: C decoder channels, K classes, N sampled voxels.
 
 MIN_VOXELS = 5  # of a class, to be worth a place in the map
+LABEL_DISTANCE = 0.035  # between two numbers, as a part of the map
 
 
 class FeatureSampler:
@@ -94,19 +95,22 @@ def project(features: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndar
 
 
 def map_figure(plane: dict[str, np.ndarray]) -> Figure:
-    """Every voxel as a dot in its class's colour; each class as a number at the median of its dots, with a legend."""
+    """Every voxel as a dot in its class's colour; each class as a number near the median of its dots, with a legend."""
     from matplotlib import colormaps
 
     from nnunetv2_clip.evaluation.figures import new_figure
 
     figure, axis = new_figure(8, 7)
-    colours = (*colormaps["tab20"].colors, *colormaps["tab20b"].colors)
+    # Strong colours first: neighbours in the list, often left and right of an organ, get different hues.
+    colours = (*colormaps["tab20"].colors[::2], *colormaps["tab20"].colors[1::2], *colormaps["tab20b"].colors)
+    extent = np.ptp(np.concatenate(list(plane.values())), axis=0).max()
+    places = spread(np.array([np.median(dots, axis=0) for dots in plane.values()]), LABEL_DISTANCE * extent)
     for number, (name, dots) in enumerate(plane.items(), start=1):
         colour = colours[(number - 1) % len(colours)]
         axis.plot(*dots.T, ".", color=colour, markersize=3, alpha=0.6, label=f"{number}  {name.replace('_', ' ')}")
         axis.annotate(
             str(number),
-            np.median(dots, axis=0),
+            places[number - 1],
             fontsize=8,
             ha="center",
             va="center",
@@ -117,6 +121,22 @@ def map_figure(plane: dict[str, np.ndarray]) -> Figure:
     axis.set_yticks([])
     axis.set_title("t-SNE of decoder features, voxels sampled per predicted class", fontsize=10)
     return figure
+
+
+def spread(places: np.ndarray, distance: float) -> np.ndarray:
+    """(K, 2) places moved apart until no two are nearer than about `distance`."""
+    places = places.astype(float)
+    for _ in range(100):
+        apart = places[:, None] - places[None]
+        lengths = np.linalg.norm(apart, axis=2)
+        near = np.triu(lengths < 0.99 * distance, 1)
+        if not near.any():
+            break
+        for i, j in np.argwhere(near):
+            direction = apart[i, j] / lengths[i, j] if lengths[i, j] else np.array([-1.0, 0.0])
+            push = direction * (distance - lengths[i, j]) / 2
+            places[i], places[j] = places[i] + push, places[j] - push
+    return places
 
 
 def _tiles(predictor: nnUNetPredictor, image: Path) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_clip.evaluation.decoder_features import MIN_VOXELS, FeatureSampler, map_figure, project
+from nnunetv2_clip.evaluation.decoder_features import MIN_VOXELS, FeatureSampler, map_figure, project, spread
 
 
 class Threshold(nn.Module):
@@ -61,3 +61,10 @@ def test_figure_names_every_class():
     figure = map_figure({"liver": rng.normal(size=(MIN_VOXELS, 2)), "liver_tumor": rng.normal(size=(MIN_VOXELS, 2))})
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["1  liver", "2  liver tumor"]
+
+
+def test_numbers_of_classes_do_not_cover_each_other():
+    places = spread(np.array([[0, 0], [0, 0], [0.5, 0], [10, 10]]), distance=1)
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(4, 1)]
+    assert gaps.min() > 0.98
+    np.testing.assert_array_equal(places[3], (10, 10))  # nobody near: not moved

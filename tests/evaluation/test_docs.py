@@ -42,16 +42,22 @@ def test_options_of_the_page_exist(arguments):
 def test_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     out = tmp_path / "demo"
-    subprocess.run([sys.executable, DEMO, "-o", out, "--cases", "2", "--spacing", "10"], check=True)
+    small = "--cases", "2", "--spacing", "10", "--epochs", "6"
+    subprocess.run([sys.executable, DEMO, "-o", out, *small], check=True)
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {
         "predictions/first/evaluation/evaluation.html",
         "predictions/first/evaluation/detection.tex",
         "unseen/evaluation.csv",
+        "index.html",
         "tables/tables.tex",
+        "tables/msd.png",
         "results/Dataset900_Drawn/First__nnUNetPlans__3d_fullres/evaluation/crossval.md",
         "comparison/compare.svg",
         "agreement/agreement.png",
         "efficiency/efficiency.md",
+        "efficiency/efficiency_dice.png",
+        "embeddings/similarity.png",
+        "features/feature_map.png",
     } <= written
     assert "Cases seen in training" in (out / "unseen" / "evaluation.md").read_text()
