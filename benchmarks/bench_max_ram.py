@@ -92,9 +92,9 @@ def main() -> None:
     write_result(
         "max_ram",
         "Peak memory of `predict`, 32 classes",
-        f"A CT of {tuple(args.size)} voxels, label map, 32 masks and statistics; a tiny network whose random masks fill "
-        "large parts of the image, which is the worst case for export and writing. The peak is that of the whole process "
-        "(interpreter and libraries included).",
+        f"A CT of {tuple(args.size)} voxels, label map, 32 masks and statistics; a tiny network whose random masks "
+        "fill large parts of the image, which is the worst case for export and writing. The peak is that of the whole "
+        "process (interpreter and libraries included).",
         table(["--max-ram", "peak memory", "kept", "passes", "wall clock", *STAGES, "same label map"], rows),
     )
 

@@ -63,6 +63,28 @@ def train(*arguments, **options):
     return Path(trainer.output_folder_base)
 
 
+def test_a_class_that_the_model_never_learnt_is_added_frozen_by_one_short_training(make_trainer, tiny):
+    """The short form of what follows: one dataset, and an old model that is made to forget the spleen."""
+    trainer = make_trainer()
+    trainer.run_training()
+    path = Path(trainer.output_folder) / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    old = checkpoint["network_weights"]
+    old["class_embedding.seg_layers.trained"][trainer.classes.index("spleen")] = False
+    torch.save(checkpoint, path)
+    name = "PlansShort"
+    assert cli.main(["extend", "-m", trainer.output_folder_base, "-d", DATASET, "-p", name, "--overwrite"]) == 0
+    folder = tiny / "nnUNet_preprocessed" / DATASET
+    if not (folder / f"{name}_3d_fullres").exists():
+        (folder / f"{name}_3d_fullres").symlink_to(folder / f"{PLANS}_3d_fullres")
+    new = weights(train(DATASET, name))
+    assert all(torch.equal(new[key], value) for key, value in old.items() if ".seg_layers." not in key)
+    own = [key for key in new if key.startswith("extensions.0.")]
+    assert any(not torch.equal(new[key], new[key.removeprefix("extensions.0.")]) for key in own)
+    trained = new["class_embedding.seg_layers.trained"]
+    assert {c for c, each in zip(trainer.classes, trained, strict=True) if each} == {"liver", "liver_tumor", "spleen"}
+
+
 @pytest.fixture(scope="module")
 def chain(tiny):
     """Three models: of the tiny merge, with one class more, and with one more after that."""
@@ -89,6 +111,7 @@ def weights(model):
     return torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
 
 
+@pytest.mark.slow
 def test_only_the_new_part_has_learnt(chain):
     first, second, third = map(weights, chain)
     for before, after, part in ((first, second, "extensions.0."), (second, third, "extensions.1.")):
@@ -109,6 +132,7 @@ def logits(model, classes, image):
         return network(image), list(network.class_names)
 
 
+@pytest.mark.slow
 def test_old_logits_are_the_same_to_the_bit_in_every_generation(chain):
     patch = load_json(str(chain[0] / "plans.json"))["configurations"]["3d_fullres"]["patch_size"]
     image = torch.randn(1, 1, *patch)
@@ -120,6 +144,7 @@ def test_old_logits_are_the_same_to_the_bit_in_every_generation(chain):
     assert len(torch.unique(later[1][0][0].flatten(1), dim=0)) == 3 + 2 + 1  # known, added, never trained
 
 
+@pytest.mark.slow
 def test_the_models_know_old_and_new_classes(chain, capsys):
     assert [set(known_classes(model)) - {"liver", "liver_tumor", "spleen"} for model in chain] == [
         set(),
@@ -150,6 +175,7 @@ def test_stock_prediction_paints_what_the_old_model_paints(chain, tiny, tmp_path
     assert (old[new < 33] == new[new < 33]).all()
 
 
+@pytest.mark.slow
 def test_streaming_prediction_of_an_old_class_is_the_same(chain, tiny, tmp_path):
     source = next((tiny / "msd" / "msd_spleen" / "Task09_Spleen" / "imagesTs").glob("[!.]*.nii.gz"))
     for number, model in enumerate((chain[0], chain[2])):
@@ -161,6 +187,7 @@ def test_streaming_prediction_of_an_old_class_is_the_same(chain, tiny, tmp_path)
         assert np.array_equal(nibabel.load(old).get_fdata(), nibabel.load(new).get_fdata())
 
 
+@pytest.mark.slow
 def test_rules_of_the_old_model_travel(chain):
     assert all("rules" in load_json(str(m / "plans.json"))["nnunetv2_clip"]["postprocessing"] for m in chain)
 
@@ -171,6 +198,7 @@ def new_trainer(chain, monkeypatch, tmp_path):
     return lambda *arguments: make_trainer("Dataset903_New", "Plans903", *arguments)
 
 
+@pytest.mark.slow
 def test_an_old_class_gives_no_loss_and_no_patch_is_wasted_on_it(new_trainer):
     trainer = new_trainer()
     trainer.on_train_start()
@@ -184,6 +212,7 @@ def test_an_old_class_gives_no_loss_and_no_patch_is_wasted_on_it(new_trainer):
     assert {trainer.classes[k] for k in pairs[:, 1].tolist()} == {"renal_vein"}
 
 
+@pytest.mark.slow
 def test_another_table_is_refused_and_so_is_a_variant_without_text(new_trainer, capsys):
     trainer = new_trainer(CLIPUniversalTrainerRandomText)
     with pytest.raises(SystemExit):
@@ -195,6 +224,7 @@ def test_another_table_is_refused_and_so_is_a_variant_without_text(new_trainer, 
     assert "text embedding of liver is not that of the old model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_frozen_part_stop_the_training(new_trainer, capsys):
     trainer = new_trainer()
     trainer.initialize()
@@ -205,6 +235,7 @@ def test_other_weights_in_the_frozen_part_stop_the_training(new_trainer, capsys)
     assert "frozen tensors" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_its_own_checkpoint(new_trainer, chain):
     trainer = new_trainer()
     trainer.initialize()
@@ -215,6 +246,7 @@ def test_a_training_goes_on_from_its_own_checkpoint(new_trainer, chain):
     assert trainer.current_epoch == 1
 
 
+@pytest.mark.slow
 def test_transfer_starts_with_backbone_and_controller_and_only_class_rows_differ(chain, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     name = "PlansTransfer"
