@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
-    cases = find_cases(args.i)[args.part_id :: args.num_parts]
+    cases = find_cases(args.i)
+    _keep_input(args, cases)
+    cases = cases[args.part_id :: args.num_parts]
     with opened_model(_model(args), args.c, args.f, args.chk) as folder:
         return _predict(args, folder, cases, max_ram)
 
@@ -65,6 +67,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("-o", f"{args.o} is a file", "a folder")
 
 
+def _keep_input(args: argparse.Namespace, cases) -> None:
+    """No label map may take the place of a CT."""
+    from nnunetv2_clip.errors import UserError
+
+    same_folder = args.i.resolve() == args.o.resolve()
+    if same_folder or any((args.o / f"{case.name}.nii.gz").resolve() == case.path.resolve() for case in cases):
+        raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
+
+
 def _model(args: argparse.Namespace) -> Path:
     from nnunetv2_clip.inference.model_source import trained_model_folder
 
@@ -73,7 +84,7 @@ def _model(args: argparse.Namespace) -> Path:
 
 def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> int:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
-    from nnunetv2_clip.inference.folder import Job, predict_cases
+    from nnunetv2_clip.inference.folder import Job, predict_cases, require_same_job
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
 
     model = load_model(
@@ -87,14 +98,16 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
         use_mirroring=not args.disable_tta,
         tile_step_size=args.step_size,
     )
+    never_learnt = _never_learnt(model)
     predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
     settings = {
-        "model": str(args.m or folder),
+        "model": str((args.m or folder).resolve()),
         "folds": model.folds,
         "checkpoint": args.chk,
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
         "device": str(model.predictor.device),
+        "never_learnt": never_learnt,
     }
     job = Job(
         args.o,
@@ -107,10 +120,33 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
         args.continue_prediction,
         _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {},
     )
-    args.o.mkdir(parents=True, exist_ok=True)
+    _make_folder(args.o)
+    require_same_job(job)
     write_model_tables(folder, model.classes, args.o)
     failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
     return _summary(args.o, len(cases), failed)
+
+
+def _never_learnt(model) -> list[str]:
+    """The wanted classes that no training case has shown to the model: their masks are empty whatever the CT holds."""
+    import sys
+
+    from nnunetv2_clip.inference.restricted import learnt_classes
+
+    learnt = learnt_classes(model.predictor)
+    names = [name for name in dict.fromkeys((*model.classes, *model.probabilities)) if name not in learnt]
+    if names:
+        print(f"Warning: the model has never learnt {', '.join(names)}: empty in every output.", file=sys.stderr)
+    return names
+
+
+def _make_folder(folder: Path) -> None:
+    from nnunetv2_clip.errors import UserError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError("-o", f"{folder} cannot be made ({error.strerror})", "a folder that you may write to") from None
 
 
 def _tasks(classes, trained) -> dict[str, dict[str, int]]:

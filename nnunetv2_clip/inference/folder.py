@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from nnunetv2_clip.inference.postprocessing import Rule, postprocess
 from nnunetv2_clip.manifest import read_json, write_json
 
 RECORD = "prediction"
+# What decides the voxels, and may not change in the middle of a folder.
+SAME_WHEN_CONTINUED = ("model", "folds", "checkpoint", "step_size", "mirroring", "classes", "postprocessing")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,34 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], job: Job, par
     return {case.name: record.errors[case.name] for case in cases if case.name in record.errors}
 
 
+def require_same_job(job: Job) -> None:
+    """A folder is continued as it was begun: its cases keep one meaning, that of the dataset.json beside them.
+
+    Raises:
+        UserError: its records name another model, other classes or other options.
+    """
+    ours = json.loads(json.dumps(_settings(job)))
+    for path in sorted(job.output.glob(f"{RECORD}*.json")) if job.continues else ():
+        found = read_json(path, "remove the file")
+        other = [key for key in SAME_WHEN_CONTINUED if isinstance(found, dict) and found.get(key) != ours.get(key)]
+        if other:
+            raise UserError(
+                path,
+                f"was made with another choice of {', '.join(other)}",
+                "the options with which the folder was begun",
+                "choose another -o, or leave out --continue_prediction",
+            )
+
+
+def _settings(job: Job) -> dict:
+    return {
+        "nnunetv2_clip": __version__,
+        **(job.settings or {}),
+        "classes": list(job.classes),
+        "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
+    }
+
+
 def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
     start = time.perf_counter()
@@ -103,12 +134,7 @@ class _Record:
 
     def __init__(self, job: Job, part: str):
         self._path = job.output / f"{RECORD}{part}.json"
-        self._settings = {
-            "nnunetv2_clip": __version__,
-            **(job.settings or {}),
-            "classes": list(job.classes),
-            "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
-        }
+        self._settings = _settings(job)
         self._cases: dict[str, dict] = {}
         if job.continues and self._path.is_file():
             found = read_json(self._path, "remove the file")

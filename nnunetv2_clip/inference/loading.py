@@ -18,6 +18,11 @@ from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.model_files import taxonomy_of_plans
 
+# What nnU-Net and PyTorch raise on plans, label tables and checkpoints that are damaged or of another network.
+_UNLOADABLE = (
+    *(RuntimeError, LookupError, EOFError, OSError, ValueError, TypeError, AttributeError, AssertionError, ImportError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
 _TABLES_REMEDY = "give the folder of a trained model (TRAINER__PLANS__CONFIG)"
 
 
@@ -85,8 +90,8 @@ def load_model(
         predictor = load_predictor(folder, needed, None, folds, checkpoint, chosen, **options)
     except UserError:
         raise
-    except (RuntimeError, KeyError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        text = str(error).strip("'").split("\n")[0]
+    except _UNLOADABLE as error:
+        text = " ".join(line.strip() for line in str(error).strip("'").split("\n")[:2])
         raise UserError(folder, f"cannot be loaded ({type(error).__name__}: {text})", "a finished training") from None
     own_rules = {name: rule for name, rule in rules.items() if name in needed}
     there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))

@@ -49,6 +49,7 @@ def opened_model(
     model = _chosen(models, where, configuration)
     with tempfile.TemporaryDirectory(prefix="nnunetv2_clip_model_") as folder:
         target = Path(folder) / model.name
+        _require_weights(model, folds, checkpoint)
         for name in _wanted_files(model, folds, checkpoint):
             _extract(model, name, target / name)
         yield target
@@ -60,6 +61,22 @@ def _chosen(models: Sequence[ModelFiles], where: Path, configuration: str | None
         names = [model.name for model in models]
         raise UserError(where, f"holds the models {names}", "one that -c chooses", "name its configuration with -c")
     return fitting[0]
+
+
+def _require_weights(model: ModelFiles, folds: Sequence[str] | None, checkpoint: str | None) -> None:
+    there = sorted(
+        name.removeprefix("fold_").partition("/")[0]
+        for name in model.files
+        if name.startswith("fold_") and name.endswith(f"/{checkpoint}" if checkpoint else ".pth")
+    )
+    missing = [str(fold) for fold in folds or () if str(fold) not in there]
+    if missing or not there:
+        raise UserError(
+            model.where,
+            f"has no {checkpoint or 'checkpoint'} in fold {', '.join(missing) or 'any'}",
+            f"folds out of {there}" if there else "a zip with the checkpoints of the training",
+            "name others with -f or -chk",
+        )
 
 
 def _wanted_files(model: ModelFiles, folds: Sequence[str] | None, checkpoint: str | None) -> list[str]:

@@ -80,14 +80,18 @@ def load_predictor(
     return predictor
 
 
+def learnt_classes(predictor: nnUNetPredictor) -> list[str]:
+    """The predictor's classes that some fold has supervised."""
+    flags = [weights["class_embedding.seg_layers.trained"].tolist() for weights in predictor.list_of_parameters]
+    return [name for name, *seen in zip(predictor.network.class_names, *flags, strict=True) if any(seen)]
+
+
 def drop_untrained(predictor: nnUNetPredictor) -> list[str]:
     """Take the classes out of a predictor that no fold has supervised, and say which stay (all, if none was).
 
     Their logits are constant and below every threshold, so that no mask changes.
     """
-    names = list(predictor.network.class_names)
-    flags = [weights["class_embedding.seg_layers.trained"] for weights in predictor.list_of_parameters]
-    trained = [name for name, *seen in zip(names, *(flag.tolist() for flag in flags), strict=True) if any(seen)]
+    names, trained = list(predictor.network.class_names), learnt_classes(predictor)
     if trained and trained != names:
         values = dict(zip(names, predictor.dataset_json["regions_class_order"], strict=True))
         _restrict(predictor, names, trained, values, deepcopy(predictor.dataset_json))

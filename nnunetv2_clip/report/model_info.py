@@ -27,6 +27,10 @@ def describe_model(model: ModelFiles) -> dict:
             f"plans.json has no entry {PLANS_KEY!r}, or dataset.json no labels",
             "a model trained with CLIPUniversalTrainer",
         )
+    if not isinstance(plans.get("configurations", {}), Mapping):
+        raise UserError(
+            f"{model.where}, {model.name}", "plans.json holds no table of configurations", "nnU-Net's plans"
+        )
     trainer, _, rest = model.name.partition("__")
     plans_name, _, configuration = rest.rpartition("__")
     if configuration not in plans.get("configurations", {}):  # a renamed folder

@@ -56,7 +56,7 @@ def architecture(dimensions: int, classes) -> dict:
     }
 
 
-def make_plans(classes, dimensions=3, transpose=(0, 1, 2)) -> dict:
+def make_plans(classes, dimensions=3, transpose=(0, 1, 2), extensions=()) -> dict:
     spacing = [SPACING_ZYX[axis] for axis in transpose]
     resampling = {"is_seg": False, "force_separate_z": None}
     configuration = {
@@ -77,6 +77,8 @@ def make_plans(classes, dimensions=3, transpose=(0, 1, 2)) -> dict:
         "architecture": architecture(dimensions, classes),
         "batch_dice": False,
     }
+    if extensions:
+        configuration["architecture"]["arch_kwargs"]["extensions"] = [list(added) for added in extensions]
     return {
         "dataset_name": "Dataset900_Universal",
         "plans_name": "nnUNetPlans",
@@ -132,7 +134,8 @@ def random_network(entry: dict, classes, untrained, seed: int, text_width: int =
     torch.manual_seed(seed)
     network = CLIPUniversalNet(input_channels=1, num_classes=len(classes), deep_supervision=False, **kwargs)
     with torch.no_grad():  # classes that differ: every one is found somewhere with the seeds 0 and 4
-        network.controller.dynamic_parameters.weight *= 4
+        for part in (network, *network.extensions):
+            part.controller.dynamic_parameters.weight *= 4
     vectors = torch.nn.functional.normalize(torch.randn(len(classes), text_width), dim=1)
     network.set_classes(vectors, torch.tensor([name not in untrained for name in classes]))
     return network

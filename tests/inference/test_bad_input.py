@@ -196,6 +196,41 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, ct, capsys):
     assert "cannot be loaded" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda plans, labels, weights: plans.update(configurations=[]),
+        lambda plans, labels, weights: labels.update(labels=[1]),
+        lambda plans, labels, weights: labels.pop("regions_class_order"),
+        lambda plans, labels, weights: weights.pop("network_weights"),
+        lambda plans, labels, weights: weights.update(network_weights=[]),
+        lambda plans, labels, weights: weights["network_weights"].popitem(),
+    ],
+)
+def test_damaged_tables_and_weights_of_a_model_are_refused(tmp_path, ct, capsys, damage):
+    import torch
+
+    from tests.inference.conftest import make_model
+
+    model = make_model(tmp_path)
+    files = [model / name for name in ("plans.json", "dataset.json")]
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    tables, weights = [json.loads(file.read_text()) for file in files], torch.load(checkpoint, weights_only=False)
+    damage(*tables, weights)
+    for file, table in zip(files, tables, strict=True):
+        file.write_text(json.dumps(table))
+    torch.save(weights, checkpoint)
+    assert predict(ct, tmp_path / "out", model) == 2
+    assert str(model) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, model, ct, capsys):
+    (tmp_path / "file").write_text("")
+    assert predict(ct, tmp_path / "file" / "out", model) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
 def zipped(model: Path, path: Path, extra: str | None = None) -> Path:
     """As nnUNetv2_export_model_to_zip lays it out."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -220,6 +255,12 @@ def test_a_zip_with_evil_paths_is_refused(tmp_path, model, ct, capsys, name):
     assert predict(ct, tmp_path / "out", zipped(model, tmp_path / "model.zip", name)) == 2
     assert "leave the folder" in capsys.readouterr().err
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_fold_that_a_zip_lacks_is_refused_by_the_name_of_the_zip(tmp_path, model, ct, capsys):
+    archive = zipped(model, tmp_path / "model.zip")
+    assert predict(ct, tmp_path / "out", archive, "-f", "3") == 2
+    assert f"{archive}: has no checkpoint_final.pth in fold 3. Expected: folds out of ['0']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["much", "0GB", "-1GB", "6 apples", "1.2.3GB"])

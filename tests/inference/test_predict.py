@@ -179,6 +179,45 @@ def test_parts_share_the_cases_and_a_second_run_predicts_what_is_missing(tmp_pat
     assert cases == {"a", "b", "c"}
 
 
+def test_a_folder_is_continued_with_the_choices_it_was_begun_with(tmp_path, model, ct, capsys):
+    assert predict(ct, tmp_path / "out", model) == 0
+    before = (tmp_path / "out" / "dataset.json").read_bytes()
+    assert predict(ct, tmp_path / "out", model, "--continue_prediction", "--classes", "liver") == 2
+    assert "another choice of classes" in capsys.readouterr().err
+    assert (tmp_path / "out" / "dataset.json").read_bytes() == before
+    assert predict(ct, tmp_path / "out", model, "--continue_prediction", "--outputs", "masks") == 0
+    assert (tmp_path / "out" / "case" / "liver.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_a_ct_is_never_replaced_by_its_label_map(tmp_path, model, capsys, whole_folder):
+    ct = save_ct(tmp_path / "cts" / "case.nii.gz")
+    before = ct.read_bytes()
+    assert predict(ct.parent if whole_folder else ct, ct.parent, model) == 2
+    assert "holds the input" in capsys.readouterr().err
+    assert ct.read_bytes() == before and list(ct.parent.iterdir()) == [ct]
+
+
+def test_a_class_that_was_never_learnt_is_named(tmp_path, model, ct, capsys):
+    assert predict(ct, tmp_path / "one", model, "--classes", "kidney_tumor") == 0
+    assert "never learnt kidney_tumor" in capsys.readouterr().err
+    assert json.loads((tmp_path / "one" / "prediction.json").read_text())["never_learnt"] == ["kidney_tumor"]
+    assert predict(ct, tmp_path / "two", model, "--classes", "liver") == 0
+    assert "never learnt" not in capsys.readouterr().err
+
+
+def test_classes_of_an_extended_model_are_the_same_alone_and_among_all(tmp_path, ct):
+    model = make_model(tmp_path, extensions=(("kidney_tumor", "liver_tumor"),))
+    outputs = ("--outputs", "masks")
+    assert predict(ct, tmp_path / "all", model, *outputs) == 0
+    for names in (("liver_tumor",), ("liver",), ("spleen", "kidney_tumor")):
+        assert predict(ct, tmp_path / names[0], model, *outputs, "--classes", *names) == 0
+        for name in names:
+            alone = voxels(tmp_path / names[0] / "case" / f"{name}.nii.gz")
+            assert alone.any()
+            assert (alone == voxels(tmp_path / "all" / "case" / f"{name}.nii.gz")).all()
+
+
 def test_half_written_files_do_not_stay(tmp_path, model, ct):
     assert predict(ct, tmp_path / "out", model, "--outputs", "labels", "masks", "preview") == 0
     assert not [path for path in (tmp_path / "out").rglob(".*")]

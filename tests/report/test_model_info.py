@@ -150,7 +150,7 @@ def test_a_model_of_another_trainer_is_refused(model, capsys):
     assert "trained with CLIPUniversalTrainer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("content", ["{", "[]", "\xff", '{"nnunetv2_clip": {}, "configurations": []}'])
 def test_damaged_plans_are_named(model, capsys, content):
     (model / "plans.json").write_text(content, encoding="latin-1")
     assert main(["info", str(model)]) == 2
