@@ -40,10 +40,14 @@ def opened_model(
     """The model's folder; that of a zip lives only inside the `with`.
 
     Raises:
-        UserError: no model, several in a zip without `configuration`, or a zip that is damaged or has evil paths.
+        UserError: no model, several in a zip without `configuration`, another configuration than the folder's, or a
+            zip that is damaged or has evil paths.
     """
     models = find_models(where)
     if where.is_dir():
+        own = where.resolve().name.rpartition("__")
+        if configuration and own[0] and own[2] != configuration:
+            raise UserError("-c", f"{configuration}, but the model {where} is of {own[2]}", own[2], "leave out -c")
         yield where
         return
     model = _chosen(models, where, configuration)
@@ -59,7 +63,8 @@ def _chosen(models: Sequence[ModelFiles], where: Path, configuration: str | None
     fitting = [model for model in models if configuration in (None, model.name.rpartition("__")[2])]
     if len(fitting) != 1:
         names = [model.name for model in models]
-        raise UserError(where, f"holds the models {names}", "one that -c chooses", "name its configuration with -c")
+        found = f"holds the models {names}" + (f", none of configuration {configuration}" if not fitting else "")
+        raise UserError(where, found, "one that -c chooses", "name its configuration with -c")
     return fitting[0]
 
 

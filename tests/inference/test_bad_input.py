@@ -333,3 +333,10 @@ def test_200_damaged_files_stop_no_good_one(tmp_path, model, capsys):
         print(f" {NUM_DAMAGED} damaged files: {len(refused)} refused, {len(predicted) - 2} still readable", end="")
     assert not unexpected
     assert not [path for path in (tmp_path / "out").rglob(".*")]
+
+
+def test_another_configuration_than_that_of_the_model_folder_is_refused(tmp_path, model, ct, capsys):
+    assert predict(ct, tmp_path / "out", model, "-c", "2d") == 2
+    assert "3d_fullres" in capsys.readouterr().err
+    assert predict(ct, tmp_path / "out", zipped(model, tmp_path / "model.zip"), "-c", "2d") == 2
+    assert "none of configuration 2d" in capsys.readouterr().err
