@@ -1,9 +1,10 @@
 """One training iteration and its peak memory: our trainer with 32 classes against nnU-Net's with 32 regions and with 2.
 
-    python benchmarks/bench_iteration.py [--work benchmark_work] [--device cpu] [--seconds 25]
+    python benchmarks/bench_iteration.py [--work benchmark_work] [--device cpu] [--seconds 25] [--planners small]
 
 Same plans and data. Batches are drawn before the clock starts (bench_loader.py measures them); the iteration is
-forward, loss, backward and optimizer step. Each trainer runs in a process of its own, in turns. Writes
+forward, loss, backward and optimizer step. Each trainer runs in a process of its own, in turns. Two networks: nnU-Net's
+default plans, and the small ones of the demo, where the backbone costs least and all else weighs most. Writes
 benchmarks/results/iteration.md.
 """
 
@@ -12,29 +13,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from common import table, verdict, write_result
-from training_data import describe, make_trainer, prepare
+from training_data import PLANNERS, describe, make_trainer, prepare
 
 NAMES = {"regions32": "stock, 32 regions", "regions2": "stock, 2 regions", "ours": "ours, 32 classes"}
-NUM_BATCHES = 6
+NUM_BATCHES = 12
 # Ratio of our time to (32 regions, 2 regions); None: no goal.
 GOALS = {"cpu": (None, 1.1), "cuda": (0.6, 1.05)}
 MEMORY_GOAL = 1.1  # of the trainer with two regions
 
 
-def measure_variant(variant: str, device: str, seconds: float) -> dict:
+def measure_variant(variant: str, device: str, planner: str, seconds: float) -> dict:
     """Median wall-clock and processor time of an iteration, and the peak memory that iterations add."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
     os.environ["nnUNet_n_proc_DA"] = "0"
-    trainer = make_trainer(variant, device)
+    trainer = make_trainer(variant, device, planner)
     trainer.network.train()
     loader, _ = trainer.get_dataloaders()
     batches = [next(loader) for _ in range(NUM_BATCHES)]
@@ -79,17 +82,32 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=25, help="per trainer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--planners", nargs="+", choices=tuple(PLANNERS), default=list(PLANNERS))
     parser.add_argument("--variant", choices=tuple(NAMES), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    prepare(args.work)
+    for planner in args.planners:
+        prepare(args.work, planner)
     import torch
 
     torch.set_num_threads(args.threads)
     if args.variant:
-        print("RESULT " + json.dumps(measure_variant(args.variant, args.device, args.seconds)))
+        print("RESULT " + json.dumps(measure_variant(args.variant, args.device, args.planners[0], args.seconds)))
         return
-    results = {variant: run_alone(variant) for variant in NAMES}
-    clock = "cpu" if args.device == "cpu" else "wall"
+    parts = []
+    for planner in args.planners:
+        parts += report({variant: run_alone(variant, planner) for variant in NAMES}, args.device)
+    write_result(
+        "iteration" if args.device == "cpu" else "iteration_cuda",
+        f"A training iteration on {args.device}",
+        *parts,
+        "Wall: median. Processor time: mean over the batches of the fastest iteration on each; "
+        "the comparison on the CPU uses it.",
+    )
+
+
+def report(results: dict[str, dict], device: str) -> list[str]:
+    """What was measured with one network, and the goals."""
+    clock = "cpu" if device == "cpu" else "wall"
     rows = [
         [
             NAMES[variant],
@@ -101,7 +119,7 @@ def main() -> None:
         for variant, result in results.items()
     ]
     ours, comparisons = results["ours"], []
-    for variant, goal in zip(("regions32", "regions2"), GOALS[args.device], strict=True):
+    for variant, goal in zip(("regions32", "regions2"), GOALS[device], strict=True):
         reached = ours[clock] / results[variant][clock]
         comparisons.append(
             [f"time: ours / {NAMES[variant]}", f"{reached:.2f}x"]
@@ -116,20 +134,16 @@ def main() -> None:
             verdict(memory, MEMORY_GOAL, True),
         ]
     )
-    write_result(
-        "iteration" if args.device == "cpu" else "iteration_cuda",
-        f"A training iteration on {args.device}",
+    return [
         ours["description"],
         table(["trainer", "maps of logits per batch", "wall", "processor time", "peak memory added"], rows),
         table(["comparison", "ratio", "goal", "met"], comparisons),
-        "Wall: median. Processor time: mean over the batches of the fastest iteration on each; "
-        "the comparison on the CPU uses it.",
-    )
+    ]
 
 
-def run_alone(variant: str) -> dict:
+def run_alone(variant: str, planner: str) -> dict:
     """The measurement in a fresh process: peak memory never goes down within one."""
-    command = [sys.executable, *sys.argv, "--variant", variant]
+    command = [sys.executable, *sys.argv, "--variant", variant, "--planners", planner]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.split("RESULT ")[1])
 

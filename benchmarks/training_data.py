@@ -7,23 +7,33 @@ import subprocess
 import sys
 from pathlib import Path
 
-DATASET, PLANS = "Dataset960_Benchmark", "CLIPSmallPlans"
+DATASET = "Dataset960_Benchmark"
+# Planner of `nnunetv2_clip plan` -> (its plans, the memory to plan for in GB).
+PLANNERS = {"small": ("CLIPSmallPlans", "0.15"), "default": ("nnUNetPlans_torchres", "1.5")}
 # Source -> classes it annotates: a typical mixture of 1 to 15 classes a case.
 SOURCES = {"msd_spleen": 1, "msd_liver": 2, "btcv": 13, "amos22": 15}
-CASES_PER_SOURCE, SPACING_MM, MEMORY_GB = 2, (4, 4, 4), "0.15"
+CASES_PER_SOURCE, SPACING_MM = 2, (4, 4, 4)
 REGIONS_OF_TWO = ("liver", "spleen")
 
 
-def prepare(work: Path) -> None:
+def prepare(work: Path, planner: str = "small") -> None:
     """Phantoms, converted, planned and preprocessed below `work`, once; sets nnU-Net's variables."""
-    from nnunetv2_clip.phantom.layouts.base import SourceTruth
-
     work = work.resolve()
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(work / name)
-    if (work / "nnUNet_preprocessed" / DATASET / f"{PLANS}_3d_fullres").is_dir():
-        return
+    plans, memory_gb = PLANNERS[planner]
+    folder = work / "nnUNet_preprocessed" / DATASET
+    if not (folder / "dataset_fingerprint.json").is_file():
+        _convert(work)
+    if not (folder / f"{plans}_3d_fullres").is_dir():
+        _call("nnunetv2_clip", "plan", "-d", "960", "-pl", planner, "-gpu_memory_target", memory_gb)
+        _call("nnUNetv2_preprocess", "-d", "960", "-plans_name", plans, "-c", "3d_fullres", "-np", 1)
+
+
+def _convert(work: Path) -> None:
+    from nnunetv2_clip.phantom.layouts.base import SourceTruth
+
     phantoms = work / "phantoms"
     _call("nnunetv2_clip", "phantom", "-o", phantoms, "--cases", CASES_PER_SOURCE, "--test-cases", 0, "--spacing",
           *SPACING_MM, "--sources", *SOURCES)  # fmt: skip
@@ -31,8 +41,6 @@ def prepare(work: Path) -> None:
     _call("nnunetv2_clip", "convert", "-d", "960", "--name", "Benchmark", "-np", 1, *named)
     _call("nnunetv2_clip", "embed", "-d", "960", "--encoder", "minilm")
     _call("nnUNetv2_extract_fingerprint", "-d", "960", "-np", 1)
-    _call("nnunetv2_clip", "plan", "-d", "960", "-pl", "small", "-gpu_memory_target", MEMORY_GB)
-    _call("nnUNetv2_preprocess", "-d", "960", "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1)
 
 
 def _call(*command) -> None:
@@ -40,7 +48,7 @@ def _call(*command) -> None:
     subprocess.run([script, *map(str, command[1:])], check=True, stdout=subprocess.DEVNULL)
 
 
-def make_trainer(variant: str, device: str):
+def make_trainer(variant: str, device: str, planner: str = "small"):
     """An initialised trainer on the prepared data.
 
     `ours` is CLIPUniversalTrainer; `regions32` is nnU-Net's own trainer with all 32 classes as regions; `regions2` is
@@ -53,7 +61,7 @@ def make_trainer(variant: str, device: str):
     from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 
     folder = Path(os.environ["nnUNet_preprocessed"]) / DATASET
-    plans, dataset_json = (load_json(str(folder / f"{name}.json")) for name in (PLANS, "dataset"))
+    plans, dataset_json = (load_json(str(folder / f"{name}.json")) for name in (PLANNERS[planner][0], "dataset"))
     plans["continue_training"] = False
     if variant == "regions2":
         labels = {"background": 0, **{name: dataset_json["labels"][name] for name in REGIONS_OF_TWO}}
@@ -68,8 +76,10 @@ def make_trainer(variant: str, device: str):
 def describe(trainer) -> str:
     """What all three have in common."""
     configuration = trainer.configuration_manager
+    base_features = configuration.network_arch_init_kwargs["features_per_stage"][0]
+    patch = "x".join(map(str, configuration.patch_size))
     return (
         f"{CASES_PER_SOURCE} phantom cases of each of {', '.join(f'{s} ({n} classes)' for s, n in SOURCES.items())}; "
-        f"plans {PLANS}: patch {'x'.join(map(str, configuration.patch_size))}, batch {configuration.batch_size}, "
-        f"{len(trainer._get_deep_supervision_scales())} deep supervision scales."
+        f"plans {trainer.plans_manager.plans_name}: patch {patch}, batch {configuration.batch_size}, "
+        f"{base_features} base features, {len(trainer._get_deep_supervision_scales())} deep supervision scales."
     )

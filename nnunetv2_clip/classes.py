@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError, suggestion
@@ -25,6 +26,8 @@ class ClassRow:
         parents: organs of which this class is a part; a voxel of the class belongs to one of them
             (a kidney tumour to the right or the left kidney).
         partner: the same structure on the other side of the body.
+        volume_ml: typical volume in an adult, rounded; larger classes are painted first. 0: unknown, or a part of an
+            organ; painted after all classes with a volume.
     """
 
     index: int
@@ -33,46 +36,57 @@ class ClassRow:
     aliases: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     partner: str | None = None
+    volume_ml: float = 0
 
 
-def _row(index: int, name: str, prompt: str = "", aliases: str = "", parents: str = "", partner: str | None = None):
+def _row(
+    index: int,
+    name: str,
+    volume_ml: float = 0,
+    prompt: str = "",
+    aliases: str = "",
+    parents: str = "",
+    partner: str | None = None,
+):
     """A row from comma-separated texts; the prompt noun is the name with spaces unless given."""
     split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
-    return ClassRow(index, name, prompt or name.replace("_", " "), split(aliases), split(parents), partner)
+    return ClassRow(index, name, prompt or name.replace("_", " "), split(aliases), split(parents), partner, volume_ml)
 
 
 # Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
 UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
-    _row(1, "spleen"),
-    _row(2, "right_kidney", aliases="kidney_right", partner="left_kidney"),
-    _row(3, "left_kidney", aliases="kidney_left", partner="right_kidney"),
-    _row(4, "gallbladder", prompt="gall bladder", aliases="gall_bladder"),
-    _row(5, "esophagus", aliases="oesophagus"),
-    _row(6, "liver"),
-    _row(7, "stomach"),
-    _row(8, "aorta"),
-    _row(9, "postcava", aliases="inferior_vena_cava, ivc, vena_cava"),
+    _row(1, "spleen", 200),
+    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney"),
+    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney"),
+    _row(4, "gallbladder", 35, prompt="gall bladder", aliases="gall_bladder"),
+    _row(5, "esophagus", 40, aliases="oesophagus"),
+    _row(6, "liver", 1500),
+    _row(7, "stomach", 400),
+    _row(8, "aorta", 150),
+    _row(9, "postcava", 80, aliases="inferior_vena_cava, ivc, vena_cava"),
     _row(
         10,
         "portal_and_splenic_vein",
+        30,
         prompt="portal vein and splenic vein",
         aliases="portal_vein_and_splenic_vein, portal_splenic_vein, portal_vein",
     ),
-    _row(11, "pancreas"),
-    _row(12, "right_adrenal_gland", aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
-    _row(13, "left_adrenal_gland", aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
-    _row(14, "duodenum"),
+    _row(11, "pancreas", 80),
+    _row(12, "right_adrenal_gland", 4, aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
+    _row(13, "left_adrenal_gland", 4, aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
+    _row(14, "duodenum", 70),
     _row(15, "hepatic_vessel", aliases="hepatic_vessels, liver_vessel", parents="liver"),
-    _row(16, "right_lung", aliases="lung_right", partner="left_lung"),
-    _row(17, "left_lung", aliases="lung_left", partner="right_lung"),
-    _row(18, "colon"),
-    _row(19, "intestine", aliases="small_bowel, small_intestine"),
-    _row(20, "rectum"),
-    _row(21, "bladder", aliases="urinary_bladder"),
-    _row(22, "prostate"),
+    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung"),
+    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung"),
+    _row(18, "colon", 700),
+    _row(19, "intestine", 800, aliases="small_bowel, small_intestine"),
+    _row(20, "rectum", 60),
+    _row(21, "bladder", 200, aliases="urinary_bladder"),
+    _row(22, "prostate", 40),
     _row(
         23,
         "left_femur_head",
+        100,
         prompt="left head of femur",
         aliases="left_head_of_femur, left_femoral_head, femur_head_left",
         partner="right_femur_head",
@@ -80,11 +94,12 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
     _row(
         24,
         "right_femur_head",
+        100,
         prompt="right head of femur",
         aliases="right_head_of_femur, right_femoral_head, femur_head_right",
         partner="left_femur_head",
     ),
-    _row(25, "celiac_trunk", aliases="celiac_artery, coeliac_trunk"),
+    _row(25, "celiac_trunk", 3, aliases="celiac_artery, coeliac_trunk"),
     _row(26, "kidney_tumor", aliases="kidney_tumour, kidney_cancer", parents="right_kidney, left_kidney"),
     _row(27, "liver_tumor", aliases="liver_tumour, liver_cancer", parents="liver"),
     _row(28, "pancreas_tumor", aliases="pancreas_tumour, pancreatic_tumor, pancreas_cancer", parents="pancreas"),
@@ -170,17 +185,19 @@ class Taxonomy:
         return row
 
     def subset(self, names: Iterable[str]) -> tuple[ClassRow, ...]:
-        """The rows of `names` in painting order: a sub-structure always after the organ that holds it."""
+        """The rows of `names` in painting order: large before small, a sub-structure after the organ that holds it."""
         wanted = {self.find(name).name for name in names}
         return tuple(row for row in self.painting_order() if row.name in wanted)
 
     def painting_order(self) -> tuple[ClassRow, ...]:
-        """All rows by index, but never a child before one of its parents (nnU-Net paints in this order).
+        """All rows from large to small, but never a child before one of its parents (nnU-Net paints in this order).
+
+        A large organ that was found too large so never hides a small one beside it.
 
         Raises:
             UserError: the parents form a circle.
         """
-        remaining = sorted(self.rows, key=lambda row: row.index)
+        remaining = sorted(self.rows, key=lambda row: (-row.volume_ml, row.index))
         done: list[ClassRow] = []
         while remaining:
             waiting = {row.name for row in remaining}
@@ -248,7 +265,7 @@ class Taxonomy:
 def _parse_row(row: object, source: str) -> ClassRow:
     if not isinstance(row, dict):
         raise UserError(source, f"the class row is {row!r}", "a table with 'index' and 'name'")
-    known = {"index", "name", "prompt", "aliases", "parents", "partner"}
+    known = {attribute.name for attribute in fields(ClassRow)}
     unknown = sorted(set(row) - known)
     if unknown:
         raise UserError(source, f"unknown keys {unknown} in the class row {row}", f"keys out of {sorted(known)}")
@@ -262,6 +279,9 @@ def _parse_row(row: object, source: str) -> ClassRow:
     partner = row.get("partner")
     if partner is not None and not isinstance(partner, str):
         raise UserError(source, f"'partner' of class {name!r} is {partner!r}", "the name of one class")
+    volume = row.get("volume_ml", 0)
+    if isinstance(volume, bool) or not isinstance(volume, int | float) or not 0 <= volume < math.inf:
+        raise UserError(source, f"'volume_ml' of class {name!r} is {volume!r}", "a volume in ml, for instance 80")
     lists = {key: row.get(key) or [] for key in ("aliases", "parents")}
     for key, value in lists.items():
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
@@ -273,6 +293,7 @@ def _parse_row(row: object, source: str) -> ClassRow:
         tuple(lists["aliases"]),
         tuple(lists["parents"]),
         partner,
+        volume,
     )
 
 

@@ -56,6 +56,22 @@ def test_a_child_is_painted_after_its_organ_even_with_a_smaller_index():
     assert [row.name for row in Taxonomy(rows).painting_order()] == ["organ", "tumour"]
 
 
+def test_large_organs_are_painted_first_so_that_they_never_hide_a_small_one():
+    order = [row.name for row in UNIVERSAL.subset(["right_adrenal_gland", "spleen", "liver_tumor", "liver", "pancreas"])]
+    assert order == ["liver", "spleen", "pancreas", "right_adrenal_gland", "liver_tumor"]
+
+
+def test_every_organ_of_the_universal_classes_has_a_volume_and_no_part_has():
+    assert {row.name for row in UNIVERSAL if not row.volume_ml} == {row.name for row in UNIVERSAL if row.parents}
+
+
+def test_a_users_class_is_painted_by_its_volume(tmp_path):
+    large = "classes:\n - {index: 33, name: heart, volume_ml: 700.5}\n - {index: 34, name: nodule}\n"
+    order = [row.name for row in UNIVERSAL.extended(write(tmp_path, large)).painting_order()]
+    assert order.index("liver") < order.index("heart") < order.index("stomach")
+    assert order[-1] == "nodule"
+
+
 def test_a_circle_of_parents_is_refused():
     rows = (ClassRow(1, "a", "a", parents=("b",)), ClassRow(2, "b", "b", parents=("a",)))
     with pytest.raises(UserError, match="circle"):
@@ -87,6 +103,8 @@ def test_a_users_table_adds_classes(tmp_path):
         ("classes:\n - {index: 256, name: renal_vein}\n", "from 33 to 255"),
         ("classes:\n - {index: 33, name: ignore}\n", "another name"),
         ("classes:\n - {index: 33, name: renal_vein, partner: [liver]}\n", "the name of one class"),
+        ("classes:\n - {index: 33, name: renal_vein, volume_ml: large}\n", "a volume in ml"),
+        ("classes:\n - {index: 33, name: renal_vein, volume_ml: -1}\n", "a volume in ml"),
         ("classes: 3\n", "no list"),
         ("a: [", "YAML"),
     ],

@@ -46,8 +46,7 @@ def evaluate(
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(Pair(job.case_id, dataset, name, state, values))
     seen = predicted_leaks(leaked, prediction.files)
-    order = tuple(row.name for row in taxonomy.painting_order())
-    return Evaluation(tuple(pairs), order, seen, notes=_notes(reference, prediction, manifest))
+    return Evaluation(tuple(pairs), taxonomy.names, seen, notes=_notes(reference, prediction, manifest))
 
 
 def case_jobs(
@@ -88,7 +87,7 @@ def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
 def _scored_classes(
     case_id: str, presence: CasePresence | None, reference: Side, prediction: Side, taxonomy: Taxonomy
 ) -> tuple[str, ...]:
-    """The classes whose truth the case knows and that both sides know, in painting order."""
+    """The classes whose truth the case knows and that both sides know, in the taxonomy's order."""
     in_reference, in_prediction = reference.classes_of(case_id), prediction.classes_of(case_id)
     known_here = presence.known if presence else in_reference
     if presence and isinstance(reference.coding, MaskCoding):
@@ -96,7 +95,7 @@ def _scored_classes(
     if isinstance(prediction.coding, MaskCoding):
         _require_files(case_id, known_here & prediction.classes, in_prediction, prediction)
     known = known_here & reference.classes & prediction.classes
-    return tuple(row.name for row in taxonomy.painting_order() if row.name in known)
+    return tuple(name for name in taxonomy.names if name in known)
 
 
 def _require_files(case_id: str, needed: frozenset[str], present: frozenset[str], side: Side) -> None:

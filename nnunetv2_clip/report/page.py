@@ -45,7 +45,7 @@ def render_page(
     """
     cases = worst_first(cases)
     cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
-    names = [row.name for row in taxonomy.painting_order()]
+    names = list(taxonomy.names)
     scored = tables.scored_classes(cases, names)
     predicted = [name for name in names if any(case.volumes_ml.get(name) for case in cases)]
     class_rows = [tables.class_row(cases, name) for name in scored]
@@ -81,7 +81,7 @@ def render_page(
         viewer_js=_trusted(_asset("viewer.js")),
         niivue_js=_trusted(_asset("niivue.min.js")) if viewer else "",
         finest_mm=FINEST_MM,
-        classes=taxonomy.painting_order(),
+        classes=taxonomy.rows,
         css=_trusted(_asset("page.css")),
         js=_trusted(_asset("page.js")),
     )
