@@ -6,8 +6,9 @@
     python benchmarks/bench_proof.py masking --small    # a smoke test; the table says so
 
 Four synthetic datasets annotate different classes of different patients; the test patients are others again, with all
-labels. All arms of a seed get the same patients, plans, steps, optimizer and start. Trainings that are finished are
-kept in the work folder (-w): the three experiments share them, and a run that was stopped goes on. Writes
+labels. All arms of a seed get the same patients, plans, steps, optimizer and start, and none has augmentation.
+Trainings that are finished are kept in the work folder (-w): the three experiments share them, and a run that was
+stopped goes on. Writes
 results/proof_masking.md, proof_encodings.md, proof_false_positives.md.
 """
 
@@ -35,7 +36,7 @@ from proof_study import (
     Study,
 )
 
-NORMAL = Size(cases=12, test_cases=16, steps=600, spacing_mm=(10, 10, 12))
+NORMAL = Size(cases=40, test_cases=24, steps=1500, spacing_mm=(9, 9, 9))
 SMALL = Size(cases=2, test_cases=2, steps=20, spacing_mm=(12, 12, 12))
 PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tomography."}
 Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> figures
@@ -84,11 +85,10 @@ def folder_name(size: Size, device: str, seed: int) -> str:
 
 
 def trainers() -> dict[str, type]:
-    """The trainers of the arms; all with AdamW and the same schedule."""
+    """The trainers of the arms; all with AdamW, the same schedule and no augmentation: new patients cost nothing."""
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-    from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
     from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
     from nnunetv2_clip.training.variants import CLIPUniversalTrainerUnmasked
 
@@ -97,27 +97,31 @@ def trainers() -> dict[str, type]:
             optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
             return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
-    class Masked(AdamW, CLIPUniversalTrainer):
+    class NoAugmentation(AdamW):
+        """What nnUNetTrainerNoDA does, for our trainers."""
+
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+            rotation, do_dummy_2d, *_ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            self.inference_allowed_mirroring_axes = None
+            return rotation, do_dummy_2d, self.configuration_manager.patch_size, None
+
+        def get_training_transforms(self, patch_size, rotation, deep_supervision_scales, *arguments, **options):
+            return self.get_validation_transforms(deep_supervision_scales)
+
+    class Masked(NoAugmentation, CLIPUniversalTrainer):
         pass
 
-    class Unmasked(AdamW, CLIPUniversalTrainerUnmasked):
+    class Unmasked(NoAugmentation, CLIPUniversalTrainerUnmasked):
         pass
 
-    class Specific(AdamW, nnUNetTrainer):
-        """nnU-Net as it is, on the cases of one dataset; left and right are not mirrored, which would harm it."""
+    class Specific(AdamW, nnUNetTrainerNoDA):
+        """nnU-Net as it is, on the cases of one dataset."""
 
         source = ""
 
         def do_split(self):
             own = [case for case in super().do_split()[0] if case.startswith(f"{self.source}_")]
             return own, own
-
-        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-            *others, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-            reader = self.plans_manager.image_reader_writer_class.__name__
-            axes = mirror_axes_without_left_right(axes, self.plans_manager.transpose_forward, reader)
-            self.inference_allowed_mirroring_axes = axes
-            return *others, axes
 
     return {"masked": Masked, "unmasked": Unmasked, "specific": Specific}
 
@@ -299,11 +303,12 @@ def describe(args: argparse.Namespace, size: Size) -> str:
     smoke = " **A smoke test: the figures mean nothing.**" if args.small else ""
     return (
         f"{size.cases} training patients of each of four datasets ({datasets}), {size.test_cases} other test patients, "
-        f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic CTs of {spacing} mm; body "
-        f"size, organs and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the patients have a tumour (each "
-        f"kind). Small plans, {size.steps} steps of batch 2 for every model, AdamW {LEARNING_RATE:g} (weight decay "
-        f"{WEIGHT_DECAY:g}), device {args.device}. `specific`: nnU-Net's own trainer and network, one model for each "
-        f"dataset, each with as many steps as the universal model. `upper_bound`: all labels of all patients.{smoke}"
+        f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic abdominal CTs, {spacing} "
+        f"mm; body size, organs, field of view and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the "
+        f"patients have a tumour (each kind). Small plans, {size.steps} steps of batch 2 for every model, AdamW "
+        f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. `specific`: "
+        f"nnU-Net's own trainer and network, a model for each dataset, each with as many steps as the universal model. "
+        f"`upper_bound`: all labels of all patients.{smoke}"
     )
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -35,17 +35,19 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "hepatic": ("liver", "liver_tumor"),
     "renal": ("right_kidney", "left_kidney", "kidney_tumor"),
     "gastric": ("spleen", "stomach"),
-    "outer": ("right_lung", "left_lung", "bladder"),
+    "vascular": ("aorta", "postcava"),
 }
 CLASSES = tuple(row.name for row in UNIVERSAL.subset(name for names in SOURCES.values() for name in names))
 TUMOURS = ("liver_tumor", "kidney_tumor")
 ORGANS = tuple(name for name in CLASSES if name not in TUMOURS)
 PARTIAL, FULL, PLANS = ("970", "Dataset970_Partial"), ("971", "Dataset971_Full"), "CLIPSmallPlans"
 NUM_EPOCHS = 20  # the learning rate falls once in each
-LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-5
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 TUMOUR_SHARE = 0.6  # of the patients have a tumour, each kind by its own lot
 MAY_BE_MISSING, MISSING_SHARE = ("spleen", "gallbladder", "right_kidney", "left_kidney"), 0.15
 BODY_RANGE = (0.85, 1.15)  # of the body's size, each axis by its own lot
+# The scan goes from above the pelvis to the dome of the liver: shares of the body's height, with a lot of +- 0.02.
+SCAN_FROM, SCAN_TO, SCAN_JITTER = 0.40, 0.86, 0.02
 MIN_LESION_ML = 3.0  # a suspicion is at least this large: two to three voxels
 
 
@@ -140,7 +142,8 @@ class Study:
         body = tuple(np.array(DEFAULT_BODY_MM) * rng.uniform(*BODY_RANGE, 3))
         tumours = {name for name in TUMOURS if rng.random() < TUMOUR_SHARE}
         missing = {str(rng.choice(MAY_BE_MISSING))} if rng.random() < MISSING_SHARE else set()
-        return make_phantom(int(rng.integers(2**31)), self.size.spacing_mm, body, tumours, missing)
+        phantom = make_phantom(int(rng.integers(2**31)), self.size.spacing_mm, body, tumours, missing)
+        return abdomen(phantom, *(share + rng.uniform(-SCAN_JITTER, SCAN_JITTER) for share in (SCAN_FROM, SCAN_TO)))
 
     # ---------------------------------------------------------------- trainings
 
@@ -162,7 +165,7 @@ class Study:
         """A stock nnU-Net for the classes of one dataset, with its cases only."""
         names = SOURCES[source]
         labels = read_json(self._preprocessed(PARTIAL) / "dataset.json", "prepare")["labels"]
-        own = {name: labels[name] for name in UNIVERSAL.names if name in names}
+        own = {row.name: labels[row.name] for row in UNIVERSAL.subset(names)}
         if all(len(values) == 1 for values in own.values()):  # nnU-Net knows regions by one of several values
             own[names[0]] = 2 * own[names[0]]
         order = [UNIVERSAL.find(name).index for name in own]
@@ -224,6 +227,17 @@ class Study:
             }
             for name in names
         }
+
+
+def abdomen(phantom: Phantom, begin: float, end: float) -> Phantom:
+    """The slices between two shares of the height."""
+    num_slices = phantom.image.shape[2]
+    first, last = round(begin * num_slices), round(end * num_slices)
+    affine = phantom.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    masks = {name: mask[:, :, first:last] for name, mask in phantom.masks.items()}
+    extras = {name: mask[:, :, first:last] for name, mask in phantom.extras.items()}
+    return replace(phantom, image=phantom.image[:, :, first:last], masks=masks, extras=extras, affine=affine)
 
 
 def dice(reference: np.ndarray, found: np.ndarray) -> float | None:

@@ -87,7 +87,7 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
         device=torch.device("cuda"),
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr, self.weight_decay = 2e-3, 1e-5
+        self.initial_lr, self.weight_decay = 1e-3, 1e-5
         with exit_on_user_error():
             self.num_epochs = _from_environment("nnUNet_clip_demo_epochs", 12)
             self.num_iterations_per_epoch = _from_environment("nnUNet_clip_demo_iterations", 160)

@@ -15,7 +15,7 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 
-CLASSES = ("spleen", "right_kidney", "liver", "kidney_tumor", "liver_tumor")
+CLASSES = ("liver", "spleen", "right_kidney", "kidney_tumor", "liver_tumor")  # in painting order
 SPACING_ZYX = (4.0, 3.0, 3.0)
 PATCH = (16, 24, 24)
 TORCH_RESAMPLING = "resample_torch_fornnunet"

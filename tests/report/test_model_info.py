@@ -22,7 +22,7 @@ from nnunetv2_clip.model_files import taxonomy_beside
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.universal_plans import NETWORK
 
-CLASSES = ["spleen", "liver", "liver_tumor"]
+CLASSES = ["liver", "spleen", "liver_tumor"]  # in painting order
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
 PLANS = {
     "dataset_name": "Dataset900_Universal",
@@ -125,7 +125,7 @@ def test_a_zip_of_nnunet_itself_is_read(model, capsys, tmp_path):
     subprocess.run([sys.executable, "-c", script], env={**os.environ, **folders}, check=True, capture_output=True)
     [found] = info(capsys, tmp_path / "m.zip")
     assert found["name"] == NAME
-    assert found["classes"][1]["validation_dice"] == pytest.approx(0.75)
+    assert found["classes"][0]["validation_dice"] == pytest.approx(0.75)
 
 
 def test_the_text_form_names_every_class(model, capsys):
