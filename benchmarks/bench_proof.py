@@ -36,7 +36,7 @@ from proof_study import (
     Study,
 )
 
-NORMAL = Size(cases=40, test_cases=24, steps=1500, spacing_mm=(9, 9, 9))
+NORMAL = Size(cases=40, test_cases=24, steps=1000, spacing_mm=(9, 9, 9))
 SMALL = Size(cases=2, test_cases=2, steps=20, spacing_mm=(12, 12, 12))
 PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tomography."}
 Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> figures
@@ -63,6 +63,7 @@ def main() -> None:
     for seed in range(args.seeds):
         study = Study(args.work.resolve() / folder_name(size, args.device, seed), seed, size, args.device)
         study.prepare()
+        args.batch_size = study.batch_size()
         for name, arm in arms.items():
             print(f"seed {seed}: {name}", flush=True)
             scores[name].append(study.scores(name, arm))
@@ -305,10 +306,10 @@ def describe(args: argparse.Namespace, size: Size) -> str:
         f"{size.cases} training patients of each of four datasets ({datasets}), {size.test_cases} other test patients, "
         f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic abdominal CTs, {spacing} "
         f"mm; body size, organs, field of view and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the "
-        f"patients have a tumour (each kind). Small plans, {size.steps} steps of batch 2 for every model, AdamW "
+        f"patients have a tumour (each kind). Small plans, batches of {args.batch_size}, {size.steps} steps, AdamW "
         f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. `specific`: "
-        f"nnU-Net's own trainer and network, a model for each dataset, each with as many steps as the universal model. "
-        f"`upper_bound`: all labels of all patients.{smoke}"
+        f"nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
+        f"its patients twice as often. `upper_bound`: all labels of all patients.{smoke}"
     )
 
 

@@ -57,7 +57,9 @@ def test_a_child_is_painted_after_its_organ_even_with_a_smaller_index():
 
 
 def test_large_organs_are_painted_first_so_that_they_never_hide_a_small_one():
-    order = [row.name for row in UNIVERSAL.subset(["right_adrenal_gland", "spleen", "liver_tumor", "liver", "pancreas"])]
+    order = [
+        row.name for row in UNIVERSAL.subset(["right_adrenal_gland", "spleen", "liver_tumor", "liver", "pancreas"])
+    ]
     assert order == ["liver", "spleen", "pancreas", "right_adrenal_gland", "liver_tumor"]
 
 

@@ -1,5 +1,6 @@
 """Several processes: two ranks of batch 1 are one process of batch 2, whatever each of them annotates."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_clip import cli
 from nnunetv2_clip.manifest import CasePresence
 from nnunetv2_clip.training.distributed import device_of_this_process
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
@@ -84,7 +86,8 @@ def work(folder, output):
     for batch_dice in (False, True):
         trainer = make(Path(folder), batch_dice)
         assert trainer.is_ddp and trainer.batch_size == 1
-        torch.save(run_steps(trainer, slice(rank, rank + 1)), Path(output) / f"{rank}_{batch_dice}.pth")
+        history = run_steps(trainer, slice(rank, rank + 1))
+        torch.save((history, trainer._mean_class_losses()), Path(output) / f"{rank}_{batch_dice}.pth")
 
 
 def start_ranks(code, **environment):
@@ -115,8 +118,13 @@ def test_two_ranks_of_batch_1_equal_one_process_of_batch_2(tiny, tmp_path, monke
     folder = tiny / "nnUNet_preprocessed" / DATASET
     start_ranks(f"from tests.host.test_distributed import work; work({str(folder)!r}, {str(tmp_path)!r})")
     for batch_dice in (False, True):
-        ranks = [torch.load(tmp_path / f"{rank}_{batch_dice}.pth") for rank in (0, 1)]
-        alone = run_steps(make(folder, batch_dice), slice(0, 2))
+        ranks, losses = zip(*(torch.load(tmp_path / f"{rank}_{batch_dice}.pth") for rank in (0, 1)), strict=True)
+        trainer = make(folder, batch_dice)
+        alone = run_steps(trainer, slice(0, 2))
+        expected = np.array(trainer._mean_class_losses())
+        assert np.isfinite(expected).sum() == 3  # liver, liver tumour, spleen: what the log and the curves show
+        for of_rank in losses:
+            np.testing.assert_allclose(of_rank, expected, rtol=0, atol=1e-6)
         for step, (first, second, expected) in enumerate(zip(*ranks, alone, strict=True)):
             for key, value in expected.items():
                 assert torch.equal(first[key], second[key]), (step, key)
@@ -139,15 +147,15 @@ def test_as_nnunet_starts_processes_its_own_choice_of_gpu_stays(monkeypatch):
     assert device_of_this_process(torch.device("cuda"), torch.device("cuda", 3)) == torch.device("cuda", 3)
 
 
-@pytest.mark.slow
-def test_torchrun_trains_and_validates_with_the_stock_command(tiny, tmp_path):
+def torchrun_train(plans_name, results):
+    """The stock command in two processes of two steps each; the fold's folder and what was printed."""
     folder = Path(sys.executable).parent
-    arguments = ["901", "3d_fullres", "0", "-tr", "CLIPUniversalTrainerDemo", "-p", PLANS, "-device", "cpu"]
+    arguments = ["901", "3d_fullres", "0", "-tr", "CLIPUniversalTrainerDemo", "-p", plans_name, "-device", "cpu"]
     result = subprocess.run(
         [folder / "torchrun", "--nproc_per_node", "2", "--no-python", folder / "nnUNetv2_train", *arguments],
         env={
             **os.environ,
-            "nnUNet_results": str(tmp_path),
+            "nnUNet_results": str(results),
             "nnUNet_clip_demo_epochs": "1",
             "nnUNet_clip_demo_iterations": "2",
             "nnUNet_n_proc_DA": "0",
@@ -156,7 +164,34 @@ def test_torchrun_trains_and_validates_with_the_stock_command(tiny, tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    fold = tmp_path / DATASET / f"CLIPUniversalTrainerDemo__{PLANS}__3d_fullres" / "fold_0"
+    return results / DATASET / f"CLIPUniversalTrainerDemo__{plans_name}__3d_fullres" / "fold_0", result.stdout
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_validates_with_the_stock_command(tiny, tmp_path):
+    fold, printed = torchrun_train(PLANS, tmp_path)
     assert (fold / "checkpoint_final.pth").is_file()
     assert (fold / "validation" / "summary.json").is_file()
-    assert result.stdout.count("Mean Validation Dice over annotated classes") == 1
+    assert printed.count("Mean Validation Dice over annotated classes") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_add_a_class_and_leave_all_else_as_it_was(tiny, tmp_path):
+    """Frozen: most parameters have no gradient, and a process may have no case with the new class."""
+    fold, _ = torchrun_train(PLANS, tmp_path)
+    path, name = fold / "checkpoint_final.pth", "PlansExtendedByTwo"
+    checkpoint = torch.load(path, weights_only=False)
+    old = checkpoint["network_weights"]
+    trained = old["class_embedding.seg_layers.trained"]
+    classes = list(json.loads((fold.parent / "dataset.json").read_text())["labels"])[1:]
+    trained[classes.index("spleen")] = False  # so that it can be added anew
+    torch.save(checkpoint, path)
+    assert cli.main(["extend", "-m", str(fold.parent), "-d", DATASET, "-p", name, "--overwrite"]) == 0
+    preprocessed = tiny / "nnUNet_preprocessed" / DATASET
+    if not (preprocessed / f"{name}_3d_fullres").exists():
+        (preprocessed / f"{name}_3d_fullres").symlink_to(preprocessed / f"{PLANS}_3d_fullres")
+    fold, _ = torchrun_train(name, tmp_path)
+    new = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert all(torch.equal(new[key], value) for key, value in old.items() if ".seg_layers." not in key)
+    own = [key for key in new if key.startswith("extensions.0.")]
+    assert any(not torch.equal(new[key], new[key.removeprefix("extensions.0.")]) for key in own)
