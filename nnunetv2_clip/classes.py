@@ -276,6 +276,9 @@ def _parse_row(row: object, source: str) -> ClassRow:
         raise UserError(source, f"the class name {name!r}", f"small letters, digits and _: {normalise(name)!r}")
     if name in RESERVED_NAMES:
         raise UserError(source, f"a class is called {name!r}", "another name; nnU-Net uses this one itself")
+    prompt = row.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise UserError(source, f"'prompt' of class {name!r} is {prompt!r}", "the noun that stands in the sentence")
     partner = row.get("partner")
     if partner is not None and not isinstance(partner, str):
         raise UserError(source, f"'partner' of class {name!r} is {partner!r}", "the name of one class")
@@ -289,7 +292,7 @@ def _parse_row(row: object, source: str) -> ClassRow:
     return ClassRow(
         index,
         name,
-        str(row.get("prompt") or name.replace("_", " ")),
+        (prompt or "").strip() or name.replace("_", " "),
         tuple(lists["aliases"]),
         tuple(lists["parents"]),
         partner,

@@ -63,7 +63,8 @@ def embed(args) -> None:
         raise UserError(f"-o {args.o}", "not an .npz file", "a name that ends in .npz")
     target = Path(args.o) if args.o else table_path(args.d)
     rows = dataset_classes(args.d) if args.d else UNIVERSAL.rows
-    table = encode(args.encoder or DEFAULT_ENCODER, rows, args.prompt, args.weights, args.class_order, args.device)
+    encoder = DEFAULT_ENCODER if args.encoder is None else args.encoder  # an empty name is a mistake, not the default
+    table = encode(encoder, rows, args.prompt, args.weights, args.class_order, args.device)
     state = save_unless_different(table, target, args.overwrite)
     describe(table, target, state)
 

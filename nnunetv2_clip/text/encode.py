@@ -54,7 +54,7 @@ def parse_encoder(text: str) -> Encoder:
     wrong_form = (
         bool(argument) != needs_argument[kind]
         or (kind == "open_clip" and not all(argument.rpartition("/")))
-        or (kind == "random" and not argument.isdigit())
+        or (kind == "random" and not argument.isdecimal())
     )
     if wrong_form:
         form = next(form for form in FORMS.split(", ") if form.split(":")[0] == kind)

@@ -13,6 +13,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.text.table import TextTable
 
 INDISTINGUISHABLE = 0.999  # cosine from which the controller can hardly tell two classes apart
+MOST_WARNINGS = 5  # of pairs that are indistinguishable; the rest is counted
 ROUNDING = 1e-6  # of float32 vectors: cosines nearer than this are equal
 FEWEST_FOR_CHANCE = 5  # below this number of classes nothing can be said about chance
 
@@ -50,11 +51,13 @@ def looks_random(table: TextTable) -> bool:
 
 def warnings_of(table: TextTable) -> list[str]:
     """What is wrong with a table, in words; empty if nothing is."""
+    alike = [(a, b, value) for a, b, value in pairs_by_similarity(table) if value > INDISTINGUISHABLE]
     found = [
         f"{a} and {b} are indistinguishable (cosine {value:.4f}); give them other prompt nouns or another encoder"
-        for a, b, value in pairs_by_similarity(table)
-        if value > INDISTINGUISHABLE
+        for a, b, value in alike[:MOST_WARNINGS]
     ]
+    if len(alike) > MOST_WARNINGS:
+        found.append(f"{len(alike) - MOST_WARNINGS} more pairs are indistinguishable (sentences cut before the class?)")
     if looks_random(table):
         found.append("the table looks random: no class is nearer to another than chance (random or one-hot vectors?)")
     return found
