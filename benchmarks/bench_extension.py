@@ -227,10 +227,10 @@ def describe(args: argparse.Namespace) -> str:
     datasets = "; ".join(f"{source}: {', '.join(SOURCES[source])}" for source in OLD_SOURCES)
     kind = "**A smoke test, not a result.** " if args.small else ""
     return (
-        f"{kind}Patients, plans and optimizer of bench_proof.py. The old model: {args.cases} training patients of each of "
-        f"three datasets ({datasets}), {args.old_steps} steps. The others: {args.cases} more patients with the new class "
-        f"alone ({NEW_CLASS}), {args.new_steps} steps. {args.test_cases} unseen patients; {args.seeds} seed(s). Dice: mean "
-        "over the seeds (lowest to highest)."
+        f"{kind}Patients, plans and optimizer of bench_proof.py. The old model: {args.cases} training patients of each "
+        f"of three datasets ({datasets}), {args.old_steps} steps. The others: {args.cases} more patients with the new "
+        f"class alone ({NEW_CLASS}), {args.new_steps} steps. {args.test_cases} unseen patients; {args.seeds} seed(s). "
+        "Dice: mean over the seeds (lowest to highest)."
     )
 
 

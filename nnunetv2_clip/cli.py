@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 
@@ -39,6 +40,13 @@ COMMANDS = {
     "trainers-path": "print the folder to append to nnUNet_extTrainer",
 }
 
+# A path that the user named cannot be made or the disk is full: no defect of the program.
+UNUSABLE_PLACE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG")
+    if hasattr(errno, name)
+}
+
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole parser; with `only`, the arguments of that sub-command alone are filled in."""
@@ -69,6 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe (head) has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in UNUSABLE_PLACE:
+            raise
+        place = error.filename or args.command
+        message = UserError(place, error.strerror, "a place that can be written", "check path, rights and free space")
+        print(f"Error: {message}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130

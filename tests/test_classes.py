@@ -105,6 +105,7 @@ def test_a_users_table_adds_classes(tmp_path):
         ("classes:\n - {index: 256, name: renal_vein}\n", "from 33 to 255"),
         ("classes:\n - {index: 33, name: ignore}\n", "another name"),
         ("classes:\n - {index: 33, name: renal_vein, partner: [liver]}\n", "the name of one class"),
+        ("classes:\n - {index: 33, name: renal_vein, prompt: [vein, renal]}\n", "'prompt' of class"),
         ("classes:\n - {index: 33, name: renal_vein, volume_ml: large}\n", "a volume in ml"),
         ("classes:\n - {index: 33, name: renal_vein, volume_ml: -1}\n", "a volume in ml"),
         ("classes: 3\n", "no list"),

@@ -38,3 +38,11 @@ def test_a_users_mistake_gives_a_message_and_exit_code_2(monkeypatch, capsys):
     assert message.startswith("Error: nnUNet_raw")
     assert "Remedy: export nnUNet_raw=" in message
     assert "Traceback" not in message
+
+
+def test_a_place_that_cannot_be_written_gives_a_message(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["embed", "--encoder", "onehot", "-o", str(tmp_path / "file" / "x.npz")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"Error: {tmp_path / 'file'}")
+    assert "Remedy" in message

@@ -71,12 +71,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _output_name(text: str, name: str) -> str:
-    """Raises UserError: neither an id nor a full name."""
+    """Raises UserError: neither an id nor a full name, or characters that nnU-Net's folders do not have."""
+    import re
+
     from nnunetv2_clip.errors import UserError
 
-    if text.isdigit() and 0 < int(text) < 1000:
-        return f"Dataset{int(text):03d}_{name}"
-    number, _, rest = text.removeprefix("Dataset").partition("_")
-    if text.startswith("Dataset") and len(number) == 3 and number.isdigit() and rest:
-        return text
-    raise UserError("-o", f"{text!r}", "a dataset id such as 910 or a name such as Dataset910_Completed")
+    is_number = re.fullmatch(r"0*[1-9][0-9]{0,2}", text)
+    full = f"Dataset{int(text):03d}_{name}" if is_number else text
+    if not re.fullmatch(r"Dataset[0-9]{3}_[A-Za-z0-9_-]+", full):
+        found = f"{text!r} with --name {name!r}" if is_number else f"{text!r}"
+        raise UserError("-o", found, "a dataset id such as 910 or a name such as Dataset910_Completed")
+    return full

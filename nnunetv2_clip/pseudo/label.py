@@ -110,6 +110,8 @@ def pseudo_label(
         UserError: a bad dataset, model or option; a target that is in use; or cases that could not be predicted.
     """
     rules = Rules(threshold, max_uncertainty, weight)
+    if not 0 < step_size <= 1:
+        raise UserError("-step_size", f"{step_size}", "above 0, at most 1")
     source, model_folder = RawDataset.read(Path(raw_dataset_folder)), Path(model_folder)
     folder = Path(output_dataset_folder)
     preprocessed = Path(preprocessed_folder or nnunet_folder("nnUNet_preprocessed") / folder.name)
@@ -122,14 +124,17 @@ def pseudo_label(
         raise UserError(source.folder, "knows every class of the model in every case", "something to complete")
     options = {"folds": folds, "checkpoint": checkpoint}
     predicting = {"use_mirroring": use_mirroring, "tile_step_size": step_size}
-    target.claim(_plan(source, model_folder, needed, rules, {**options, **predicting}))
+    plan = _plan(source, model_folder, needed, rules, {**options, **predicting})
+    target.check(plan)
     waiting = [case_id for case_id in case_ids if not target.is_done(case_id)]
-    if waiting:
-        model = load_model(model_folder, needed, device=device, **options, **predicting)
+    # The model is loaded before anything is written, so that no wrong -f or -chk leaves a begun dataset behind.
+    model = load_model(model_folder, needed, device=device, **options, **predicting) if waiting else None
+    target.claim(plan)
+    if model:
         predictor = CasePredictor(model.predictor)
         _complete_all(waiting, partial(_complete, source, target, predictor, unknown, rules))
     if not target.is_complete():
-        _finish(source, target, case_ids, rules, copy_images)
+        _finish(source, target, case_ids, rules, copy_images, _model_name(model_folder, folds, checkpoint))
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
     return Completion(folder, results, foreign)
 
@@ -171,6 +176,14 @@ def _plan(source: RawDataset, model_folder: Path, needed: Sequence[str], rules: 
         "weight": rules.weight,
         "options": options,
     }
+
+
+def _model_name(model_folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> str:
+    """For people: dataset, model folder, folds and checkpoint."""
+    there = sorted(path.parent.name.removeprefix("fold_") for path in model_folder.glob(f"fold_*/{checkpoint}"))
+    plans = read_json(model_folder / "plans.json", "give the folder of a trained model")
+    used = ", ".join(map(str, folds or there))
+    return f"{plans.get('dataset_name')}/{model_folder.resolve().name}, fold {used}, {checkpoint}"
 
 
 def _complete_all(case_ids: Sequence[str], complete) -> None:
@@ -224,7 +237,9 @@ def _complete(
     target.save_case(case_id, coded, truth.affine, results)
 
 
-def _finish(source: RawDataset, target: Target, case_ids: Sequence[str], rules: Rules, copy_images: bool) -> None:
+def _finish(
+    source: RawDataset, target: Target, case_ids: Sequence[str], rules: Rules, copy_images: bool, model: str
+) -> None:
     """Final label values, images, manifest, splits, report and, last, dataset.json."""
     records = {case_id: target.read_case(case_id) for case_id in case_ids}
     results = [result for record in records.values() for result in record.results]
@@ -242,14 +257,14 @@ def _finish(source: RawDataset, target: Target, case_ids: Sequence[str], rules: 
         target.place_image(case_id, source.image(case_id), copy_images)
         cases[case_id] = _presence(source.manifest.case(case_id), records[case_id].results, rules.weight)
     _write_description(source, target, cases)
-    write_report(target.folder, results, rules)
+    write_report(target.folder, results, rules, model)
     target.finish(
         {
             **source.dataset_json,
             "labels": labels,
             "regions_class_order": order,
             "name": target.folder.name,
-            "description": f"{source.folder.name}, completed with the predictions of a model (see pseudo_labels.txt)",
+            "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
             "completed_by": f"nnunetv2_clip {__version__}",
         }
     )

@@ -15,8 +15,8 @@ TABLE, SUMMARY = "pseudo_labels.csv", "pseudo_labels.txt"
 COLUMNS = ("case", "class", "voxels", "ml", "uncertainty", "contradicted_voxels", "kept", "reason")
 
 
-def write_report(folder: Path, results: Sequence[PairResult], rules) -> None:
-    """pseudo_labels.csv and pseudo_labels.txt in the dataset's folder; `rules` is label.Rules."""
+def write_report(folder: Path, results: Sequence[PairResult], rules, model: str) -> None:
+    """pseudo_labels.csv and pseudo_labels.txt in the dataset's folder; `rules` is label.Rules, `model` its name."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -34,7 +34,7 @@ def write_report(folder: Path, results: Sequence[PairResult], rules) -> None:
             )
         )
     _write(folder / TABLE, table.getvalue())
-    _write(folder / SUMMARY, "\n".join(summary_lines(results, rules)) + "\n")
+    _write(folder / SUMMARY, "\n".join([f"Model: {model}", *summary_lines(results, rules)]) + "\n")
 
 
 def reason(result: PairResult, max_uncertainty: float) -> str:

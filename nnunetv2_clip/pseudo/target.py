@@ -54,26 +54,38 @@ class Target:
     def label(self, case_id: str) -> Path:
         return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
 
-    def claim(self, plan: dict) -> None:
-        """Make the folders and write down the plan, or make sure that the folder was begun with the same one.
+    @property
+    def _plan_file(self) -> Path:
+        return self._state / "plan.json"
+
+    def check(self, plan: dict) -> None:
+        """Make sure that the folder is free, or was begun with the same plan. Writes nothing.
 
         Raises:
             UserError: somebody else's folder, the id of another dataset, or another plan.
         """
-        plan_file, plan = self._state / "plan.json", json.loads(json.dumps(plan))
-        if plan_file.is_file():
-            before = read_json(plan_file, "choose another id with -o")
-            changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
-            if changed:
-                raise UserError(
-                    self.folder,
-                    f"was begun with other {', '.join(changed)}",
-                    "the same dataset, model and options as before",
-                    "choose another id with -o, or move the folder away",
-                )
-        else:
+        if not self._plan_file.is_file():
             self._require_free()
-            write_json(plan_file, plan)
+            return
+        plan, before = json.loads(json.dumps(plan)), read_json(self._plan_file, "choose another id with -o")
+        changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
+        if changed:
+            raise UserError(
+                self.folder,
+                f"was begun with other {', '.join(changed)}",
+                "the same dataset, model and options as before",
+                "choose another id with -o, or move the folder away",
+            )
+
+    def claim(self, plan: dict) -> None:
+        """Make the folders and write down the plan.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check(plan)
+        if not self._plan_file.is_file():
+            write_json(self._plan_file, plan)
         for folder in (
             self.folder / "imagesTr",
             self.folder / "labelsTr",
@@ -89,7 +101,8 @@ class Target:
         if self.preprocessed.is_dir() and any(self.preprocessed.iterdir()):
             raise UserError(self.preprocessed, "holds another dataset", "an unused dataset id", remedy)
         number = self.folder.name.split("_")[0]
-        for parent in (self.folder.parent, self.preprocessed.parent):
+        results = os.environ.get("nnUNet_results")  # nnU-Net looks for the name of an id there as well
+        for parent in (self.folder.parent, self.preprocessed.parent, *([Path(results)] if results else [])):
             for path in sorted(parent.glob(f"{number}_*")):
                 if path.name != self.folder.name:
                     raise UserError(path, "has the same dataset id", "an unused dataset id", remedy)

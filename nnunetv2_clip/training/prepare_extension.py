@@ -6,6 +6,7 @@ The new training gets patch, voxel size, normalisation and architecture of the o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -223,7 +224,8 @@ def prepare_extension(
         check_classes(old, new_data, new)
     if mode == FINE_TUNE:
         warnings = check_not_forgotten(old, new_data)
-    plans_name = plans_name or f"{old.plans['plans_name']}_{SUFFIX[mode]}"
+    plans_name = f"{old.plans['plans_name']}_{SUFFIX[mode]}" if plans_name is None else plans_name
+    check_plans_name(plans_name)
     folder = nnunet_folder("nnUNet_preprocessed") / new_data.folder.name
     plans_file = folder / f"{plans_name}.json"
     if plans_file.exists() and not overwrite:
@@ -252,6 +254,18 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
 
 def _parts(old: OldModel, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     return {FROZEN: (*old.parts, new), FINE_TUNE: old.parts, TRANSFER: ()}[mode]
+
+
+def check_plans_name(name: str) -> None:
+    """The name becomes that of files, and must not be the name of a file that is none of plans.
+
+    Raises:
+        UserError: otherwise.
+    """
+    taken = {"dataset", "dataset_fingerprint", *(Path(file).stem for file in (MANIFEST_FILE, SPLITS_FILE))}
+    if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        found = f"{name!r}, which is another file of the dataset" if name in taken else f"{name!r}"
+        raise UserError("-p", found, "a name of letters, digits, _, - and .", "for example nnUNetPlans_extended")
 
 
 def check_channels(old: OldModel, new: NewDataset) -> None:

@@ -190,6 +190,9 @@ def test_other_options_and_foreign_folders_are_refused(completed, raw, model):
         pseudo_label(raw / "Dataset900_Partly", model, source, **SURE)
     with pytest.raises(UserError, match="same dataset id"):
         pseudo_label(source, model, raw / "Dataset910_Other", **SURE)
+    (raw.parent / "nnUNet_results" / "Dataset913_Old").mkdir()
+    with pytest.raises(UserError, match="same dataset id"):
+        pseudo_label(source, model, raw / "Dataset913_Again", **SURE)
     with pytest.raises(UserError, match="pseudo labels already"):
         pseudo_label(raw / "Dataset910_Completed", model, raw / "Dataset913_Again", **SURE)
 
@@ -197,7 +200,9 @@ def test_other_options_and_foreign_folders_are_refused(completed, raw, model):
 def test_the_command_limits_the_classes_and_says_what_it_did(raw, model, capsys):
     options = ["--classes", "spleen", "--max-uncertainty", "1", "--weight", "0.25", "-device", "cpu", "--disable_tta"]
     assert main(["pseudo-label", "-d", "900", "-m", str(model), "-o", "914", *options]) == 0
-    assert "1 of 1 unknown (case, class) pairs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 1 unknown (case, class) pairs" in printed
+    assert f"/{model.name}, fold" in printed, "which model made the labels is written down"
     manifest = Manifest.load(raw / "Dataset914_Completed" / "label_presence.json")
     assert [case.pseudo for case in manifest.cases.values()] == [{"spleen": 0.25}, {}]
 
@@ -210,6 +215,13 @@ def test_the_command_limits_the_classes_and_says_what_it_did(raw, model, capsys)
         (["--threshold", "1.5"], "--threshold"),
         (["--weight", "0"], "--weight"),
         (["-o", "9x"], "-o"),
+        (["-o", "Dataset915_../x"], "-o"),
+        (["--name", "a/b"], "--name"),
+        (["--name", ""], "--name"),
+        (["-step_size", "0"], "-step_size"),
+        (["-step_size", "nan"], "-step_size"),
+        (["-f", "7"], "fold"),
+        (["-chk", "checkpoint_x.pth"], "checkpoint_x.pth"),
     ],
 )
 def test_wrong_options_are_answered_with_a_message(raw, model, capsys, option, message):

@@ -124,3 +124,10 @@ def test_compare_ranks_in_each_table_and_draws_them(tmp_path, capsys):
     assert line[:4] == ["liver_tumor", "liver", "1", "(0.90)"]
     assert "Warning: random: the table looks random" in shown.err and "minilm_v3: " not in shown.err
     assert (tmp_path / "similarity.png").stat().st_size > 10_000 and (tmp_path / "similarity.svg").exists()
+
+
+@pytest.mark.parametrize("encoder", ["", "random:²"])
+def test_an_empty_or_odd_encoder_is_refused_and_never_replaced(dataset, capsys, encoder):
+    assert embed("-d", 900, "--encoder", encoder) == 2
+    assert "--encoder" in capsys.readouterr().err
+    assert not dataset.exists()

@@ -123,9 +123,23 @@ def test_a_class_order_file_names_the_rows(tmp_path):
         encode(save_tensor(tmp_path / "x.pth", unit_rows(6)), ROWS, class_order=order)
 
 
+def test_a_class_order_may_use_aliases_and_names_each_class_once(tmp_path):
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(NAMES).replace("left_kidney", "kidney_left"), encoding="utf-8-sig")
+    table = encode(save_tensor(tmp_path / "x.npy", unit_rows(5)), ROWS, class_order=order)
+    assert table.vectors.argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
+    order.write_text("\n".join([*NAMES, "kidney_left"]))
+    with pytest.raises(UserError, match="names left_kidney more than once"):
+        encode(save_tensor(tmp_path / "x.npy", unit_rows(6)), ROWS, class_order=order)
+
+
 def test_a_table_of_ours_is_imported_by_its_own_names(tmp_path):
     encode("random:5", ROWS[::-1]).save(tmp_path / "t.npz")
     np.testing.assert_allclose(encode(f"file:{tmp_path / 't.npz'}", ROWS).vectors, encode("random:5", ROWS).vectors)
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(NAMES))
+    with pytest.raises(UserError, match="is another order than that of the table"):
+        encode(f"file:{tmp_path / 't.npz'}", ROWS, class_order=order)
 
 
 @pytest.mark.parametrize("matrix", [unit_rows(7), np.ones((5, 2, 2), dtype=np.float32)])
@@ -160,6 +174,22 @@ def test_a_file_that_is_no_tensor_is_named(tmp_path, name):
         (tmp_path / name).write_text("no tensor")
     with pytest.raises(UserError, match=name):
         encode(f"file:{tmp_path / name}", ROWS)
+
+
+@pytest.mark.parametrize("array", [np.array(["a", "b"]), np.ones((5, 3), complex), np.ones((5, 3), bool)])
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_what_holds_no_real_numbers_is_refused(tmp_path, array, ending):
+    with pytest.raises(UserError, match="holds values of type"):
+        encode(save_tensor(tmp_path / f"x{ending}", array), ROWS)
+
+
+def test_an_empty_npz_is_named_and_a_renamed_npy_is_read(tmp_path):
+    (tmp_path / "x.npz").touch()
+    with pytest.raises(UserError, match="x.npz: cannot be read"):
+        encode(f"file:{tmp_path / 'x.npz'}", ROWS)
+    save_tensor(tmp_path / "x.npy", unit_rows(5))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    assert encode(f"file:{tmp_path / 'x.npz'}", ROWS).width == 40
 
 
 # ---- open_clip ----

@@ -84,3 +84,9 @@ def test_the_figure_is_written_as_png_and_svg_with_every_class_name(tmp_path):
     text = svg.read_text()
     assert all(f"<!-- {name} -->" in text for name in ("liver tumor", "portal and splenic vein", "aorta"))
     assert sorted(path.name for path in png.parent.iterdir()) == ["similarity.png", "similarity.svg"]
+
+
+def test_of_many_indistinguishable_pairs_five_are_named_and_the_others_counted():
+    alike = warnings_of(fan(**{f"class_{n}": 0 for n in range(6)}))  # 15 pairs
+    assert len(alike) == 6
+    assert alike[-1].startswith("10 more pairs")

@@ -253,6 +253,12 @@ def test_plans_of_this_name_are_replaced_only_on_demand(model, folders, capsys):
     assert extend(model, "--overwrite") == 0
 
 
+@pytest.mark.parametrize("name", ["dataset", "label_presence", "splits_final", "a/b", "../a", "", "my plans"])
+def test_a_name_that_is_another_file_or_no_name_is_refused(model, folders, capsys, name):
+    write_dataset(taxonomy_with(SACRUM), CASES)
+    assert "-p" in refused(capsys, model, folders, "-p", name, "--overwrite")
+
+
 def test_a_zip_of_the_model_serves_as_well(model, folders):
     import zipfile
 
