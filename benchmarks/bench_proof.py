@@ -60,10 +60,11 @@ def main() -> None:
     arms = EXPERIMENTS[args.experiment][0](args)
     arms = {name: arm for name, arm in arms.items() if not args.arms or name in args.arms}
     scores: Scores = {name: [] for name in arms}
+    args.batch_sizes = set()  # nnU-Net plans each seed's patients for itself
     for seed in range(args.seeds):
         study = Study(args.work.resolve() / folder_name(size, args.device, seed), seed, size, args.device)
         study.prepare()
-        args.batch_size = study.batch_size()
+        args.batch_sizes.add(study.batch_size())
         for name, arm in arms.items():
             print(f"seed {seed}: {name}", flush=True)
             scores[name].append(study.scores(name, arm))
@@ -142,6 +143,7 @@ def masking_arms(args: argparse.Namespace) -> dict[str, Callable]:
         "masked": universal_arm("masked"),
         "unmasked": universal_arm("unmasked"),
         "upper_bound": universal_arm("masked", dataset=FULL),
+        "upper_bound_quarter": universal_arm("masked", dataset=FULL, share_of_steps=0.25),
         **specific,
     }
 
@@ -149,7 +151,9 @@ def masking_arms(args: argparse.Namespace) -> dict[str, Callable]:
 def false_positive_arms(args: argparse.Namespace) -> dict[str, Callable]:
     with_tumours = {f"specific_{source}" for source, names in SOURCES.items() if set(names) & set(TUMOURS)}
     return {
-        name: arm for name, arm in masking_arms(args).items() if not name.startswith("specific") or name in with_tumours
+        name: arm
+        for name, arm in masking_arms(args).items()
+        if name in ("masked", "unmasked", "upper_bound") or name in with_tumours
     }
 
 
@@ -205,7 +209,7 @@ def spread(values: np.ndarray, scale: float = 100) -> str:
 
 
 def write_masking(args: argparse.Namespace, size: Size, scores: Scores) -> None:
-    arms = [arm for arm in ("masked", "upper_bound", "unmasked") if arm in scores]
+    arms = [arm for arm in ("masked", "upper_bound", "upper_bound_quarter", "unmasked") if arm in scores]
     if all(f"specific_{source}" in scores for source in SOURCES):
         arms.append("specific")
     rows = [
@@ -301,15 +305,18 @@ def source_of(name: str) -> str:
 def describe(args: argparse.Namespace, size: Size) -> str:
     spacing = " x ".join(f"{step:g}" for step in size.spacing_mm)
     datasets = "; ".join(f"{source}: {', '.join(names)}" for source, names in SOURCES.items())
+    batches = " or ".join(map(str, sorted(args.batch_sizes)))
     smoke = " **A smoke test: the figures mean nothing.**" if args.small else ""
     return (
         f"{size.cases} training patients of each of four datasets ({datasets}), {size.test_cases} other test patients, "
         f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic abdominal CTs, {spacing} "
         f"mm; body size, organs, field of view and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the "
-        f"patients have a tumour (each kind). Small plans, batches of {args.batch_size}, {size.steps} steps, AdamW "
+        f"patients have a tumour (each kind). Small plans, batches of {batches}, {size.steps} steps, AdamW "
         f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. `specific`: "
         f"nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
-        f"its patients twice as often. `upper_bound`: all labels of all patients.{smoke}"
+        f"its patients twice as often. `upper_bound`: all labels of all patients, "
+        f"hence four times the annotations in as many steps; `upper_bound_quarter`: the same in a quarter of the "
+        f"steps, hence as many annotations.{smoke}"
     )
 
 

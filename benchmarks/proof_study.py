@@ -149,7 +149,11 @@ class Study:
     # ---------------------------------------------------------------- trainings
 
     def train_universal(
-        self, trainer_class: type, dataset: tuple[str, str] = PARTIAL, text: Callable | None = None
+        self,
+        trainer_class: type,
+        dataset: tuple[str, str] = PARTIAL,
+        text: Callable | None = None,
+        share_of_steps: float = 1,
     ) -> list[dict]:
         """One network for all classes.
 
@@ -159,7 +163,7 @@ class Study:
         if text is not None:
             trainer_class = type(trainer_class.__name__, (trainer_class,), {"_text_table": lambda own, path: text(own)})
         trainer = self._begin(trainer_class, dataset, {})
-        self._train(trainer, self.size.steps)
+        self._train(trainer, round(self.size.steps * share_of_steps))
         return self._score(trainer, trainer.dataset_json, CLASSES)
 
     def train_specific(self, trainer_class: type, source: str) -> list[dict]:

@@ -106,15 +106,24 @@ def test_a_batch_without_annotated_pair_changes_no_weight(ready):
     assert unchanged(before, ready)
 
 
-def test_unannotated_classes_get_exactly_zero_gradient_through_train_step(ready):
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_unannotated_classes_get_exactly_zero_gradient_at_every_scale_through_train_step(ready, is_compiled):
     """The embedding of a class reaches the loss through its own pairs only: its gradient tells who was supervised."""
-    vectors = ready.network.class_embedding.vectors.clone().requires_grad_()
-    ready.network.class_embedding.seg_layers.text_embedding = vectors
+    embedding = ready.network.class_embedding
     batch = next(ready.dataloader_train)
-    ready.train_step(batch)
     supervised = ready.manifest.presence(batch["keys"], ready.classes).any(0)
-    assert (vectors.grad[~supervised] == 0).all()
-    assert (vectors.grad[supervised].abs().amax(1) > 0).all()
+    assert 0 < supervised.sum() < len(supervised)
+    if is_compiled:
+        torch._dynamo.reset()
+        ready.network = torch.compile(ready.network, backend="aot_eager")
+    num_scales = len(ready.loss.weights)
+    for scale in range(num_scales):
+        vectors = embedding.vectors.detach().clone().requires_grad_()
+        embedding.seg_layers.text_embedding = vectors
+        ready.loss.weights = tuple(float(each == scale) for each in range(num_scales))  # this scale's loss alone
+        assert np.isfinite(ready.train_step(batch)["loss"])
+        assert (vectors.grad[~supervised] == 0).all(), scale
+        assert (vectors.grad[supervised].abs().amax(1) > 0).all(), scale
 
 
 def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(ready):
