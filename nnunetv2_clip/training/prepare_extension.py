@@ -24,6 +24,7 @@ from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_pl
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
 from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.text.extension import extended_table
+from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.extension import (
     FINE_TUNE,
@@ -231,6 +232,7 @@ def prepare_extension(
     if plans_file.exists() and not overwrite:
         raise UserError(plans_file, "is there already", "a new name", "choose one with -p, or add --overwrite")
     text = extended_table(old.text, old.rows, new_data.rows, table, weights, device)
+    warnings = (*warnings, *warnings_of(text))  # two classes with one vector cannot be told apart
     extension = Extension(mode, old.name, old.fold, () if mode == TRANSFER else old.known, _parts(old, mode, new))
     plans = new_plans(old, extension, new_data, plans_name)
     _copy_tables(new_data, folder)

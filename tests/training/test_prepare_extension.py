@@ -179,6 +179,16 @@ def refused(capsys, model, folders, *options):
     return capsys.readouterr().err
 
 
+def test_a_new_class_with_the_vector_of_an_old_one_is_warned_of(model, folders, capsys):
+    write_dataset(taxonomy_with(SACRUM), CASES)
+    names = [*CLASSES, "sacrum"]
+    old = encode("random:1", [UNIVERSAL.find(name) for name in CLASSES])
+    vectors = old.rows_for([*CLASSES, "liver"])
+    TextTable.of(names, [()] * 4, old.encoder, old.library, vectors).save(folders / "given.npz")
+    assert extend(model, "--table", folders / "given.npz") == 0
+    assert "liver and sacrum are indistinguishable" in capsys.readouterr().err
+
+
 def test_no_new_class(model, folders, capsys):
     write_dataset(UNIVERSAL, {"a": CasePresence("new", ("liver",))})
     assert "not learnt" in refused(capsys, model, folders)
