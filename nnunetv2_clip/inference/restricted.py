@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.text.table import text_hash
 from nnunetv2_clip.training.universal_plans import KEY
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def load_predictor(
         device: "cuda", "cpu" or "mps".
 
     Raises:
-        UserError: no model folder, no such fold, or a class that the model does not know.
+        UserError: no model folder, no such fold, a class that the model does not know, or weights with other text
+            embeddings than the plans state.
     """
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -56,7 +58,8 @@ def load_predictor(
     dataset_json = read_json(folder / "dataset.json", "give the folder of a trained model (TRAINER__PLANS__CONFIG)")
     if not isinstance(dataset_json, dict) or "labels" not in dataset_json:
         raise UserError(folder / "dataset.json", "has no table 'labels'", "the model's dataset.json")
-    if KEY not in read_json(folder / "plans.json", "give the folder of a trained model"):
+    plans = read_json(folder / "plans.json", "give the folder of a trained model")
+    if KEY not in plans:
         raise UserError(folder, "was not trained with CLIPUniversalTrainer", "a universal model")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError("-device", "this machine has no CUDA device", "cuda, cpu or mps", "-device cpu")
@@ -74,10 +77,26 @@ def load_predictor(
         verbose=verbose,
         verbose_preprocessing=verbose,
     )
-    predictor.initialize_from_trained_model_folder(str(folder), _folds(folder, folds, checkpoint), checkpoint)
+    used = _folds(folder, folds, checkpoint)
+    predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
+    for fold, weights in zip(used, predictor.list_of_parameters, strict=True):
+        _check_text(folder / f"fold_{fold}" / checkpoint, weights, known, plans[KEY])
     if names != list(known) or label_values is not None:
         _restrict(predictor, known, names, label_values or order, deepcopy(dataset_json))
     return predictor
+
+
+def _check_text(path: Path, weights: Mapping[str, torch.Tensor], classes: Sequence[str], ours: Mapping) -> None:
+    """The text embeddings of a fold are those of the model: plans.json states their hash."""
+    expected = (ours.get("text") or {}).get("sha256")
+    found = text_hash(classes, weights["class_embedding.seg_layers.text_embedding"].float().cpu().numpy())
+    if expected not in (None, found):
+        raise UserError(
+            path,
+            f"its text embeddings have the hash {found[:12]}",
+            f"{expected[:12]}, which plans.json states",
+            "take plans.json and every fold from one training",
+        )
 
 
 def learnt_classes(predictor: nnUNetPredictor) -> list[str]:

@@ -75,9 +75,7 @@ class TextTable:
     @property
     def sha256(self) -> str:
         """The hash of names and vectors: two tables with the same hash train and predict the same."""
-        digest = hashlib.sha256(json.dumps([list(self.class_names), list(self.vectors.shape)]).encode())
-        digest.update(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes())
-        return digest.hexdigest()
+        return text_hash(self.class_names, self.vectors)
 
     @property
     def provenance(self) -> dict:
@@ -156,6 +154,13 @@ class TextTable:
                 REMAKE,
             )
         return table
+
+
+def text_hash(class_names: Sequence[str], vectors: np.ndarray) -> str:
+    """SHA-256 over the names and the (K, E) vectors of K classes."""
+    digest = hashlib.sha256(json.dumps([list(class_names), list(vectors.shape)]).encode())
+    digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+    return digest.hexdigest()
 
 
 def table_path(dataset: str | int) -> Path:

@@ -10,11 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.inputs import Case, find_cases, read_case
 from nnunetv2_clip.inference.memory import parse_size
-from tests.inference.conftest import AFFINE, make_ct, save_ct
+from nnunetv2_clip.inference.restricted import load_predictor
+from nnunetv2_clip.text.table import text_hash
+from tests.inference.conftest import AFFINE, make_ct, make_model, save_ct
 from tests.inference.test_predict import predict, voxels
 
 SHAPE = (6, 6, 6)
@@ -340,3 +343,19 @@ def test_another_configuration_than_that_of_the_model_folder_is_refused(tmp_path
     assert "3d_fullres" in capsys.readouterr().err
     assert predict(ct, tmp_path / "out", zipped(model, tmp_path / "model.zip"), "-c", "2d") == 2
     assert "none of configuration 2d" in capsys.readouterr().err
+
+
+def test_a_fold_whose_text_embeddings_are_not_those_of_the_plans_is_refused(tmp_path):
+    folder = make_model(tmp_path)
+    plans = json.loads((folder / "plans.json").read_text())
+    classes = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["class_names"]
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    vectors = checkpoint["network_weights"]["class_embedding.seg_layers.text_embedding"]
+    plans["nnunetv2_clip"]["text"] = {"sha256": text_hash(classes, vectors.numpy())}
+    (folder / "plans.json").write_text(json.dumps(plans))
+    load_predictor(folder, device="cpu")
+    vectors[0] *= -1
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="its text embeddings have the hash"):
+        load_predictor(folder, device="cpu")
