@@ -4,7 +4,7 @@
 set -euo pipefail
 
 OUT=$(realpath -m "${1:-demo_output}")
-CASES=${CASES:-8} EPOCHS=${EPOCHS:-12} ITERATIONS=${ITERATIONS:-160}
+CASES=${CASES:-8} EPOCHS=${EPOCHS:-10} ITERATIONS=${ITERATIONS:-150}
 
 mkdir -p "$OUT"/nnUNet_raw "$OUT"/nnUNet_preprocessed "$OUT"/nnUNet_results
 export nnUNet_raw="$OUT/nnUNet_raw" nnUNet_preprocessed="$OUT/nnUNet_preprocessed" nnUNet_results="$OUT/nnUNet_results"
