@@ -62,7 +62,7 @@ class TextTable:
         """
         names = tuple(class_names)
         vectors = np.asarray(vectors, dtype=np.float32)
-        _check_vectors(vectors, names, where=encoder)
+        _check_vectors(vectors, names, encoder, "correct the matrix" if encoder.startswith("file") else REMAKE)
         exact = vectors.astype(np.float64)  # so that normalising a normalised row hardly moves it
         unit = (exact / np.linalg.norm(exact, axis=1, keepdims=True)).astype(np.float32)
         return cls(names, tuple(tuple(each) for each in prompts), encoder, library, unit, weights)
@@ -182,20 +182,20 @@ def _read(path: Path | str) -> tuple[object, np.ndarray]:
         raise UserError(path, f"cannot be read as a text table ({error})", "an .npz of embed", REMAKE) from None
 
 
-def _check_vectors(vectors: np.ndarray, names: Sequence[str], where: object) -> None:
+def _check_vectors(vectors: np.ndarray, names: Sequence[str], where: object, remedy: str = REMAKE) -> None:
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise UserError(where, f"classes named twice: {', '.join(twice)}", "each class once", REMAKE)
+        raise UserError(where, f"classes named twice: {', '.join(twice)}", "each class once", remedy)
     if vectors.ndim != 2 or vectors.shape[0] != len(names) or not vectors.size or vectors.dtype != np.float32:
         raise UserError(
             where,
             f"the vectors are {vectors.dtype} of shape {vectors.shape}",
             f"float32 of shape ({len(names)} classes, width)",
-            REMAKE,
+            remedy,
         )
     if not np.isfinite(vectors).all():
         bad = names[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
-        raise UserError(where, f"the vector of {bad!r} holds values that are not finite", "numbers", REMAKE)
+        raise UserError(where, f"the vector of {bad!r} holds values that are not finite", "numbers", remedy)
     if not vectors.any(axis=1).all():
         bad = names[int(np.argmin(vectors.any(axis=1)))]
-        raise UserError(where, f"the vector of {bad!r} is all zeros", "a vector with a direction", REMAKE)
+        raise UserError(where, f"the vector of {bad!r} is all zeros", "a vector with a direction", remedy)

@@ -104,5 +104,6 @@ def check_same_text(model_folder: Path, text: TextTable) -> None:
             f"a fold was trained with text embeddings of {before['encoder']} (hash {before['sha256'][:12]}), the "
             f"preprocessed folder now holds {text.encoder} (hash {text.sha256[:12]})",
             "one table for all folds of a model",
-            "run 'nnunetv2_clip embed' with the first encoder and prompt again, or move the model folder away",
+            "make the first table again ('nnunetv2_clip embed' with that encoder and prompt; for an extended model "
+            "'nnunetv2_clip extend --overwrite'), or move the model folder away",
         )
