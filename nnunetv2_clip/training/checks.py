@@ -67,6 +67,22 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
         write_json(note, {**agreed, **state})
 
 
+def check_batch_feeds_all(batch_size: int, num_processes: int) -> None:
+    """nnU-Net divides the batch of the plans among the processes: each needs a case.
+
+    Raises:
+        UserError: the batch is smaller than the number of processes.
+    """
+    if batch_size < num_processes:
+        raise UserError(
+            "the plans",
+            f"a batch of {batch_size} for {num_processes} GPUs",
+            "at least one case for each GPU",
+            f"train with {batch_size} at most, or plan under another name (-overwrite_plans_name) and raise "
+            "'batch_size' in that file",
+        )
+
+
 def _drawn(manifest: Manifest, case_id: str) -> set[str]:
     """The classes that the label map of a case may show."""
     case = manifest.case(case_id)

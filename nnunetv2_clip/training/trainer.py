@@ -28,7 +28,12 @@ from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.training.checks import check_cases, check_labels_agree, check_same_text
+from nnunetv2_clip.training.checks import (
+    check_batch_feeds_all,
+    check_cases,
+    check_labels_agree,
+    check_same_text,
+)
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
@@ -71,13 +76,6 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             plans = universal_plans(plans, configuration, self.text, self.manifest.taxonomy, counts)
             join_processes(device)
             super().__init__(plans, configuration, fold, dataset_json, device)
-            if self.is_cascaded:
-                raise UserError(
-                    f"configuration {configuration!r}",
-                    "a cascade feeds a first network's label map to a second, which this trainer does not support",
-                    "3d_fullres, 3d_lowres or 2d",
-                    "train 3d_fullres",
-                )
             check_same_text(Path(self.output_folder_base), self.text)
         self.device = device_of_this_process(device, self.device)
         if self.device.type != "cuda":
@@ -96,6 +94,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def initialize(self):
         # nnU-Net would wrap the network for GPU number `rank`, which on a second node does not exist.
         several, self.is_ddp = self.is_ddp, False
+        with exit_on_user_error():
+            check_batch_feeds_all(self.configuration_manager.batch_size, world_size())
         if self.extension:
             self.initial_lr *= self.extension.learning_rate_factor
         super().initialize()
@@ -244,25 +244,32 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
         if not finite:
             self._count_bad_step()
-        elif something_to_learn:
+        elif something_to_learn and self._update_weights(loss):
             self._bad_steps = 0
-            self._update_weights(loss)
             self._count(pairs, losses)
         loss_value = loss.detach().cpu().numpy() if finite and something_to_learn else np.array(np.nan)
         return {"loss": loss_value}
 
-    def _update_weights(self, loss: Tensor) -> None:
-        """One optimizer step with the gradient clipped at 12, as nnU-Net does."""
+    def _update_weights(self, loss: Tensor) -> bool:
+        """One optimizer step with the gradient clipped at 12, as nnU-Net does; False where it was a bad step.
+
+        The scaler leaves out steps with a gradient that is not finite by itself. Without it that happens here: the
+        gradient, and so the decision, is the same on all ranks.
+        """
         if self.grad_scaler is None:
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            if not torch.isfinite(norm):
+                self._count_bad_step("gradient")
+                return False
             self.optimizer.step()
-            return
+            return True
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        return True
 
     def _count(self, pairs: Tensor, losses: Losses) -> None:
         """Remember for the log what each class has got in this step."""
@@ -271,16 +278,16 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         of_pairs = torch.stack((losses.per_pair, losses.is_known)).to(self._class_losses.dtype)
         self._class_losses.index_add_(1, classes, of_pairs)
 
-    def _count_bad_step(self) -> None:
+    def _count_bad_step(self, what: str = "loss") -> None:
         """The step is skipped: no gradient of a non-finite loss ever reaches the weights."""
         self._bad_steps += 1
-        self.print_to_log_file(f"non-finite loss: step skipped ({self._bad_steps} in a row)")
+        self.print_to_log_file(f"non-finite {what}: step skipped ({self._bad_steps} in a row)")
         if self._bad_steps >= self.max_bad_steps:
             with exit_on_user_error():
                 raise UserError(
                     f"epoch {self.current_epoch}",
-                    f"the loss was not finite {self._bad_steps} times in a row",
-                    "a finite loss",
+                    f"loss or gradient was not finite {self._bad_steps} times in a row",
+                    "a finite loss and a finite gradient",
                     "continue from the last checkpoint with --c and a lower learning rate, and look for NaN in the "
                     "images (nnUNetv2_plan_and_preprocess --verify_dataset_integrity)",
                 )

@@ -36,7 +36,7 @@ def universal_plans(
     """A copy of `plans` in which `configuration` builds the universal network on the backbone that it named before.
 
     Raises:
-        UserError: the plans have no such configuration.
+        UserError: the plans have no such configuration, or it is a cascade.
 
     Args:
         text: the embeddings of exactly the dataset's classes, in channel order.
@@ -52,6 +52,14 @@ def universal_plans(
             f"one of {', '.join(sorted(plans['configurations']))}",
             "name one of these, or plan again",
         )
+    stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
+    if stock.previous_stage_name is not None:
+        raise UserError(
+            f"configuration {configuration!r}",
+            "a cascade feeds a first network's label map to a second, which this trainer does not support",
+            "3d_fullres, 3d_lowres or 2d",
+            "train 3d_fullres",
+        )
     result = deepcopy(plans)
     names = list(text.class_names)
     extension = Extension.of_plans(plans)
@@ -64,7 +72,6 @@ def universal_plans(
     }
     # Cascades are refused, so there is no next stage to predict for at the end of a 3d_lowres training.
     result["configurations"][configuration].pop("next_stage", None)
-    stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
     if stock.network_arch_class_name != NETWORK:
         result["configurations"][configuration]["architecture"] = {
             "network_class_name": NETWORK,

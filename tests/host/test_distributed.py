@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from nnunetv2_clip import cli
+from nnunetv2_clip.errors import exit_on_user_error
 from nnunetv2_clip.manifest import CasePresence
+from nnunetv2_clip.training.checks import check_batch_feeds_all
 from nnunetv2_clip.training.distributed import device_of_this_process
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 from tests.host.conftest import DATASET, PLANS
@@ -131,6 +133,16 @@ def test_two_ranks_of_batch_1_equal_one_process_of_batch_2(tiny, tmp_path, monke
                 assert torch.allclose(first[key], value, rtol=0, atol=1e-6), (step, key)
         moved = [any(not torch.equal(a[key], b[key]) for key in a) for a, b in zip(alone, alone[1:], strict=False)]
         assert moved == [True, False, False, True, True]  # no pair anywhere; a bad image on one rank: no step
+
+
+def test_more_processes_than_cases_in_a_batch_are_refused_with_the_way_out(capsys):
+    with exit_on_user_error():
+        check_batch_feeds_all(2, 2)
+    with pytest.raises(SystemExit) as stop, exit_on_user_error():
+        check_batch_feeds_all(2, 4)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "a batch of 2 for 4 GPUs" in message and "batch_size" in message
 
 
 @pytest.mark.parametrize("asked", ["cuda", "cpu"])

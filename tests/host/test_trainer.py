@@ -138,6 +138,18 @@ def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(rea
     assert stop.value.code == 2
 
 
+def test_a_non_finite_gradient_of_a_finite_loss_changes_no_weight_either(ready):
+    before = snapshot(ready)
+    layer = ready.network.feature_layers[-1]
+    hook = layer.register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * float("inf"),))
+    batch = next(ready.dataloader_train)
+    assert np.isfinite(ready.train_step(batch)["loss"])
+    assert unchanged(before, ready) and ready._bad_steps == 1
+    hook.remove()
+    ready.train_step(batch)
+    assert not unchanged(before, ready) and ready._bad_steps == 0
+
+
 def test_prediction_mirrors_nothing_when_the_reader_does_not_reorient(make_trainer):
     """None, because nnU-Net's predictor fails on an empty tuple."""
     trainer = make_trainer(change_plans=lambda plans: plans.update(image_reader_writer="SimpleITKIO"))
@@ -149,7 +161,7 @@ def test_mirroring_never_touches_left_right(ready):
     assert ready.inference_allowed_mirroring_axes == (0, 1)  # patches are (z, y, x) here
 
 
-def test_cascades_are_refused_with_a_reason(make_trainer, capsys):
+def test_cascades_are_refused_with_a_reason_before_anything_is_written(make_trainer, tmp_path, capsys):
     def add_cascade(plans):
         plans["configurations"]["3d_lowres"] = dict(
             plans["configurations"]["3d_fullres"], next_stage="3d_cascade_fullres"
@@ -160,6 +172,7 @@ def test_cascades_are_refused_with_a_reason(make_trainer, capsys):
         make_trainer("3d_cascade_fullres", change_plans=add_cascade)
     assert stop.value.code == 2
     assert "cascade" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_manifest_that_lost_a_case_stops_before_training(make_trainer, capsys):
