@@ -15,25 +15,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from bench_proof import trainers
 from common import table, verdict, write_result
-from proof_study import LEARNING_RATE, MEMORY_GB, NUM_EPOCHS, SOURCES, WEIGHT_DECAY, Size, Study, call, dice
+from proof_patients import SOURCES
+from proof_study import (
+    MEMORY_GB,
+    PLANS,
+    Dataset,
+    Size,
+    Study,
+    as_input,
+    begin,
+    call,
+    convert,
+    dice,
+    make_predictor,
+    preprocess,
+    preprocessed,
+    train,
+)
+from proof_trainers import trainers
 
 from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.phantom.anatomy import Phantom
 
 OLD, NEW, COMPLETED = (900, "Old"), (901, "Kidneys"), (911, "Completed")
-PLANS = "CLIPSmallPlans"
 NEW_SOURCE, NEW_CLASS, NEW_IS = "renal", "kidneys", ("right_kidney", "left_kidney")
 OLD_SOURCES = tuple(source for source in SOURCES if source != NEW_SOURCE)
 OLD_CLASSES = tuple(name for source in OLD_SOURCES for name in SOURCES[source])
@@ -54,8 +66,8 @@ def main() -> None:
     parser.add_argument("-w", "--work", type=Path, default=Path("extension_work"), help="(default: %(default)s)")
     parser.add_argument("--cases", type=int, default=40, help="patients of each dataset (default: %(default)s)")
     parser.add_argument("--test-cases", type=int, default=24, help="unseen patients (default: %(default)s)")
-    parser.add_argument("--old-steps", type=int, default=800, help="of the old model (default: %(default)s)")
-    parser.add_argument("--new-steps", type=int, default=400, help="of the three others (default: %(default)s)")
+    parser.add_argument("--old-steps", type=int, default=600, help="of the old model (default: %(default)s)")
+    parser.add_argument("--new-steps", type=int, default=300, help="of the three others (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="1 seed, 3 patients, 20 steps: the figures mean nothing")
     args = parser.parse_args()
@@ -82,17 +94,13 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict:
 
 def prepare(study: Study) -> None:
     """The dataset of the old model, planned and preprocessed, and that of the new class, converted."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (study.folder / name).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(study.folder / name)
-    os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
-    tables = dict(zip(SOURCES, study._write_patients()[0], strict=True))
+    study.use_folders()
+    tables = {source: pair[0] for source, pair in study.write_patients().items()}
     convert(OLD, [tables[source] for source in OLD_SOURCES])
     call("nnunetv2_clip", "plan", "-d", OLD[0], "-pl", "small", "-gpu_memory_target", MEMORY_GB)
     preprocess(OLD, PLANS)
     (study.folder / "classes.yaml").write_text(f"classes: [{{index: 33, name: {NEW_CLASS}}}]\n")
     convert(NEW, [as_one_class(tables[NEW_SOURCE])], "--classes", study.folder / "classes.yaml")
-    os.environ["nnUNet_n_proc_DA"] = "0"  # batches in this process: the seed decides them
 
 
 def as_one_class(path: Path) -> Path:
@@ -104,27 +112,15 @@ def as_one_class(path: Path) -> Path:
     return path
 
 
-def convert(dataset: tuple[int, str], tables: Sequence[Path], *more: object) -> None:
-    number, name = dataset
-    named = [text for path in tables for text in ("--source", f"custom={path}")]
-    call("nnunetv2_clip", "convert", "-d", number, "--name", name, "-np", 1, *more, *named)
-    call("nnunetv2_clip", "embed", "-d", number, "--encoder", "minilm")
-    call("nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
-
-
-def preprocess(dataset: tuple[int, str], plans: str) -> None:
-    call("nnUNetv2_preprocess", "-d", dataset[0], "-plans_name", plans, "-c", "3d_fullres", "-np", 1)
-
-
 # ---------------------------------------------------------------- trainings
 
 
 def train_and_score(study: Study, steps: Steps) -> dict:
     models, networks, seconds = {}, {}, {}
 
-    def add(name: str, dataset: tuple[int, str], plans: str, num_steps: int) -> None:
+    def add(name: str, dataset: Dataset, plans: str, num_steps: int) -> None:
         start = time.perf_counter()
-        trainer = train(study, dataset, plans, num_steps)
+        trainer = train_and_save(study, dataset, plans, num_steps)
         seconds[name] = time.perf_counter() - start
         models[name], networks[name] = Path(trainer.output_folder_base), trainer
 
@@ -138,11 +134,10 @@ def train_and_score(study: Study, steps: Steps) -> dict:
         "dice": {name: score(study, trainer) for name, trainer in networks.items()},
         "seconds": seconds,
         "identical": old_logits_are_identical(networks["old"], networks["frozen"]),
-        "batch_size": networks["old"].batch_size,
     }
 
 
-def extended(model: Path, dataset: tuple[int, str], mode: str, plans: str) -> str:
+def extended(model: Path, dataset: Dataset, mode: str, plans: str) -> str:
     """Prepared and preprocessed by the commands that a user types; the name of the plans."""
     call("nnunetv2_clip", "extend", "-m", model, "-d", dataset[0], "--mode", mode, "-p", plans)
     preprocess(dataset, plans)
@@ -151,29 +146,17 @@ def extended(model: Path, dataset: tuple[int, str], mode: str, plans: str) -> st
 
 def without_start(plans_name: str, name: str) -> str:
     """The plans of the extension without what it starts from; they share its preprocessed cases."""
-    folder = folder_of(NEW)
+    folder = preprocessed(NEW)
     plans = read_json(folder / f"{plans_name}.json", "extend")
     write_json(folder / f"{name}.json", {**plans, "plans_name": name, "nnunetv2_clip": {}})
     return name
 
 
-def folder_of(dataset: tuple[int, str]) -> Path:
-    return Path(os.environ["nnUNet_preprocessed"]) / f"Dataset{dataset[0]}_{dataset[1]}"
-
-
-def train(study: Study, dataset: tuple[int, str], plans_name: str, num_steps: int):
+def train_and_save(study: Study, dataset: Dataset, plans_name: str, num_steps: int):
     """The trainer of bench_proof.py with a model folder that `extend` and `pseudo-label` can read."""
-    random.seed(study.seed), np.random.seed(study.seed), torch.manual_seed(study.seed)
-    folder = folder_of(dataset)
-    plans = {**read_json(folder / f"{plans_name}.json", "plan"), "continue_training": False}
-    masked = trainers()["masked"]
-    trainer_class = type("CLIPUniversalTrainerDemo", (masked,), {})  # a name that prediction finds
-    dataset_json = read_json(folder / "dataset.json", "plan")
-    trainer = trainer_class(plans, "3d_fullres", "all", dataset_json, torch.device("cpu"))
-    trainer.num_epochs, trainer.initial_lr, trainer.weight_decay = NUM_EPOCHS, LEARNING_RATE, WEIGHT_DECAY
-    trainer.print_to_log_file = lambda *arguments, **options: None
-    trainer.plot_network_architecture = lambda: None
-    study._train(trainer, num_steps)
+    trainer_class = type("CLIPUniversalTrainerDemo", (trainers()["masked"],), {})  # a name that prediction finds
+    trainer = begin(study, trainer_class, dataset, plans_name)
+    train(trainer, num_steps)
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     return trainer
 
@@ -183,20 +166,13 @@ def train(study: Study, dataset: tuple[int, str], plans_name: str, num_steps: in
 
 def score(study: Study, trainer) -> dict[str, float]:
     """Class -> mean Dice over the unseen patients in which it occurs, for each class that the model has learnt."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    predictor = nnUNetPredictor(
-        use_mirroring=False, perform_everything_on_device=False, device=trainer.device, allow_tqdm=False
-    )
-    weights = {key: value.clone() for key, value in trainer.network.state_dict().items()}
-    managers = trainer.plans_manager, trainer.configuration_manager
-    predictor.manual_initialization(trainer.network, *managers, [weights], trainer.dataset_json, "", None)
+    predictor = make_predictor(trainer)
     trained = trainer.network.class_embedding.trained.tolist()
     channels = {name: k for k, (name, known) in enumerate(zip(trainer.classes, trained, strict=True)) if known}
     names = [name for name in (*OLD_CLASSES, NEW_CLASS) if name in channels]
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(study.size.test_cases):
-        patient = study.patient(number)
+        patient = study.test_patient(number)
         masks = predicted_masks(predictor, patient)
         for name in names:
             reference = np.any([patient.masks[part] for part in (NEW_IS if name == NEW_CLASS else (name,))], axis=0)
@@ -207,9 +183,7 @@ def score(study: Study, trainer) -> dict[str, float]:
 
 def predicted_masks(predictor, patient: Phantom) -> np.ndarray:
     """(K, X, Y, Z) bool, each class by itself."""
-    image = patient.image.transpose(2, 1, 0)[None].astype(np.float32)
-    properties = {"spacing": list(patient.spacing_mm[::-1])}
-    _, probabilities = predictor.predict_single_npy_array(image, properties, save_or_return_probabilities=True)
+    _, probabilities = predictor.predict_single_npy_array(*as_input(patient), save_or_return_probabilities=True)
     return np.asarray(probabilities).transpose(0, 3, 2, 1) > 0.5
 
 

@@ -20,22 +20,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from common import table, verdict, write_result
-from proof_study import (
-    CLASSES,
-    FULL,
-    LEARNING_RATE,
-    MIN_LESION_ML,
-    ORGANS,
-    SOURCES,
-    TUMOUR_SHARE,
-    TUMOURS,
-    WEIGHT_DECAY,
-    Size,
-    Study,
-)
+from proof_patients import CLASSES, ORGANS, SOURCES, TUMOUR_SHARE, TUMOURS
+from proof_study import FULL, LEARNING_RATE, WEIGHT_DECAY, Size, Study, class_dice, spread
+from proof_trainers import trainers
 
+MIN_LESION_ML = 3.0  # a suspicion is at least this large: two to three voxels
 NORMAL = Size(cases=40, test_cases=24, steps=1000, spacing_mm=(9, 9, 9))
 SMALL = Size(cases=2, test_cases=2, steps=20, spacing_mm=(12, 12, 12))
 PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tomography."}
@@ -84,48 +74,6 @@ def folder_name(size: Size, device: str, seed: int) -> str:
 
 
 # ---------------------------------------------------------------- arms
-
-
-def trainers() -> dict[str, type]:
-    """The trainers of the arms; all with AdamW, the same schedule and no augmentation: new patients cost nothing."""
-    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
-
-    from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
-    from nnunetv2_clip.training.variants import CLIPUniversalTrainerUnmasked
-
-    class AdamW:
-        def configure_optimizers(self):
-            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-            return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
-
-    class NoAugmentation(AdamW):
-        """What nnUNetTrainerNoDA does, for our trainers."""
-
-        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-            rotation, do_dummy_2d, *_ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-            self.inference_allowed_mirroring_axes = None
-            return rotation, do_dummy_2d, self.configuration_manager.patch_size, None
-
-        def get_training_transforms(self, patch_size, rotation, deep_supervision_scales, *arguments, **options):
-            return self.get_validation_transforms(deep_supervision_scales)
-
-    class Masked(NoAugmentation, CLIPUniversalTrainer):
-        pass
-
-    class Unmasked(NoAugmentation, CLIPUniversalTrainerUnmasked):
-        pass
-
-    class Specific(AdamW, nnUNetTrainerNoDA):
-        """nnU-Net as it is, on the cases of one dataset."""
-
-        source = ""
-
-        def do_split(self):
-            own = [case for case in super().do_split()[0] if case.startswith(f"{self.source}_")]
-            return own, own
-
-    return {"masked": Masked, "unmasked": Unmasked, "specific": Specific}
 
 
 def universal_arm(kind: str, **options) -> Callable:
@@ -180,16 +128,6 @@ def encoding_arms(args: argparse.Namespace) -> dict[str, Callable]:
 # ---------------------------------------------------------------- figures
 
 
-def class_dice(runs: Sequence[Sequence[dict]], name: str) -> np.ndarray:
-    """(seeds,) mean Dice over the test patients who have the structure; NaN where none does."""
-    means = []
-    for patients in runs:
-        values = [patient[name]["dice"] for patient in patients if name in patient]
-        known = [value for value in values if value is not None]
-        means.append(np.mean(known) if known else np.nan)
-    return np.array(means)
-
-
 def mean_dice(scores: Scores, arm: str, names: Sequence[str]) -> np.ndarray:
     """(seeds,) mean over classes; of the arm `specific`, each class by the model of its dataset."""
     return np.nanmean([class_dice(runs_of(scores, arm, name), name) for name in names], axis=0)
@@ -199,13 +137,6 @@ def runs_of(scores: Scores, arm: str, name: str) -> list[list[dict]]:
     if arm != "specific":
         return scores[arm]
     return scores[f"specific_{next(source for source, names in SOURCES.items() if name in names)}"]
-
-
-def spread(values: np.ndarray, scale: float = 100) -> str:
-    """Mean and sample standard deviation over the seeds."""
-    values = scale * values[np.isfinite(values)]
-    deviation = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{deviation}" if len(values) else "-"
 
 
 def write_masking(args: argparse.Namespace, size: Size, scores: Scores) -> None:

@@ -1,4 +1,4 @@
-"""The data and the models of bench_proof.py: four partly labelled phantom datasets, and one training for each arm.
+"""One study of bench_proof.py and bench_extension.py: its datasets, its trainings, and the scores of its test patients.
 
 Every arm of every seed leaves one JSON file of scores in the work folder; what is there is not trained again, so that
 experiments share arms and a run that was stopped goes on.
@@ -16,40 +16,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
-import yaml
+from proof_patients import ONE_SCANNER, SOURCES, Scanner, Sources, make_patient, write_hospital
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.components import connected_components
 from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.painting import unpaint
-from nnunetv2_clip.phantom.anatomy import DEFAULT_BODY_MM, Phantom, make_phantom
+from nnunetv2_clip.phantom.anatomy import Phantom
 
-# What each dataset annotates; no class is annotated twice.
-SOURCES: dict[str, tuple[str, ...]] = {
-    "hepatic": ("liver", "liver_tumor"),
-    "renal": ("right_kidney", "left_kidney", "kidney_tumor"),
-    "gastric": ("spleen", "stomach"),
-    "vascular": ("aorta", "postcava"),
-}
-CLASSES = tuple(row.name for row in UNIVERSAL.subset(name for names in SOURCES.values() for name in names))
-TUMOURS = ("liver_tumor", "kidney_tumor")
-ORGANS = tuple(name for name in CLASSES if name not in TUMOURS)
-PARTIAL, FULL, PLANS = ("970", "Dataset970_Partial"), ("971", "Dataset971_Full"), "CLIPSmallPlans"
+Dataset = tuple[int, str]  # id, name
+PARTIAL, FULL, PLANS = (970, "Partial"), (971, "Full"), "CLIPSmallPlans"
 MEMORY_GB = 0.045  # planned for: a batch of about four patients
 NUM_EPOCHS = 20  # the learning rate falls once in each
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
-TUMOUR_SHARE = 0.6  # of the patients have a tumour, each kind by its own lot
-MAY_BE_MISSING, MISSING_SHARE = ("spleen", "gallbladder", "right_kidney", "left_kidney"), 0.15
-BODY_RANGE = (0.85, 1.15)  # of the body's size, each axis by its own lot
-# The scan goes from above the pelvis to the dome of the liver: shares of the body's height, with a lot of +- 0.02.
-SCAN_FROM, SCAN_TO, SCAN_JITTER = 0.40, 0.86, 0.02
-MIN_LESION_ML = 3.0  # a suspicion is at least this large: two to three voxels
 
 
 @dataclass(frozen=True)
@@ -64,12 +48,25 @@ class Size:
 
 @dataclass(frozen=True)
 class Study:
-    """The study with one seed: patients, datasets, trainings and test patients all follow from it."""
+    """The study with one seed: patients, datasets, trainings and test patients all follow from it.
+
+    Attributes:
+        scanners: of each hospital; None: every patient by lot in any of `all_scanners`.
+        all_scanners: the test patients are scanned in them in turn.
+    """
 
     folder: Path
     seed: int
     size: Size
-    device: str
+    device: str = "cpu"
+    sources: Sources = field(default_factory=lambda: SOURCES)
+    all_scanners: tuple[Scanner, ...] = (ONE_SCANNER,)
+    scanners: dict[str, Scanner] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        names = [name for annotated in self.sources.values() for name in annotated]
+        return tuple(row.name for row in UNIVERSAL.subset(names))
 
     def scores(self, arm: str, train: Callable[[Study], list[dict]]) -> list[dict]:
         """The scores of an arm in every test patient; trained if they are not there."""
@@ -85,73 +82,61 @@ class Study:
 
     def prepare(self) -> None:
         """Both datasets (partial and full labels of the same patients), planned and preprocessed; once."""
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-            os.environ[name] = str(self.folder / name)
-        os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
+        self.use_folders()
         if not (self.folder / "prepared").is_file():
             self._prepare()
             (self.folder / "prepared").touch()
-        os.environ["nnUNet_n_proc_DA"] = "0"  # batches in this process: the seed decides them
+
+    def use_folders(self) -> None:
+        """nnU-Net's folders are those of this study, and batches are made in this process: the seed decides them."""
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            os.environ[name] = str(self.folder / name)
+        os.environ.update(nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1")
 
     def _prepare(self) -> None:
-        tables = self._write_patients()
-        for (number, folder), own in zip((PARTIAL, FULL), tables, strict=True):
-            named = [text for path in own for text in ("--source", f"custom={path}")]
-            call("nnunetv2_clip", "convert", "-d", number, "--name", folder.split("_")[1], "-np", 1, *named)
-            call("nnunetv2_clip", "embed", "-d", number, "--encoder", "minilm")
-            call("nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
+        tables = self.write_patients()
+        for number, dataset in enumerate((PARTIAL, FULL)):
+            convert(dataset, [pair[number] for pair in tables.values()])
         call("nnunetv2_clip", "plan", "-d", PARTIAL[0], "-pl", "small", "-gpu_memory_target", MEMORY_GB)
         call("nnUNetv2_move_plans_between_datasets", "-s", PARTIAL[0], "-t", FULL[0], "-sp", PLANS, "-tp", PLANS)
-        full = self.folder / "nnUNet_raw" / FULL[1] / "dataset.json"
-        shutil.copy(full, self._preprocessed(FULL))  # nnU-Net copies it when it plans
-        for number, _ in (PARTIAL, FULL):
-            call("nnUNetv2_preprocess", "-d", number, "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1)
+        raw = Path(os.environ["nnUNet_raw"]) / preprocessed(FULL).name
+        shutil.copy(raw / "dataset.json", preprocessed(FULL))  # nnU-Net copies it when it plans
+        for dataset in (PARTIAL, FULL):
+            preprocess(dataset, PLANS)
 
-    def _write_patients(self) -> tuple[list[Path], list[Path]]:
-        """Images and label maps as four hospitals would keep them; the tables of the partial and the full labels."""
-        partial, full = [], []
-        values = {index: [name] for index, name in enumerate(ORGANS, start=1)}
-        values |= {101: ["liver", "liver_tumor"], 102: ["right_kidney", "kidney_tumor"]}
-        values |= {103: ["left_kidney", "kidney_tumor"]}
-        for number, (source, annotated) in enumerate(SOURCES.items()):
+    def write_patients(self) -> dict[str, list[Path]]:
+        """Hospital -> the tables of its partial and of its full labels."""
+        tables = {}
+        for number, (source, annotated) in enumerate(self.sources.items()):
             folder = self.folder / "patients" / source
-            for case in range(self.size.cases):
-                phantom = self.patient(10_000 * (number + 1) + case)
-                for kind, names in (("partial", annotated), ("full", CLASSES)):
-                    label_map = np.zeros(phantom.image.shape, np.uint8)
-                    for value, classes in values.items():
-                        if set(classes) <= set(names):
-                            label_map[np.all([phantom.masks[name] for name in classes], axis=0)] = value
-                    save(folder / kind / f"{case:03d}.nii.gz", label_map, phantom.affine)
-                save(folder / "images" / f"{case:03d}.nii.gz", phantom.image, phantom.affine)
-            for kind, names, tables in (("partial", annotated, partial), ("full", CLASSES, full)):
-                own = {value: classes for value, classes in values.items() if set(classes) <= set(names)}
-                table = {
-                    "name": source,
-                    "images": "images/{case}.nii.gz",
-                    "labels": f"{kind}/{{case}}.nii.gz",
-                    "values": own,
-                }
-                tables.append(folder / f"{kind}.yaml")
-                tables[-1].write_text(yaml.safe_dump(table))
-        return partial, full
+            first = 10_000 * (number + 1)
+            patients = (self._training_patient(source, first + case) for case in range(self.size.cases))
+            tables[source] = write_hospital(folder, source, annotated, self.classes, patients)
+        return tables
 
-    def patient(self, number: int) -> Phantom:
-        """A phantom whose body, organs and tumours follow from the study's seed and the number."""
-        rng = np.random.default_rng([self.seed, number])
-        body = tuple(np.array(DEFAULT_BODY_MM) * rng.uniform(*BODY_RANGE, 3))
-        tumours = {name for name in TUMOURS if rng.random() < TUMOUR_SHARE}
-        missing = {str(rng.choice(MAY_BE_MISSING))} if rng.random() < MISSING_SHARE else set()
-        phantom = make_phantom(int(rng.integers(2**31)), self.size.spacing_mm, body, tumours, missing)
-        return abdomen(phantom, *(share + rng.uniform(-SCAN_JITTER, SCAN_JITTER) for share in (SCAN_FROM, SCAN_TO)))
+    def _training_patient(self, source: str, number: int) -> Phantom:
+        if self.scanners:
+            scanner = self.scanners[source]
+        else:
+            scanner = self.all_scanners[np.random.default_rng([self.seed, number, 1]).integers(len(self.all_scanners))]
+        return scanner.scan(make_patient(self.seed, number, self.size.spacing_mm))
+
+    def test_patient(self, number: int) -> Phantom:
+        scanner = self.all_scanners[number % len(self.all_scanners)]
+        return scanner.scan(make_patient(self.seed, number, self.size.spacing_mm))
+
+    def batch_size(self) -> int:
+        """As planned."""
+        plans = read_json(preprocessed(PARTIAL) / f"{PLANS}.json", "prepare")
+        return plans["configurations"]["3d_fullres"]["batch_size"]
 
     # ---------------------------------------------------------------- trainings
 
     def train_universal(
         self,
         trainer_class: type,
-        dataset: tuple[str, str] = PARTIAL,
+        dataset: Dataset = PARTIAL,
         text: Callable | None = None,
         share_of_steps: float = 1,
     ) -> list[dict]:
@@ -162,95 +147,125 @@ class Study:
         """
         if text is not None:
             trainer_class = type(trainer_class.__name__, (trainer_class,), {"_text_table": lambda own, path: text(own)})
-        trainer = self._begin(trainer_class, dataset, {})
-        self._train(trainer, round(self.size.steps * share_of_steps))
-        return self._score(trainer, trainer.dataset_json, CLASSES)
+        trainer = begin(self, trainer_class, dataset)
+        train(trainer, round(self.size.steps * share_of_steps))
+        return self._score(trainer, self.classes)
 
     def train_specific(self, trainer_class: type, source: str) -> list[dict]:
         """A stock nnU-Net for the classes of one dataset, with its cases only.
 
         In half as many steps as the universal network it sees each of them twice as often.
         """
-        names = SOURCES[source]
-        labels = read_json(self._preprocessed(PARTIAL) / "dataset.json", "prepare")["labels"]
+        names = self.sources[source]
+        labels = read_json(preprocessed(PARTIAL) / "dataset.json", "prepare")["labels"]
         own = {row.name: labels[row.name] for row in UNIVERSAL.subset(names)}
         if all(len(values) == 1 for values in own.values()):  # nnU-Net knows regions by one of several values
             own[names[0]] = 2 * own[names[0]]
         order = [UNIVERSAL.find(name).index for name in own]
-        trainer = self._begin(
-            trainer_class, PARTIAL, {"labels": {"background": 0, **own}, "regions_class_order": order}
-        )
+        change = {"labels": {"background": 0, **own}, "regions_class_order": order}
+        trainer = begin(self, trainer_class, PARTIAL, change=change)
         trainer.source = source
-        self._train(trainer, self.size.steps // 2)
-        return self._score(trainer, trainer.dataset_json, names)
+        train(trainer, self.size.steps // 2)
+        return self._score(trainer, names)
 
-    def batch_size(self) -> int:
-        """As planned."""
-        plans = read_json(self._preprocessed(PARTIAL) / f"{PLANS}.json", "prepare")
-        return plans["configurations"]["3d_fullres"]["batch_size"]
-
-    def _preprocessed(self, dataset: tuple[str, str]) -> Path:
-        return self.folder / "nnUNet_preprocessed" / dataset[1]
-
-    def _begin(self, trainer_class: type, dataset: tuple[str, str], change: dict):
-        random.seed(self.seed), np.random.seed(self.seed), torch.manual_seed(self.seed)
-        folder = self._preprocessed(dataset)
-        plans = {**read_json(folder / f"{PLANS}.json", "prepare"), "continue_training": False}
-        dataset_json = {**read_json(folder / "dataset.json", "prepare"), **change}
-        trainer = trainer_class(plans, "3d_fullres", "all", dataset_json, torch.device(self.device))
-        trainer.num_epochs, trainer.initial_lr, trainer.weight_decay = NUM_EPOCHS, LEARNING_RATE, WEIGHT_DECAY
-        trainer.print_to_log_file = lambda *arguments, **options: None
-        trainer.plot_network_architecture = lambda: None
-        return trainer
-
-    def _train(self, trainer, steps: int) -> None:
-        """The training steps of nnU-Net's loop; no validation, checkpoint or picture in between."""
-        trainer.on_train_start()
-        for epoch in range(NUM_EPOCHS):
-            trainer.current_epoch = epoch
-            trainer.on_train_epoch_start()
-            for _ in range(steps * epoch // NUM_EPOCHS, steps * (epoch + 1) // NUM_EPOCHS):
-                trainer.train_step(next(trainer.dataloader_train))
-        trainer.set_deep_supervision_enabled(False)
-
-    def _score(self, trainer, dataset_json: dict, names: Sequence[str]) -> list[dict]:
+    def _score(self, trainer, names: Sequence[str]) -> list[dict]:
         """For every test patient and class: Dice, volume, and the largest lesion predicted (ml)."""
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        predictor = make_predictor(trainer)
+        patients = map(self.test_patient, range(self.size.test_cases))
+        return [score_patient(predictor, patient, names) for patient in patients]
 
-        predictor = nnUNetPredictor(
-            use_mirroring=False, perform_everything_on_device=False, device=trainer.device, allow_tqdm=False
-        )
-        weights = {key: value.clone() for key, value in trainer.network.state_dict().items()}
-        predictor.manual_initialization(
-            trainer.network, trainer.plans_manager, trainer.configuration_manager, [weights], dataset_json, "", None
-        )
-        return [self._score_patient(predictor, self.patient(number), names) for number in range(self.size.test_cases)]
 
-    def _score_patient(self, predictor, patient: Phantom, names: Sequence[str]) -> dict:
-        spacing = patient.spacing_mm
-        image = patient.image.transpose(2, 1, 0)[None].astype(np.float32)
-        painted = predictor.predict_single_npy_array(image, {"spacing": list(spacing[::-1])}).transpose(2, 1, 0)
-        found = unpaint(painted, UNIVERSAL, names, spacing)
-        ml = float(np.prod(spacing)) / 1000
-        return {
-            name: {
-                "dice": dice(patient.masks[name], found[name]),
-                "reference_ml": float(patient.masks[name].sum()) * ml,
-                "lesion_ml": largest_component(found[name]) * ml,
-            }
-            for name in names
+# ---------------------------------------------------------------- nnU-Net's commands and objects
+
+
+def call(*command: object) -> None:
+    """Run a command as a user types it; it prints only if it fails."""
+    script = Path(sys.executable).parent / str(command[0])
+    environment = {**os.environ, "nnUNet_n_proc_DA": "1"}  # 0 breaks nnU-Net's planning
+    done = subprocess.run([script, *map(str, command[1:])], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def convert(dataset: Dataset, tables: Sequence[Path], *more: object) -> None:
+    """Merge the sources; text embeddings and nnU-Net's fingerprint."""
+    number, name = dataset
+    named = [text for path in tables for text in ("--source", f"custom={path}")]
+    call("nnunetv2_clip", "convert", "-d", number, "--name", name, "-np", 1, *more, *named)
+    call("nnunetv2_clip", "embed", "-d", number, "--encoder", "minilm")
+    call("nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
+
+
+def preprocess(dataset: Dataset, plans: str) -> None:
+    call("nnUNetv2_preprocess", "-d", dataset[0], "-plans_name", plans, "-c", "3d_fullres", "-np", 1)
+
+
+def preprocessed(dataset: Dataset) -> Path:
+    return Path(os.environ["nnUNet_preprocessed"]) / f"Dataset{dataset[0]}_{dataset[1]}"
+
+
+def begin(study: Study, trainer_class: type, dataset: Dataset, plans_name: str = PLANS, change: dict | None = None):
+    """A trainer that has not begun; every arm of a seed starts from the same random state.
+
+    Args:
+        change: of dataset.json.
+    """
+    random.seed(study.seed), np.random.seed(study.seed), torch.manual_seed(study.seed)
+    folder = preprocessed(dataset)
+    plans = {**read_json(folder / f"{plans_name}.json", "plan"), "continue_training": False}
+    dataset_json = {**read_json(folder / "dataset.json", "plan"), **(change or {})}
+    trainer = trainer_class(plans, "3d_fullres", "all", dataset_json, torch.device(study.device))
+    trainer.num_epochs, trainer.initial_lr, trainer.weight_decay = NUM_EPOCHS, LEARNING_RATE, WEIGHT_DECAY
+    trainer.print_to_log_file = lambda *arguments, **options: None
+    trainer.plot_network_architecture = lambda: None
+    return trainer
+
+
+def train(trainer, steps: int) -> None:
+    """The training steps of nnU-Net's loop; no validation, checkpoint or picture in between."""
+    trainer.on_train_start()
+    for epoch in range(NUM_EPOCHS):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        for _ in range(steps * epoch // NUM_EPOCHS, steps * (epoch + 1) // NUM_EPOCHS):
+            trainer.train_step(next(trainer.dataloader_train))
+    trainer.set_deep_supervision_enabled(False)
+
+
+def make_predictor(trainer):
+    """nnU-Net's predictor with the trainer's network, without mirroring."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=trainer.device, allow_tqdm=False
+    )
+    weights = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    managers = trainer.plans_manager, trainer.configuration_manager
+    predictor.manual_initialization(trainer.network, *managers, [weights], trainer.dataset_json, "", None)
+    return predictor
+
+
+def as_input(patient: Phantom) -> tuple[np.ndarray, dict]:
+    """Image and properties as nnU-Net's readers give them: (1, Z, Y, X) float32."""
+    return patient.image.transpose(2, 1, 0)[None].astype(np.float32), {"spacing": list(patient.spacing_mm[::-1])}
+
+
+# ---------------------------------------------------------------- scores
+
+
+def score_patient(predictor, patient: Phantom, names: Sequence[str]) -> dict:
+    """Class -> Dice, volume of the reference, and the largest connected part that was predicted (ml)."""
+    painted = predictor.predict_single_npy_array(*as_input(patient)).transpose(2, 1, 0)
+    found = unpaint(painted, UNIVERSAL, names, patient.spacing_mm)
+    ml = float(np.prod(patient.spacing_mm)) / 1000
+    return {
+        name: {
+            "dice": dice(patient.masks[name], found[name]),
+            "reference_ml": float(patient.masks[name].sum()) * ml,
+            "lesion_ml": largest_component(found[name]) * ml,
         }
-
-
-def abdomen(phantom: Phantom, begin: float, end: float) -> Phantom:
-    """The slices between two shares of the height."""
-    num_slices = phantom.image.shape[2]
-    first, last = round(begin * num_slices), round(end * num_slices)
-    affine = phantom.affine.copy()
-    affine[:3, 3] += first * affine[:3, 2]
-    masks = {name: mask[:, :, first:last] for name, mask in phantom.masks.items()}
-    extras = {name: mask[:, :, first:last] for name, mask in phantom.extras.items()}
-    return replace(phantom, image=phantom.image[:, :, first:last], masks=masks, extras=extras, affine=affine)
+        for name in names
+    }
 
 
 def dice(reference: np.ndarray, found: np.ndarray) -> float | None:
@@ -266,13 +281,18 @@ def largest_component(mask: np.ndarray) -> int:
     return int(np.bincount(components.ravel())[1:].max()) if count else 0
 
 
-def save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, affine), path)
+def class_dice(runs: Sequence[Sequence[dict]], name: str) -> np.ndarray:
+    """(seeds,) mean Dice over the test patients who have the structure; NaN where none does."""
+    means = []
+    for patients in runs:
+        values = [patient[name]["dice"] for patient in patients if name in patient]
+        known = [value for value in values if value is not None]
+        means.append(np.mean(known) if known else np.nan)
+    return np.array(means)
 
 
-def call(*command: object) -> None:
-    script = Path(sys.executable).parent / str(command[0])
-    done = subprocess.run([script, *map(str, command[1:])], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+def spread(values: np.ndarray, scale: float = 100) -> str:
+    """Mean and sample standard deviation over the seeds."""
+    values = scale * values[np.isfinite(values)]
+    deviation = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{deviation}" if len(values) else "-"
