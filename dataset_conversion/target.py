@@ -22,7 +22,7 @@ from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import CasePresence, read_json, write_json
+from nnunetv2_clip.manifest import CasePresence, changed_keys, read_json, write_json
 
 FILE_ENDING = ".nii.gz"
 
@@ -168,11 +168,9 @@ class Target:
     def _require_same(self, before: object, plan: dict) -> None:
         if before == plan:
             return
-        before = before if isinstance(before, dict) else {}
-        changed = [key for key in plan if before.get(key) != plan[key]]
         raise UserError(
             self.folder,
-            f"was begun with other {' and '.join(changed)}",
+            f"was begun with other {' and '.join(changed_keys(before, plan))}",
             "the same sources and options as before",
             "choose another id with -d, or move the folder away to convert anew",
         )

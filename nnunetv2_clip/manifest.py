@@ -234,6 +234,17 @@ def read_json(path: Path | str, remedy: str) -> object:
         raise UserError(path, f"is no JSON ({error})", "a JSON file", remedy) from None
 
 
+def changed_keys(before: object, now: dict, keys: Iterable[str] | None = None) -> list[str]:
+    """The keys under which a file that was read (`before`) does not say what would be written there `now`.
+
+    Args:
+        keys: to look at (default: all of `now`). What is no table differs in all of them.
+    """
+    now = json.loads(json.dumps(now))  # lists for tuples, as they come out of a file
+    found = before if isinstance(before, dict) else {}
+    return [key for key in (now if keys is None else keys) if found.get(key) != now.get(key)]
+
+
 def write_json(path: Path | str, content: object) -> None:
     """Write beside, then rename."""
     path = Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
-from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.manifest import changed_keys, read_json, write_json
 
 RECORD = "prediction"
 # What decides the voxels, and may not change in the middle of a folder.
@@ -82,10 +81,9 @@ def require_same_job(job: Job) -> None:
     Raises:
         UserError: its records name another model, other classes or other options.
     """
-    ours = json.loads(json.dumps(_settings(job)))
     for path in sorted(job.output.glob(f"{RECORD}*.json")) if job.continues else ():
         found = read_json(path, "remove the file")
-        other = [key for key in SAME_WHEN_CONTINUED if isinstance(found, dict) and found.get(key) != ours.get(key)]
+        other = changed_keys(found, _settings(job), SAME_WHEN_CONTINUED)
         if other:
             raise UserError(
                 path,

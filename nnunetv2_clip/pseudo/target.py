@@ -10,7 +10,6 @@ nnUNet_raw/DatasetXXX_Name/
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import Volume, read_label_map, write_nifti
 from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.manifest import changed_keys, read_json, write_json
 from nnunetv2_clip.pseudo.case import PairResult
 from nnunetv2_clip.pseudo.consistency import CodedMap
 from nnunetv2_clip.pseudo.source import FILE_ENDING
@@ -67,8 +66,7 @@ class Target:
         if not self._plan_file.is_file():
             self._require_free()
             return
-        plan, before = json.loads(json.dumps(plan)), read_json(self._plan_file, "choose another id with -o")
-        changed = [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]
+        changed = changed_keys(read_json(self._plan_file, "choose another id with -o"), plan)
         if changed:
             raise UserError(
                 self.folder,
