@@ -9,7 +9,7 @@ Four synthetic datasets annotate different classes of different patients; the te
 labels. All arms of a seed get the same patients, plans, steps, optimizer and start, and none has augmentation.
 Trainings that are finished are kept in the work folder (-w): the three experiments share them, and a run that was
 stopped goes on. Writes
-results/proof_masking.md, proof_encodings.md, proof_false_positives.md.
+results/proof_masking.md, proof_encodings.md, proof_false_positives.md; with another number of steps NAME_STEPSsteps.md.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ def chosen_size(args: argparse.Namespace) -> Size:
     base = SMALL if args.small else NORMAL
     spacing = tuple(args.spacing) if args.spacing else base.spacing_mm
     return Size(args.cases or base.cases, args.test_cases or base.test_cases, args.steps or base.steps, spacing)
+
+
+def page_name(experiment: str, size: Size) -> str:
+    """Other budgets than the usual one have pages of their own."""
+    return experiment if size.steps in (NORMAL.steps, SMALL.steps) else f"{experiment}_{size.steps}steps"
 
 
 def folder_name(size: Size, device: str, seed: int) -> str:
@@ -164,7 +169,7 @@ def write_masking(args: argparse.Namespace, size: Size, scores: Scores) -> None:
             ["masked above unmasked", f"{above:.1f}", "at least 10", verdict(above, 10)],
         ]
         parts.append(table(["Dice points, all classes", "measured", "goal", "reached"], goals))
-    write_result("proof_masking", "One network from four partly labelled datasets", *parts)
+    write_result(page_name("proof_masking", size), "One network from four partly labelled datasets", *parts)
 
 
 def write_encodings(args: argparse.Namespace, size: Size, scores: Scores) -> None:
@@ -184,7 +189,12 @@ def write_encodings(args: argparse.Namespace, size: Size, scores: Scores) -> Non
     if "clip_V3" not in scores:
         notes.append("CLIP: not measured, its weights were not at hand (`--clip-weights`).")
     header = ["embedding", "prompt", "organs", "tumours", "all"]
-    write_result("proof_encodings", "Encodings of the classes, as the paper's Table 1", *notes, table(header, rows))
+    write_result(
+        page_name("proof_encodings", size),
+        "Encodings of the classes, as the paper's Table 1",
+        *notes,
+        table(header, rows),
+    )
 
 
 def write_false_positives(args: argparse.Namespace, size: Size, scores: Scores) -> None:
@@ -204,7 +214,7 @@ def write_false_positives(args: argparse.Namespace, size: Size, scores: Scores) 
     text = ", ".join(f"{name}: {ill} with, {free} without" for name, (ill, free) in zip(TUMOURS, numbers, strict=True))
     header = ["tumour", "model", "sensitivity", "specificity", "harmonic mean", "false ml per patient without"]
     write_result(
-        "proof_false_positives",
+        page_name("proof_false_positives", size),
         "False positives in patients known to be free of tumours",
         describe(args, size),
         f"A patient is suspected when a connected part of the predicted tumour has at least {MIN_LESION_ML:g} ml. Test "

@@ -61,6 +61,13 @@ def quiet_logging() -> Iterator[None]:
 def not_loadable(encoder: str, weights: Path | str | None, error: Exception) -> UserError:
     """What to say when a library could not load an encoder: the given file is wrong, or the ways out."""
     reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+    if weights and not Path(weights).is_file():
+        return UserError(
+            weights,
+            f"is not loadable as the model folder of {encoder} ({reason})",
+            "configuration, weights and tokenizer as they were saved or published",
+            "fetch all files of the model again",
+        )
     if weights:
         return UserError(
             weights,

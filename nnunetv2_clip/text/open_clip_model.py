@@ -35,20 +35,21 @@ def open_clip_vectors(
     open_clip = optional("open_clip", "pip install open_clip_torch")
     import torch
 
+    folder = model_and_tag.removeprefix("local-dir:") if model_and_tag.startswith("local-dir:") else None
     has_schema = model_and_tag.startswith(("hf-hub:", "local-dir:"))
     model_name, tag = (model_and_tag, None) if has_schema else model_and_tag.rsplit("/", 1)
     if has_schema and weights:
         raise UserError("--weights", f"open_clip ignores it for {model_name!r}", "", "use open_clip:local-dir:FOLDER")
     if not has_schema:
         _check_open_clip_names(open_clip, model_name, tag, weights)
-    with quiet_logging(), nullcontext() if weights else offline_unless_reachable():
+    with quiet_logging(), nullcontext() if weights or folder else offline_unless_reachable():
         try:
             model = _load_text_tower(open_clip, model_name, tag, weights)
             tokenizer = open_clip.get_tokenizer(model_name)
         except UserError:
             raise
         except Exception as error:  # open_clip raises RuntimeError, OSError and others for network, cache and shapes
-            raise not_loadable(f"open_clip:{model_and_tag}", weights, error) from None
+            raise not_loadable(f"open_clip:{model_and_tag}", weights or folder, error) from None
     model = model.to(device)
     batches = []
     with torch.inference_mode():

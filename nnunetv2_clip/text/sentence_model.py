@@ -43,6 +43,6 @@ def sentence_vectors(model: str, flat: list[str], device: str) -> tuple[np.ndarr
         try:
             encoder = library.SentenceTransformer(model, device=device, local_files_only=is_local)
         except Exception as error:  # OSError for network and cache, ValueError and KeyError for odd configurations
-            raise not_loadable(f"hf:{model}", None, error) from None
+            raise not_loadable(f"hf:{model}", model if is_local else None, error) from None
     vectors = encoder.encode(flat, show_progress_bar=False, convert_to_numpy=True)
     return np.asarray(vectors, dtype=np.float32), versions("sentence-transformers", "transformers")

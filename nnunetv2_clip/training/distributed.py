@@ -28,7 +28,13 @@ def device_of_this_process(requested: torch.device, of_nnunet: torch.device) -> 
         return of_nnunet
     if requested.type != "cuda":
         return requested
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", of_nnunet.index)))
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if _torchrun_speaks_of_this_group() else of_nnunet
+
+
+def _torchrun_speaks_of_this_group() -> bool:
+    """Its variables may also be inherited by processes that nnU-Net has started with -num_gpus."""
+    group = {"RANK": dist.get_rank(), "WORLD_SIZE": dist.get_world_size()}
+    return "LOCAL_RANK" in os.environ and all(os.environ.get(name) == str(value) for name, value in group.items())
 
 
 def wrap_network(network: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -213,8 +213,14 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
 
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
-        """(B, K) bool: which classes give loss in which case: in training pseudo labels as well, else truth alone."""
-        if self.network.training and self.manifest.has_pseudo_labels:
+        """(B, K) bool: which classes give loss in which case.
+
+        In training pseudo labels as well; in validation truth alone, of the classes that this fold trains: the others
+        are never predicted, and their constant logit says nothing about the training.
+        """
+        if not self.network.training:
+            return self.manifest.presence(case_ids, self.classes) & self.trained
+        if self.manifest.has_pseudo_labels:
             return self.manifest.weights(case_ids, self.classes) > 0
         return self.manifest.presence(case_ids, self.classes)
 
@@ -253,23 +259,22 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _update_weights(self, loss: Tensor) -> bool:
         """One optimizer step with the gradient clipped at 12, as nnU-Net does; False where it was a bad step.
 
-        The scaler leaves out steps with a gradient that is not finite by itself. Without it that happens here: the
-        gradient, and so the decision, is the same on all ranks.
+        The gradient, and so the decision, is the same on all ranks. A scaler leaves out such steps by itself and halves
+        its factor: from nnU-Net's first factor (2^16) down to less than 1 takes fewer than `max_bad_steps`.
         """
-        if self.grad_scaler is None:
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            if not torch.isfinite(norm):
-                self._count_bad_step("gradient")
-                return False
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(self.network.parameters(), 12)))
+        if scaler is not None:
+            scaler.step(self.optimizer)
+            scaler.update()
+        elif finite:
             self.optimizer.step()
-            return True
-        self.grad_scaler.scale(loss).backward()
-        self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        return True
+        if not finite:
+            self._count_bad_step("gradient" if scaler is None else "gradient (mixed precision lowers its factor)")
+        return finite
 
     def _count(self, pairs: Tensor, losses: Losses) -> None:
         """Remember for the log what each class has got in this step."""
@@ -311,7 +316,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         learnt = [output for output in train_outputs if not np.isnan(output["loss"])]
         if not learnt:
             self.print_to_log_file("WARNING: no batch of this epoch had an annotated class and a finite loss")
-        super().on_train_epoch_end(learnt or [{"loss": np.array(0.0)}])
+        super().on_train_epoch_end(learnt or [{"loss": np.array(np.nan)}])
         supervised = self._supervised
         if self.is_ddp:
             everywhere = [None] * world_size()
@@ -370,8 +375,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                 "dice": _as_json(log["dice_per_class_or_region"]),
                 CLASS_LOSS: _as_json(log[CLASS_LOSS]),
                 SUPERVISED: log[SUPERVISED],
-                "train_loss": [float(value) for value in log["train_losses"]],
-                "val_loss": [float(value) for value in log["val_losses"]],
+                "train_loss": _as_json([log["train_losses"]])[0],
+                "val_loss": _as_json([log["val_losses"]])[0],
             },
         )
 

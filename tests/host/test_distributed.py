@@ -145,18 +145,27 @@ def test_more_processes_than_cases_in_a_batch_are_refused_with_the_way_out(capsy
     assert "a batch of 2 for 4 GPUs" in message and "batch_size" in message
 
 
+@pytest.fixture
+def sixth_of_eight(monkeypatch):
+    """This process has rank 5 of 8; its node has four GPUs."""
+    for name, value in {"is_initialized": True, "get_rank": 5, "get_world_size": 8}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize("asked", ["cuda", "cpu"])
-def test_local_rank_not_rank_picks_the_device(asked, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setenv("LOCAL_RANK", "1")  # second GPU of the second node
+def test_local_rank_not_rank_picks_the_device(asked, sixth_of_eight):
     device = device_of_this_process(torch.device(asked), torch.device("cuda", 5))
     assert device == torch.device("cuda", 1) if asked == "cuda" else torch.device("cpu")
 
 
-def test_as_nnunet_starts_processes_its_own_choice_of_gpu_stays(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert device_of_this_process(torch.device("cuda"), torch.device("cuda", 3)) == torch.device("cuda", 3)
+@pytest.mark.parametrize("changed", [{"LOCAL_RANK": None}, {"RANK": "0"}, {"RANK": None}, {"WORLD_SIZE": "1"}])
+def test_as_nnunet_starts_processes_its_own_choice_of_gpu_stays(changed, sixth_of_eight, monkeypatch):
+    """Also where the variables of another torchrun are inherited."""
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    assert device_of_this_process(torch.device("cuda"), torch.device("cuda", 5)) == torch.device("cuda", 5)
 
 
 def torchrun_train(plans_name, results):

@@ -138,16 +138,45 @@ def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(rea
     assert stop.value.code == 2
 
 
-def test_a_non_finite_gradient_of_a_finite_loss_changes_no_weight_either(ready):
+def with_infinite_gradients(trainer):
+    """The loss stays as it is; a handle whose `remove` ends it."""
+    layer = trainer.network.feature_layers[-1]
+    return layer.register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * float("inf"),))
+
+
+@pytest.mark.parametrize("has_scaler", [False, True])
+def test_infinite_gradients_of_finite_losses_change_no_weight_and_stop_the_run_after_a_while(ready, has_scaler):
+    if has_scaler:
+        ready.grad_scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    ready.max_bad_steps = 3
     before = snapshot(ready)
-    layer = ready.network.feature_layers[-1]
-    hook = layer.register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * float("inf"),))
+    hook = with_infinite_gradients(ready)
     batch = next(ready.dataloader_train)
-    assert np.isfinite(ready.train_step(batch)["loss"])
-    assert unchanged(before, ready) and ready._bad_steps == 1
+    for _ in range(2):
+        assert np.isfinite(ready.train_step(batch)["loss"])
+    assert unchanged(before, ready) and ready._bad_steps == 2 and ready._supervised.sum() == 0
+    with pytest.raises(SystemExit) as stop:
+        ready.train_step(batch)
+    assert stop.value.code == 2
     hook.remove()
     ready.train_step(batch)
     assert not unchanged(before, ready) and ready._bad_steps == 0
+
+
+def test_validation_counts_no_class_that_the_fold_does_not_train(ready):
+    batch = next(ready.dataloader_val)
+    ready.network.eval()
+    k = int(ready._to_device(batch)[2][0, 1])  # a class that this validation case annotates
+    ready.trained[k] = False
+    assert k not in ready._to_device(batch)[2][:, 1]
+    counts = ready.validation_step(batch)
+    assert counts["fn_hard"][k] == counts["fp_hard"][k] == counts["tp_hard"][k] == 0  # Dice 0/0: left out of the mean
+
+
+def test_an_epoch_without_anything_to_learn_has_no_loss(ready):
+    ready.on_train_epoch_start()
+    ready.on_train_epoch_end([{"loss": np.array(np.nan)}])
+    assert np.isnan(ready.logger.get_value("train_losses", step=-1))
 
 
 def test_prediction_mirrors_nothing_when_the_reader_does_not_reorient(make_trainer):

@@ -332,6 +332,23 @@ def test_weights_of_another_model_or_no_weights_name_the_file(weights_file, tmp_
         encode("open_clip:ViT-B-32/openai", ROWS, weights="openai")  # a tag is no file
 
 
+@pytest.mark.parametrize("encoder", ["open_clip:local-dir:{}", "hf:{}"])
+@pytest.mark.parametrize("made", [True, False])
+def test_a_broken_model_folder_is_named_and_no_internet_is_advised(encoder, made, tmp_path, monkeypatch):
+    if encoder.startswith("hf"):
+        pytest.importorskip("sentence_transformers")
+    if encoder.startswith("hf") and not made:
+        pytest.skip("a name that is no folder is one on the hub")
+    folder = tmp_path / "model"
+    if made:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    monkeypatch.setattr("nnunetv2_clip.text.hub.hub_reachable", lambda: pytest.fail("asks the hub"))
+    with pytest.raises(UserError, match=f"{folder}: is not loadable as the model folder") as caught:
+        encode(encoder.format(folder), ROWS)
+    assert "internet" not in str(caught.value)
+
+
 def test_unknown_models_and_tags_are_answered_with_the_nearest():
     with pytest.raises(UserError, match="such as ViT-B-32"):
         encode("open_clip:ViT-B32/openai", ROWS)
