@@ -3,10 +3,11 @@
     python benchmarks/bench_masking.py            # 2 x 2 trainings for each of 3 seeds
     python benchmarks/bench_masking.py --small    # a smoke test; the table says so
 
-Two hospitals annotate different organs. Once each has a scanner of its own, as datasets from different hospitals do:
-standard dose, or low dose (more noise) with a smooth kernel. Once the patients of both go to either scanner by lot. The
-test patients, half from each scanner, are the same both times. Trainings that are finished are kept in the work folder
-(-w). Writes results/masking.md.
+Two hospitals annotate different organs, and each has a scanner of its own, as datasets from different hospitals do:
+standard dose, or low dose (more noise) with a smooth kernel. Half of the test patients come from each scanner. Masked
+and unmasked are compared with Dice over each case (as nnU-Net plans 3d_fullres), where a case without a class tells
+nothing about it, and with Dice over the batch (as it plans 2d and 3d_lowres), where every false voxel counts. Trainings
+that are finished are kept in the work folder (-w). Writes results/masking.md.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from proof_study import LEARNING_RATE, WEIGHT_DECAY, Size, Study, class_dice, sp
 from proof_trainers import trainers
 
 SOURCES = {"standard": ("liver", "right_kidney", "aorta"), "low_dose": ("stomach", "spleen", "left_kidney", "postcava")}
+CLASSES = tuple(name for names in SOURCES.values() for name in names)
 SCANNERS = {"standard": Scanner("standard"), "low_dose": Scanner("low_dose", noise_hu=25, blur_mm=5)}
-ARMS = ("masked", "unmasked")
-SETTINGS = {"own": "a scanner for each hospital", "lot": "either scanner by lot"}
-Scores = dict[str, dict[str, list[list[dict]]]]  # setting -> arm -> seed -> test patient -> class -> figures
+# Trainers of proof_trainers.py: masked, unmasked.
+SETTINGS = {"Dice over each case": ("masked", "unmasked"), "Dice over the batch": ("masked_batch", "unmasked_batch")}
+ARMS = {arm: f"{setting}: {arm.split('_')[0]}" for setting, arms in SETTINGS.items() for arm in arms}
+Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> figures
 
 
 def main() -> None:
@@ -39,76 +42,60 @@ def main() -> None:
         size, args.seeds = Size(cases=3, test_cases=2, steps=20, spacing_mm=(12, 12, 12)), 1
     else:
         size = Size(cases=40, test_cases=24, steps=args.steps, spacing_mm=(9, 9, 9))
-    scores = {setting: {arm: [] for arm in ARMS} for setting in SETTINGS}
+    scores: Scores = {arm: [] for arm in ARMS}
     for seed in range(args.seeds):
-        for setting in SETTINGS:
-            study = make_study(args, size, setting, seed)
-            study.prepare()
-            for arm in ARMS:
-                print(f"seed {seed}, {SETTINGS[setting]}: {arm}", flush=True)
-                trainer_class = trainers()[arm]
-                scores[setting][arm].append(study.scores(arm, lambda study, t=trainer_class: study.train_universal(t)))
+        study = make_study(args, size, seed)
+        study.prepare()
+        for arm in ARMS:
+            print(f"seed {seed}: {arm}", flush=True)
+            trainer_class = trainers()[arm]
+            scores[arm].append(study.scores(arm, lambda study, t=trainer_class: study.train_universal(t)))
     write_result("masking", "Masked back-propagation against unknown as background", *report(args, size, scores))
 
 
-def make_study(args: argparse.Namespace, size: Size, setting: str, seed: int) -> Study:
-    name = f"{setting}_{size.cases}cases_{size.steps}steps_{args.device}_seed{seed}"
-    own = SCANNERS if setting == "own" else None
-    return Study(args.work.resolve() / name, seed, size, args.device, SOURCES, tuple(SCANNERS.values()), own)
+def make_study(args: argparse.Namespace, size: Size, seed: int) -> Study:
+    folder = args.work.resolve() / f"{size.cases}cases_{size.steps}steps_{args.device}_seed{seed}"
+    return Study(folder, seed, size, args.device, SOURCES, tuple(SCANNERS.values()), SCANNERS)
 
 
 def report(args: argparse.Namespace, size: Size, scores: Scores) -> list[str]:
-    columns = [(setting, arm) for setting in SETTINGS for arm in ARMS]
-    header = ["class", "annotated by", *(f"{SETTINGS[setting]}: {arm}" for setting, arm in columns)]
     rows = [
-        [name, source, *(spread(class_dice(scores[setting][arm], name)) for setting, arm in columns)]
+        [name, source, *(spread(class_dice(scores[arm], name)) for arm in ARMS)]
         for source, names in SOURCES.items()
         for name in names
     ]
-    for title, home in (("scanner of the annotating hospital", True), ("the other scanner", False)):
-        cells = [spread(by_scanner(scores[setting][arm], home)) for setting, arm in columns]
-        rows.append([f"all, {title}", "", *cells])
-    every = [name for names in SOURCES.values() for name in names]
-    rows.append(["**all**", "", *(spread(mean_dice(scores[setting][arm], every)) for setting, arm in columns)])
-    ahead = {
-        setting: sum(
-            bool(class_dice(arms["masked"], name).mean() > class_dice(arms["unmasked"], name).mean()) for name in every
-        )
-        for setting, arms in scores.items()
-    }
-    seeds = {
-        setting: sum(
-            int((class_dice(arms["masked"], name) > class_dice(arms["unmasked"], name)).sum()) for name in every
-        )
-        for setting, arms in scores.items()
-    }
-    verdicts = [
-        [SETTINGS[setting], f"{ahead[setting]} of {len(every)}", f"{seeds[setting]} of {len(every) * args.seeds}"]
-        for setting in SETTINGS
-    ]
+    for title, chosen in (("all, patients of the annotating scanner", True), ("all, of the other scanner", False)):
+        rows.append([title, "", *(spread(by_scanner(scores[arm], chosen)) for arm in ARMS)])
+    means = {arm: np.nanmean([class_dice(scores[arm], name) for name in CLASSES], axis=0) for arm in ARMS}
+    rows.append(["**all**", "", *(spread(means[arm]) for arm in ARMS)])
     return [
         describe(args, size),
         "Dice (%), mean ± standard deviation over the seeds.",
-        table(header, rows),
-        table(["masked is ahead", "classes (mean)", "classes x seeds"], verdicts),
+        table(["class", "annotated by", *ARMS.values()], rows),
+        table(["masked is ahead", "classes", "classes x seeds", "Dice points (smallest class, all)"], gains(scores)),
     ]
 
 
-def mean_dice(runs: list[list[dict]], names: list[str]) -> np.ndarray:
-    """(seeds,) mean over classes."""
-    return np.nanmean([class_dice(runs, name) for name in names], axis=0)
+def gains(scores: Scores) -> list[list[str]]:
+    """A row for each setting: where masked is ahead of unmasked, and by how much."""
+    rows = []
+    for setting, (masked, unmasked) in SETTINGS.items():
+        ahead = 100 * np.array([class_dice(scores[masked], n) - class_dice(scores[unmasked], n) for n in CLASSES])
+        of_class = ahead.mean(1)
+        counts = [f"{(values > 0).sum()} of {values.size}" for values in (of_class, ahead)]
+        rows.append([setting, *counts, f"{of_class.min():+.1f}, {of_class.mean():+.1f}"])
+    return rows
 
 
-def by_scanner(runs: list[list[dict]], home: bool) -> np.ndarray:
+def by_scanner(runs: list[list[dict]], annotating: bool) -> np.ndarray:
     """(seeds,) mean over classes in the test patients from the scanner of the hospital that annotates the class.
 
     Args:
-        home: False: in those from the other scanner.
+        annotating: False: in those from the other scanner.
     """
     means = []
-    for number, (source, names) in enumerate(SOURCES.items()):
-        assert list(SCANNERS)[number] == source
-        chosen = [patients[number if home else 1 - number :: 2] for patients in runs]
+    for number, names in enumerate(SOURCES.values()):  # test patients are scanned in turn: see Study.test_patient
+        chosen = [patients[number if annotating else 1 - number :: 2] for patients in runs]
         means += [class_dice(chosen, name) for name in names]
     return np.nanmean(means, axis=0)
 
@@ -123,7 +110,7 @@ def describe(args: argparse.Namespace, size: Size) -> str:
         f"patients, half from each scanner; {args.seeds} seed(s), each with patients and initial weights of its own. "
         f"Synthetic abdominal CTs of {spacing} mm as in bench_proof.py; low dose: {low_dose.noise_hu:g} HU more noise "
         f"after a kernel of {low_dose.blur_mm:g} mm. Small plans, {size.steps} steps, AdamW {LEARNING_RATE:g} (weight "
-        f"decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. The trainers differ in the mask alone."
+        f"decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}."
     )
 
 

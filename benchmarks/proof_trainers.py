@@ -35,6 +35,19 @@ def trainers() -> dict[str, type]:
     class Unmasked(NoAugmentation, CLIPUniversalTrainerUnmasked):
         pass
 
+    class OverBatch:
+        """Dice over the batch, as nnU-Net plans it for 2d and 3d_lowres; over each case for 3d_fullres."""
+
+        def _build_loss(self):
+            self.configuration_manager.configuration["batch_dice"] = True
+            return super()._build_loss()
+
+    class MaskedOverBatch(OverBatch, Masked):
+        pass
+
+    class UnmaskedOverBatch(OverBatch, Unmasked):
+        pass
+
     class Specific(AdamW, nnUNetTrainerNoDA):
         """nnU-Net as it is, on the cases of one dataset."""
 
@@ -44,4 +57,10 @@ def trainers() -> dict[str, type]:
             own = [case for case in super().do_split()[0] if case.startswith(f"{self.source}_")]
             return own, own
 
-    return {"masked": Masked, "unmasked": Unmasked, "specific": Specific}
+    return {
+        "masked": Masked,
+        "unmasked": Unmasked,
+        "masked_batch": MaskedOverBatch,
+        "unmasked_batch": UnmaskedOverBatch,
+        "specific": Specific,
+    }

@@ -25,25 +25,22 @@ from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest, read_json, write_json
+from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training import class_log
 from nnunetv2_clip.training.checks import (
     check_batch_feeds_all,
     check_cases,
     check_labels_agree,
     check_same_text,
 )
+from nnunetv2_clip.training.class_log import ClassCounts
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
-from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
-from nnunetv2_clip.training.progress_picture import draw_progress
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
-
-SUPERVISED = "supervised_patches"
-CLASS_LOSS = "class_loss"  # mean over the training pairs of an epoch, NaN without any
 
 
 class CLIPUniversalTrainer(nnUNetTrainer):
@@ -81,9 +78,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if self.device.type != "cuda":
             self.grad_scaler = None
         self._bad_steps = 0
-        self._supervised = np.zeros(len(self.classes), dtype=np.int64)
-        # Per class: sum of the losses and number of pairs. They stay on the device until the epoch ends.
-        self._class_losses = torch.zeros(2, len(self.classes), device=self.device)
+        self.class_counts = ClassCounts(len(self.classes), self.device)
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
@@ -109,8 +104,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
         self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
-        for key in (SUPERVISED, CLASS_LOSS):
-            self.logger.local_logger.my_fantastic_logging.setdefault(key, [])
+        class_log.complete(self._log, len(self.classes), 0)
 
     def _trained_classes(self) -> set[str]:
         """The classes that some training case of this fold supervises, or that the model knew from which it starts."""
@@ -278,10 +272,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _count(self, pairs: Tensor, losses: Losses) -> None:
         """Remember for the log what each class has got in this step."""
-        classes = pairs[:, 1]
-        self._supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.classes))
-        of_pairs = torch.stack((losses.per_pair, losses.is_known)).to(self._class_losses.dtype)
-        self._class_losses.index_add_(1, classes, of_pairs)
+        self.class_counts.add(pairs, losses)
 
     def _count_bad_step(self, what: str = "loss") -> None:
         """The step is skipped: no gradient of a non-finite loss ever reaches the weights."""
@@ -317,74 +308,31 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if not learnt:
             self.print_to_log_file("WARNING: no batch of this epoch had an annotated class and a finite loss")
         super().on_train_epoch_end(learnt or [{"loss": np.array(np.nan)}])
-        supervised = self._supervised
-        if self.is_ddp:
-            everywhere = [None] * world_size()
-            dist.all_gather_object(everywhere, supervised)
-            supervised = np.sum(everywhere, axis=0)
-        self.logger.log(SUPERVISED, supervised.tolist(), self.current_epoch)
-        self._supervised = np.zeros_like(self._supervised)
-        self.logger.log(CLASS_LOSS, self._mean_class_losses(), self.current_epoch)
+        for key, values in self.class_counts.end_epoch().items():
+            self.logger.log(key, values, self.current_epoch)
 
-    def _mean_class_losses(self) -> list[float]:
-        """(K,) mean over the pairs of the epoch, of all ranks; NaN for a class without any. Begins to count anew."""
-        if self.is_ddp:
-            dist.all_reduce(self._class_losses)
-        losses, pairs = self._class_losses.cpu().numpy().astype(float)
-        self._class_losses.zero_()
-        return np.divide(losses, pairs, out=np.full_like(losses, np.nan), where=pairs > 0).tolist()
+    @property
+    def _log(self) -> dict[str, list]:
+        """nnU-Net's own log of the training: key -> a value for each epoch."""
+        return self.logger.local_logger.my_fantastic_logging
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
         # A class without voxels in prediction and reference has Dice 0/0: NaN, which the mean leaves out.
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             super().on_validation_epoch_end(val_outputs)
-        log = self.logger.local_logger.my_fantastic_logging
+        log = self._log
         for key in ("mean_fg_dice", "ema_fg_dice"):  # nothing measurable: keep the last value, NaN would stay
             if np.isnan(log[key][-1]):
                 log[key][-1] = log[key][-2] if len(log[key]) > 1 else 0.0
 
     def on_epoch_end(self):
-        self._print_classes()
+        known = self.extension.known if self.extension else ()
+        for number, line in enumerate(class_log.lines(self._log, self.classes, self.trained, known)):
+            self.print_to_log_file(line, add_timestamp=number == 0)
         super().on_epoch_end()
         if self.local_rank == 0:
-            self._write_training_curves()
-            self._draw_classes()
-
-    def _print_classes(self) -> None:
-        dice = self.logger.get_value("dice_per_class_or_region", step=-1)
-        supervised = np.sum(self.logger.get_value(SUPERVISED, step=None), axis=0)
-        loss = self.logger.get_value(CLASS_LOSS, step=-1)
-        self.print_to_log_file(
-            "class: pseudo Dice (nan: not measurable), training loss (nan: no patch), supervised patches so far"
-        )
-        for k in np.flatnonzero(self.trained):
-            known = self.extension is not None and self.classes[k] in self.extension.known
-            never = "  WARNING: not once yet" if supervised[k] == 0 and not known else ""
-            line = f"  {self.classes[k]:26s} {dice[k]:6.3f} {loss[k]:7.3f} {int(supervised[k]):8d}{never}"
-            self.print_to_log_file(line, add_timestamp=False)
-
-    def _write_training_curves(self) -> None:
-        """training_curves.json in the fold's folder: what the report draws."""
-        log = self.logger.local_logger.my_fantastic_logging
-        write_json(
-            Path(self.output_folder) / "training_curves.json",
-            {
-                "epochs": self.current_epoch,
-                "classes": list(self.classes),
-                "dice": _as_json(log["dice_per_class_or_region"]),
-                CLASS_LOSS: _as_json(log[CLASS_LOSS]),
-                SUPERVISED: log[SUPERVISED],
-                "train_loss": _as_json([log["train_losses"]])[0],
-                "val_loss": _as_json([log["val_losses"]])[0],
-            },
-        )
-
-    def _draw_classes(self) -> None:
-        log = self.logger.local_logger.my_fantastic_logging
-        dice, loss = (np.array(log[key], dtype=float) for key in ("dice_per_class_or_region", CLASS_LOSS))
-        patches = np.array(log[SUPERVISED])
-        draw_progress(Path(self.output_folder) / PICTURE, self.classes, self.trained, dice, loss, patches)
+            class_log.write(self.output_folder, self._log, self.classes, self.trained, self.current_epoch)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -397,9 +345,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint):
         super().load_checkpoint(filename_or_checkpoint)
-        log = self.logger.local_logger.my_fantastic_logging
-        log.setdefault(SUPERVISED, [[0] * len(self.classes)] * self.current_epoch)
-        log.setdefault(CLASS_LOSS, [[float("nan")] * len(self.classes)] * self.current_epoch)
+        class_log.complete(self._log, len(self.classes), self.current_epoch)
 
     # ---------------------------------------------------------------- the end of the training
 
@@ -462,16 +408,3 @@ def _true_false_counts(
         counts[key] = np.zeros(num_classes)
         np.add.at(counts[key], pairs[:, 1].cpu().numpy(), mask.sum(1).cpu().numpy())
     return counts
-
-
-def _as_json(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:
-    """NaN is no JSON."""
-    return [[None if np.isnan(value) else float(value) for value in row] for row in rows]
-
-
-def read_training_curves(fold_folder: Path | str) -> dict:
-    """The content of training_curves.json of a fold."""
-    return read_json(Path(fold_folder) / "training_curves.json", "train at least one epoch")
-
-
-__all__: Sequence[str] = ("CLIPUniversalTrainer", "read_training_curves")

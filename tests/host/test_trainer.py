@@ -51,7 +51,7 @@ def test_one_step_changes_the_weights_and_counts_supervised_patches(ready):
     result = ready.train_step(batch)
     assert np.isfinite(result["loss"])
     assert not unchanged(before, ready)
-    counted = {name for name, count in zip(ready.classes, ready._supervised, strict=True) if count}
+    counted = {name for name, count in zip(ready.classes, ready.class_counts.supervised, strict=True) if count}
     expected = set().union(*(ready.manifest.case(key).supervised for key in batch["keys"]))
     assert counted == expected
 
@@ -60,9 +60,9 @@ def test_the_log_holds_the_mean_loss_of_each_class_over_the_pairs_of_the_epoch(r
     pairs = torch.tensor([[0, 1], [0, 4], [1, 1]])
     ready._count(pairs, Losses(torch.tensor(0.0), torch.tensor([1.0, 5.0, 2.0]), torch.tensor([True, True, True])))
     ready._count(pairs[:1], Losses(torch.tensor(0.0), torch.tensor([0.0]), torch.tensor([False])))  # nothing known
-    means = ready._mean_class_losses()
+    means = ready.class_counts.end_epoch()["class_loss"]
     assert means[1] == 1.5 and means[4] == 5 and np.isnan([*means[:1], *means[2:4], *means[5:]]).all()
-    assert np.isnan(ready._mean_class_losses()).all(), "the next epoch begins anew"
+    assert np.isnan(ready.class_counts.end_epoch()["class_loss"]).all(), "the next epoch begins anew"
 
 
 def with_pseudo_labels(trainer, weight):
@@ -154,7 +154,7 @@ def test_infinite_gradients_of_finite_losses_change_no_weight_and_stop_the_run_a
     batch = next(ready.dataloader_train)
     for _ in range(2):
         assert np.isfinite(ready.train_step(batch)["loss"])
-    assert unchanged(before, ready) and ready._bad_steps == 2 and ready._supervised.sum() == 0
+    assert unchanged(before, ready) and ready._bad_steps == 2 and ready.class_counts.supervised.sum() == 0
     with pytest.raises(SystemExit) as stop:
         ready.train_step(batch)
     assert stop.value.code == 2

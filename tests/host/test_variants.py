@@ -58,7 +58,7 @@ def test_unmasked_supervises_every_trained_class_in_training_and_only_annotated_
     trainer = start(make_trainer, "CLIPUniversalTrainerUnmasked")
     batch = batch_of(trainer, "msd_spleen")
     trainer.train_step(batch)
-    assert np.array_equal(trainer._supervised > 0, trainer.trained)
+    assert np.array_equal(trainer.class_counts.supervised > 0, trainer.trained)
     trainer.on_validation_epoch_start()
     _, _, pairs = trainer._to_device(batch)
     assert {trainer.classes[k] for k in pairs[:, 1]} == {"spleen"}
@@ -92,7 +92,7 @@ def test_exclusion_adds_known_negatives_and_counts_annotated_patches_only(make_t
             assert spleen_values <= set(known.nonzero().flatten().tolist())
             assert not known[0]
     trainer.train_step(batch)
-    assert {trainer.classes[k] for k in np.flatnonzero(trainer._supervised)} == {"spleen"}
+    assert {trainer.classes[k] for k in np.flatnonzero(trainer.class_counts.supervised)} == {"spleen"}
     trainer.on_validation_epoch_start()
     assert np.isfinite(trainer.validation_step(batch)["loss"])
 
