@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from common import table, verdict, write_result
+from common import RESULTS, table, verdict, write_result
 from proof_patients import SOURCES
 from proof_study import (
     MEMORY_GB,
@@ -70,11 +71,13 @@ def main() -> None:
     parser.add_argument("--new-steps", type=int, default=300, help="of the three others (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="1 seed, 3 patients, 20 steps: the figures mean nothing")
+    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     if args.small:
         args.cases, args.test_cases, args.old_steps, args.new_steps, args.seeds = 3, 2, 20, 20, 1
     runs = [one_seed(args, seed) for seed in range(args.seeds)]
-    write_result("extension", "A class added to a trained model", describe(args), *report(runs))
+    folder = args.work if args.small or args.seeds < 3 else RESULTS
+    write_result("extension", "A class added to a trained model", describe(args), *report(runs), folder=folder)
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict:
@@ -83,7 +86,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict:
     folder = args.work.resolve() / name
     path = folder / "scores.json"
     if not path.is_file():
-        study = Study(folder, seed, Size(args.cases, args.test_cases, args.old_steps, (9, 9, 9)), "cpu")
+        shutil.rmtree(folder, ignore_errors=True)  # `extend` and `pseudo-label` do not go on with other weights
+        study = Study(folder, seed, Size(args.cases, args.test_cases, args.old_steps, (9, 9, 9)), args.device)
         prepare(study)
         write_json(path, train_and_score(study, Steps(args.old_steps, args.new_steps)))
     return json.loads(path.read_text())
@@ -126,7 +130,9 @@ def train_and_score(study: Study, steps: Steps) -> dict:
 
     add("old", OLD, PLANS, steps.old)
     add("frozen", NEW, extended(models["old"], NEW, "frozen", "Frozen"), steps.new)
-    call("nnunetv2_clip", "pseudo-label", "-d", NEW[0], "-m", models["old"], "-o", COMPLETED[0], "-device", "cpu")
+    call(
+        "nnunetv2_clip", "pseudo-label", "-d", NEW[0], "-m", models["old"], "-o", COMPLETED[0], "-device", study.device
+    )
     call("nnUNetv2_extract_fingerprint", "-d", COMPLETED[0], "-np", 1)
     add("fine-tuned", COMPLETED, extended(models["old"], COMPLETED, "fine-tune", "FineTuned"), steps.new)
     add("from scratch", NEW, without_start("Frozen", "Scratch"), steps.new)
@@ -192,7 +198,7 @@ def old_logits_are_identical(old, new) -> bool:
     patch = torch.randn(1, 1, *old.configuration_manager.patch_size, generator=torch.Generator().manual_seed(0))
     results = []
     for trainer in (old, new):
-        logits = dict(zip(trainer.classes, trainer.network.eval()(patch)[0], strict=True))
+        logits = dict(zip(trainer.classes, trainer.network.eval()(patch.to(trainer.device))[0], strict=True))
         results.append(torch.stack([logits[name] for name in OLD_CLASSES]))
     return torch.equal(*results)
 

@@ -5,9 +5,10 @@
 
 Two hospitals annotate different organs, and each has a scanner of its own, as datasets from different hospitals do:
 standard dose, or low dose (more noise) with a smooth kernel. Half of the test patients come from each scanner. Masked
-and unmasked are compared with Dice over each case (as nnU-Net plans 3d_fullres), where a case without a class tells
-nothing about it, and with Dice over the batch (as it plans 2d and 3d_lowres), where every false voxel counts. Trainings
-that are finished are kept in the work folder (-w). Writes results/masking.md.
+and unmasked are compared with Dice over the batch, which nnU-Net plans for 2d and for the 3d_fullres of scans that are
+large beside the patch (there is a 3d_lowres then), and with Dice over each case, which it plans for small scans and
+where a case without a class has next to no gradient. Trainings that are finished are kept in the work folder (-w).
+Writes results/masking.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import table, write_result
+from common import RESULTS, table, write_result
 from proof_patients import Scanner
 from proof_study import LEARNING_RATE, WEIGHT_DECAY, Size, Study, class_dice, spread
 from proof_trainers import trainers
@@ -25,7 +26,7 @@ SOURCES = {"standard": ("liver", "right_kidney", "aorta"), "low_dose": ("stomach
 CLASSES = tuple(name for names in SOURCES.values() for name in names)
 SCANNERS = {"standard": Scanner("standard"), "low_dose": Scanner("low_dose", noise_hu=25, blur_mm=5)}
 # Trainers of proof_trainers.py: masked, unmasked.
-SETTINGS = {"Dice over each case": ("masked", "unmasked"), "Dice over the batch": ("masked_batch", "unmasked_batch")}
+SETTINGS = {"Dice over the batch": ("masked_batch", "unmasked_batch"), "Dice over each case": ("masked", "unmasked")}
 ARMS = {arm: f"{setting}: {arm.split('_')[0]}" for setting, arms in SETTINGS.items() for arm in arms}
 Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> figures
 
@@ -50,7 +51,9 @@ def main() -> None:
             print(f"seed {seed}: {arm}", flush=True)
             trainer_class = trainers()[arm]
             scores[arm].append(study.scores(arm, lambda study, t=trainer_class: study.train_universal(t)))
-    write_result("masking", "Masked back-propagation against unknown as background", *report(args, size, scores))
+    folder = args.work if args.small or args.seeds < 3 else RESULTS
+    title = "Masked back-propagation against unknown as background"
+    write_result("masking", title, *report(args, size, scores), folder=folder)
 
 
 def make_study(args: argparse.Namespace, size: Size, seed: int) -> Study:

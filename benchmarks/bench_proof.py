@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import table, verdict, write_result
+from common import RESULTS, table, verdict, write_result
 from proof_patients import CLASSES, ORGANS, SOURCES, TUMOUR_SHARE, TUMOURS
 from proof_study import FULL, LEARNING_RATE, WEIGHT_DECAY, Size, Study, class_dice, spread
 from proof_trainers import trainers
@@ -34,7 +34,7 @@ Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=tuple(EXPERIMENTS))
+    parser.add_argument("experiment", choices=tuple(ARMS))
     parser.add_argument("-w", "--work", type=Path, default=Path("proof_work"), help="(default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, help=f"of each training (default: {NORMAL.steps})")
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     size = chosen_size(args)
-    arms = EXPERIMENTS[args.experiment][0](args)
+    arms = ARMS[args.experiment](args)
     arms = {name: arm for name, arm in arms.items() if not args.arms or name in args.arms}
     scores: Scores = {name: [] for name in arms}
     args.batch_sizes = set()  # nnU-Net plans each seed's patients for itself
@@ -58,7 +58,8 @@ def main() -> None:
         for name, arm in arms.items():
             print(f"seed {seed}: {name}", flush=True)
             scores[name].append(study.scores(name, arm))
-    EXPERIMENTS[args.experiment][1](args, size, scores)
+    name, title, write = PAGES[args.experiment]
+    write_result(page_name(name, size), title, describe(args, size), *write(scores), folder=page_folder(args))
 
 
 def chosen_size(args: argparse.Namespace) -> Size:
@@ -67,9 +68,15 @@ def chosen_size(args: argparse.Namespace) -> Size:
     return Size(args.cases or base.cases, args.test_cases or base.test_cases, args.steps or base.steps, spacing)
 
 
+def page_folder(args: argparse.Namespace) -> Path:
+    """Where results are kept, or the work folder for a run that is smaller than those, or of some arms only."""
+    is_result = not (args.small or args.cases or args.test_cases or args.spacing or args.arms) and args.seeds >= 3
+    return RESULTS if is_result else args.work
+
+
 def page_name(experiment: str, size: Size) -> str:
     """Other budgets than the usual one have pages of their own."""
-    return experiment if size.steps in (NORMAL.steps, SMALL.steps) else f"{experiment}_{size.steps}steps"
+    return experiment if size.steps == NORMAL.steps else f"{experiment}_{size.steps}steps"
 
 
 def folder_name(size: Size, device: str, seed: int) -> str:
@@ -95,6 +102,8 @@ def masking_arms(args: argparse.Namespace) -> dict[str, Callable]:
     return {
         "masked": universal_arm("masked"),
         "unmasked": universal_arm("unmasked"),
+        "masked_batch": universal_arm("masked_batch"),
+        "unmasked_batch": universal_arm("unmasked_batch"),
         "upper_bound": universal_arm("masked", dataset=FULL),
         "upper_bound_quarter": universal_arm("masked", dataset=FULL, share_of_steps=0.25),
         **specific,
@@ -144,8 +153,9 @@ def runs_of(scores: Scores, arm: str, name: str) -> list[list[dict]]:
     return scores[f"specific_{next(source for source, names in SOURCES.items() if name in names)}"]
 
 
-def write_masking(args: argparse.Namespace, size: Size, scores: Scores) -> None:
-    arms = [arm for arm in ("masked", "upper_bound", "upper_bound_quarter", "unmasked") if arm in scores]
+def masking_page(scores: Scores) -> list[str]:
+    universal = ("upper_bound", "upper_bound_quarter", "masked", "unmasked", "masked_batch", "unmasked_batch")
+    arms = [arm for arm in universal if arm in scores]
     if all(f"specific_{source}" in scores for source in SOURCES):
         arms.append("specific")
     rows = [
@@ -155,24 +165,30 @@ def write_masking(args: argparse.Namespace, size: Size, scores: Scores) -> None:
     for title, names in (("organs", ORGANS), ("tumours", TUMOURS), ("all", CLASSES)):
         rows.append([f"**{title}**", "", *(spread(mean_dice(scores, arm, names)) for arm in arms)])
     parts = [
-        describe(args, size),
         "Dice (%), mean ± standard deviation over the seeds.",
         table(["class", "annotated in", *arms], rows),
     ]
-    if {"masked", "unmasked", "upper_bound"} <= set(scores):
-        means = {
-            arm: 100 * np.nanmean(mean_dice(scores, arm, CLASSES)) for arm in ("masked", "unmasked", "upper_bound")
-        }
-        behind, above = means["upper_bound"] - means["masked"], means["masked"] - means["unmasked"]
-        goals = [
-            ["masked behind the upper bound", f"{behind:.1f}", "at most 1", verdict(behind, 1, at_most=True)],
-            ["masked above unmasked", f"{above:.1f}", "at least 10", verdict(above, 10)],
-        ]
+    goals = masking_goals({arm: 100 * np.nanmean(mean_dice(scores, arm, CLASSES)) for arm in arms})
+    if goals:
         parts.append(table(["Dice points, all classes", "measured", "goal", "reached"], goals))
-    write_result(page_name("proof_masking", size), "One network from four partly labelled datasets", *parts)
+    return parts
 
 
-def write_encodings(args: argparse.Namespace, size: Size, scores: Scores) -> None:
+def masking_goals(means: dict[str, float]) -> list[list[str]]:
+    """A row for each comparison of two arms that ran."""
+    rows = []
+    for bound, goal in (("upper_bound", "at most 1"), ("upper_bound_quarter", "at most 1")):
+        if {bound, "masked"} <= set(means):
+            behind = means[bound] - means["masked"]
+            rows.append([f"masked behind {bound}", f"{behind:.1f}", goal, verdict(behind, 1, at_most=True)])
+    for suffix, title in (("_batch", "Dice over the batch"), ("", "Dice over each case")):
+        if {f"masked{suffix}", f"unmasked{suffix}"} <= set(means):
+            above = means[f"masked{suffix}"] - means[f"unmasked{suffix}"]
+            rows.append([f"masked above unmasked, {title}", f"{above:.1f}", "at least 10", verdict(above, 10)])
+    return rows
+
+
+def encodings_page(scores: Scores) -> list[str]:
     titles = {
         "onehot": ("one-hot (DoDNet)", ""),
         "random": ("random vectors", ""),
@@ -185,19 +201,14 @@ def write_encodings(args: argparse.Namespace, size: Size, scores: Scores) -> Non
         [*titles[arm], *(spread(mean_dice(scores, arm, names)) for names in (ORGANS, TUMOURS, CLASSES))]
         for arm in scores
     ]
-    notes = [describe(args, size), "Dice (%), mean ± standard deviation over the seeds; reported as it came out."]
+    notes = ["Dice (%), mean ± standard deviation over the seeds; reported as it came out."]
     if "clip_V3" not in scores:
         notes.append("CLIP: not measured, its weights were not at hand (`--clip-weights`).")
     header = ["embedding", "prompt", "organs", "tumours", "all"]
-    write_result(
-        page_name("proof_encodings", size),
-        "Encodings of the classes, as the paper's Table 1",
-        *notes,
-        table(header, rows),
-    )
+    return [*notes, table(header, rows)]
 
 
-def write_false_positives(args: argparse.Namespace, size: Size, scores: Scores) -> None:
+def false_positives_page(scores: Scores) -> list[str]:
     arms = [arm for arm in ("masked", "upper_bound", "unmasked") if arm in scores] + ["specific"]
     rows = []
     for name in TUMOURS:
@@ -212,15 +223,19 @@ def write_false_positives(args: argparse.Namespace, size: Size, scores: Scores) 
             rows.append([name, arm, *rates, spread(false_ml, scale=1)])
     numbers = [counts(scores[next(iter(scores))], name) for name in TUMOURS]
     text = ", ".join(f"{name}: {ill} with, {free} without" for name, (ill, free) in zip(TUMOURS, numbers, strict=True))
-    header = ["tumour", "model", "sensitivity", "specificity", "harmonic mean", "false ml per patient without"]
-    write_result(
-        page_name("proof_false_positives", size),
-        "False positives in patients known to be free of tumours",
-        describe(args, size),
-        f"A patient is suspected when a connected part of the predicted tumour has at least {MIN_LESION_ML:g} ml. Test "
-        f"patients over all seeds: {text}. In %, mean ± standard deviation over the seeds.",
+    header = [
+        "tumour",
+        "model",
+        "sensitivity",
+        "specificity",
+        "harmonic mean",
+        "largest false lesion of patients without (ml)",
+    ]
+    return [
+        f"A patient is suspected when a connected part of the predicted tumour has at least {MIN_LESION_ML:g} ml, "
+        f"wherever it lies. Test patients over all seeds: {text}. In %, mean ± standard deviation over the seeds.",
         table(header, rows),
-    )
+    ]
 
 
 def detection(patients: Sequence[dict], name: str) -> tuple[float, float, float]:
@@ -257,14 +272,21 @@ def describe(args: argparse.Namespace, size: Size) -> str:
         f"nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
         f"its patients twice as often. `upper_bound`: all labels of all patients, "
         f"hence four times the annotations in as many steps; `upper_bound_quarter`: the same in a quarter of the "
-        f"steps, hence as many annotations.{smoke}"
+        f"steps, hence as many annotations. `_batch`: Dice over the batch, as nnU-Net plans it for 2d, and for "
+        f"3d_fullres where there is a 3d_lowres as well; all other arms: over each case, as it plans it for scans as "
+        f"small as these.{smoke}"
     )
 
 
-EXPERIMENTS = {
-    "masking": (masking_arms, write_masking),
-    "encodings": (encoding_arms, write_encodings),
-    "false-positives": (false_positive_arms, write_false_positives),
+ARMS = {"masking": masking_arms, "encodings": encoding_arms, "false-positives": false_positive_arms}
+PAGES = {  # file, title, what stands below the description
+    "masking": ("proof_masking", "One network from four partly labelled datasets", masking_page),
+    "encodings": ("proof_encodings", "Encodings of the classes, as the paper's Table 1", encodings_page),
+    "false-positives": (
+        "proof_false_positives",
+        "False positives in patients known to be free of tumours",
+        false_positives_page,
+    ),
 }
 
 

@@ -80,10 +80,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write_result(name: str, title: str, *parts: str) -> None:
-    """Print the page and write it to results/NAME.md, with the command that made it and the machine."""
+def write_result(name: str, title: str, *parts: str, folder: Path = RESULTS) -> None:
+    """Print the page and write it to results/NAME.md, with the command that made it and the machine.
+
+    Args:
+        folder: another one for a run that is no result, so that it replaces none.
+    """
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     page = "\n\n".join([f"# {title}", machine(), *parts, f"Made by `{command}`."]) + "\n"
     print(page)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")

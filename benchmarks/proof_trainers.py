@@ -29,18 +29,25 @@ def trainers() -> dict[str, type]:
         def get_training_transforms(self, patch_size, rotation, deep_supervision_scales, *arguments, **options):
             return self.get_validation_transforms(deep_supervision_scales)
 
-    class Masked(NoAugmentation, CLIPUniversalTrainer):
+    class OverCase:
+        """Dice over each case, whatever was planned."""
+
+        batch_dice = False
+
+        def _build_loss(self):
+            self.configuration_manager.configuration["batch_dice"] = self.batch_dice
+            return super()._build_loss()
+
+    class Masked(NoAugmentation, OverCase, CLIPUniversalTrainer):
         pass
 
-    class Unmasked(NoAugmentation, CLIPUniversalTrainerUnmasked):
+    class Unmasked(NoAugmentation, OverCase, CLIPUniversalTrainerUnmasked):
         pass
 
     class OverBatch:
-        """Dice over the batch, as nnU-Net plans it for 2d and 3d_lowres; over each case for 3d_fullres."""
+        """Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where there is a 3d_lowres as well."""
 
-        def _build_loss(self):
-            self.configuration_manager.configuration["batch_dice"] = True
-            return super()._build_loss()
+        batch_dice = True
 
     class MaskedOverBatch(OverBatch, Masked):
         pass
