@@ -219,6 +219,10 @@ class Taxonomy:
                 queue.extend(self.find(parent).parents)
         return frozenset(found)
 
+    def exclude_each_other(self, first: str, second: str) -> bool:
+        """Can no voxel belong to both classes: neither lies inside the other, and no organ holds both."""
+        return (self.ancestors(first) | {first}).isdisjoint(self.ancestors(second) | {second})
+
     def descendants(self, name: str) -> frozenset[str]:
         """Every class that lies inside this one, over all generations."""
         own = self.find(name).name

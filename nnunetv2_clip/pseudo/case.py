@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.inference.masks import Box
-from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold, complete_organs, exclude_each_other
+from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold, complete_organs
 from nnunetv2_clip.pseudo.probabilities import Probability
 
 
@@ -117,7 +117,7 @@ def _settle_conflicts(
     for first, second in combinations(found, 2):
         boxes = found[first][0], found[second][0]
         shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
-        if any(part.stop <= part.start for part in shared) or not exclude_each_other(first, second, taxonomy):
+        if any(part.stop <= part.start for part in shared) or not taxonomy.exclude_each_other(first, second):
             continue
         inside = [
             tuple(slice(s.start - own.start, s.stop - own.start) for s, own in zip(shared, box, strict=True))

@@ -15,11 +15,6 @@ from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.painting import Unpainted, paint
 
 
-def exclude_each_other(first: str, second: str, taxonomy: Taxonomy) -> bool:
-    """Can no voxel belong to both classes: neither lies inside the other, and no organ holds both."""
-    return (taxonomy.ancestors(first) | {first}).isdisjoint(taxonomy.ancestors(second) | {second})
-
-
 def can_hold(name: str, truth: ClassSet, known: Iterable[str], taxonomy: Taxonomy) -> bool:
     """Can a voxel belong to a class, as far as the truth tells.
 
@@ -32,7 +27,7 @@ def can_hold(name: str, truth: ClassSet, known: Iterable[str], taxonomy: Taxonom
     """
     if name in frozenset(known):
         return name in truth
-    if any(exclude_each_other(name, other, taxonomy) for other in truth):
+    if any(taxonomy.exclude_each_other(name, other) for other in truth):
         return False
     parents = taxonomy.find(name).parents
     return not parents or any(can_hold(parent, truth, known, taxonomy) for parent in parents)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.losses.masked import MaskedLoss
+from nnunetv2_clip.losses.masked import MaskedLoss, pair_losses
+from nnunetv2_clip.losses.pair_sums import PairSums
 
 
 def exclusive_classes(classes: Sequence[str], taxonomy: Taxonomy) -> Tensor:
@@ -23,12 +24,14 @@ def exclusive_classes(classes: Sequence[str], taxonomy: Taxonomy) -> Tensor:
     Two classes may overlap if one lies inside the other (liver, liver_tumor) or if both lie inside one organ
     (hepatic_vessel, liver_tumor); all other classes exclude each other.
     """
-    organs = [taxonomy.ancestors(name) | {name} for name in classes]
-    return torch.tensor([[own.isdisjoint(other) for other in organs] for own in organs])
+    return torch.tensor([[taxonomy.exclude_each_other(own, other) for other in classes] for own in classes])
 
 
 class ExclusionLoss(MaskedLoss):
-    """The masked loss on annotated pairs and, in their known voxels only, on unannotated ones.
+    """The masked loss on annotated pairs, plus the mean cross entropy of unannotated ones in their known voxels.
+
+    The two means stand side by side, so that the annotated pairs give the gradient that they give without exclusion,
+    however many classes are unannotated. The known voxels of an unannotated pair are all negative: they have no Dice.
 
     `pairs` has a third column here: (P, 3) with 1 for an annotated pair and 0 for an unannotated one.
 
@@ -45,3 +48,21 @@ class ExclusionLoss(MaskedLoss):
     def known_values(self, pairs: Tensor) -> Tensor:
         """(P, V) bool: all of an annotated pair; those that rule the class out of an unannotated one."""
         return self.rules_out.t()[pairs[:, 1]] | (pairs[:, 2:] == 1)
+
+    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Tensor) -> Tensor:
+        entropy = sums.entropy / sums.num_voxels.clamp_min(1)
+        return torch.where(_annotated(pairs), pair_losses(sums, overlap, size), entropy)
+
+    def _mean(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
+        means = []
+        for group in (_annotated(pairs), ~_annotated(pairs)):
+            means.append(self._means([loss * group for loss in losses], [flags & group for flags in known], None))
+        return sum(means)
+
+    def _dice_sums(self, sums: list[PairSums], pairs: Tensor, pair_weights: Tensor | None):
+        return super()._dice_sums(sums, pairs, _annotated(pairs))  # over a batch: of the annotated pairs
+
+
+def _annotated(pairs: Tensor) -> Tensor:
+    """(P,) bool."""
+    return pairs[:, 2] == 1

@@ -5,7 +5,7 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.pseudo.case import complete_case, uncertainty
-from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold, exclude_each_other
+from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold
 from nnunetv2_clip.pseudo.probabilities import Probability
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml
@@ -140,5 +140,5 @@ def test_what_the_truth_of_a_voxel_rules_out():
     assert hold("liver", {"liver_tumor"}, {"liver_tumor"})
     assert hold("kidney_tumor", set(), {"right_kidney"})  # the left one may be there
     assert not hold("kidney_tumor", set(), {"right_kidney", "left_kidney"})
-    assert exclude_each_other("right_kidney", "left_kidney", UNIVERSAL)
-    assert not exclude_each_other("hepatic_vessel", "liver_tumor", UNIVERSAL)
+    assert UNIVERSAL.exclude_each_other("right_kidney", "left_kidney")
+    assert not UNIVERSAL.exclude_each_other("hepatic_vessel", "liver_tumor")

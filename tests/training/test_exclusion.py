@@ -33,7 +33,7 @@ def test_left_and_right_exclude_each_other():
 
 def plain_loop(logits, label_map, pairs, annotated):
     """Voxel by voxel, as the definition reads."""
-    losses = []
+    losses = {True: [], False: []}  # of annotated and of unannotated pairs
     for p, (case, k) in enumerate(pairs):
         entropy = overlap = size = count = 0.0
         for x, value in zip(logits[p].flatten().tolist(), label_map[case].flatten().tolist(), strict=True):
@@ -49,8 +49,9 @@ def plain_loop(logits, label_map, pairs, annotated):
             entropy -= target * math.log(probability) + (1 - target) * math.log(1 - probability)
             overlap, size, count = overlap + probability * target, size + probability + target, count + 1
         if count:
-            losses.append(entropy / count + 1 - (2 * overlap + SMOOTH) / (size + SMOOTH))
-    return sum(losses) / len(losses)
+            dice_loss = 1 - (2 * overlap + SMOOTH) / (size + SMOOTH) if annotated[case][k] else 0
+            losses[annotated[case][k]].append(entropy / count + dice_loss)
+    return sum(sum(values) / len(values) for values in losses.values())
 
 
 @pytest.mark.parametrize("ignore", [None, IGNORE])
@@ -90,3 +91,18 @@ def test_annotated_pairs_alone_give_the_masked_loss():
     with_flag = torch.cat((pairs, torch.ones(2, 1, dtype=torch.long)), dim=1)
     exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,))
     assert exclusion([logits], [label_map], with_flag) == masked
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_annotated_pairs_get_the_gradient_that_they_get_without_exclusion(batch_dice):
+    generator = torch.Generator().manual_seed(1)
+    label_map = torch.tensor([0, 1, 3, 1, 4, 1]).view(1, 1, 1, 2, 3)
+    logits = torch.randn(4, 1, 2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    pairs = torch.tensor([[0, 0, 1], [0, 1, 0], [0, 2, 1], [0, 3, 1]])  # the spleen is not annotated
+    exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,), batch_dice)
+    exclusion([logits], [label_map], pairs).backward()
+    annotated = [0, 2, 3]
+    alone = logits.detach()[annotated].requires_grad_()
+    MaskedLoss(MEMBERSHIP, None, (1.0,), batch_dice)([alone], [label_map], pairs[annotated, :2]).backward()
+    assert torch.equal(logits.grad[annotated], alone.grad)
+    assert (logits.grad[1] > 0).sum() == 5, "every voxel of liver, tumour and vessel is a known negative of the spleen"
