@@ -145,6 +145,12 @@ def _pair_start(case_index: Tensor, num_cases: int) -> Tensor:
     return torch.searchsorted(case_index.contiguous(), cases)
 
 
+def _launch(kernel, features: Tensor, *arguments, **options) -> None:
+    """On the device of the features: Triton takes the current one, which need not be theirs."""
+    with torch.cuda.device_of(features):
+        kernel(features, *arguments, **options)
+
+
 class TritonHead(torch.autograd.Function):
     """Logits of all pairs; keeps only features and parameters for the backward pass."""
 
@@ -154,7 +160,9 @@ class TritonHead(torch.autograd.Function):
         ctx.save_for_backward(features, theta, case_index)
         num_cases, _, num_voxels = features.shape
         logits = features.new_empty(len(theta), num_voxels)
-        _forward_kernel[(triton.cdiv(num_voxels, FORWARD_BLOCK), num_cases)](
+        grid = (triton.cdiv(num_voxels, FORWARD_BLOCK), num_cases)
+        _launch(
+            _forward_kernel[grid],
             features,
             *_padded_matrices(theta),
             _pair_start(case_index, num_cases),
@@ -177,7 +185,8 @@ class TritonHead(torch.autograd.Function):
         num_tiles = triton.cdiv(num_voxels, VOXELS_PER_TILE)
         grad_features = torch.empty_like(features, memory_format=torch.contiguous_format)
         sums = theta.new_empty(num_tiles, len(theta), 2, WIDE, WIDE, dtype=torch.float32)
-        _backward_kernel[(num_tiles, num_cases)](
+        _launch(
+            _backward_kernel[(num_tiles, num_cases)],
             features,
             *_padded_matrices(theta),
             _pair_start(case_index, num_cases),

@@ -53,7 +53,7 @@ def parse_encoder(text: str) -> Encoder:
         raise UserError("--encoder", f"unknown encoder {text!r}.{hint}", f"one of {FORMS}", "see docs/text.md")
     wrong_form = (
         bool(argument) != needs_argument[kind]
-        or (kind == "open_clip" and not all(argument.rpartition("/")))
+        or (kind == "open_clip" and not argument.startswith("local-dir:") and not all(argument.rpartition("/")))
         or (kind == "random" and not argument.isdecimal())
     )
     if wrong_form:

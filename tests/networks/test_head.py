@@ -4,6 +4,8 @@
 
 import subprocess
 import sys
+import types
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,12 +83,27 @@ def test_no_pair_gives_an_empty_result_and_zero_gradient():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 0.03), (torch.bfloat16, 0.2)])
-def test_lower_precision_stays_near_double(dtype, tolerance):
+def test_lower_precision_stays_near_double_forward_and_backward(dtype, tolerance):
     features, theta, case_index = random_problem((1, 8, 6, 6), (0, 0))
     exact = text_driven_head(features, theta, case_index)
-    rough = text_driven_head(features.to(dtype), theta, case_index)
+    expected = torch.autograd.grad(exact.sum(), (features, theta))
+    low = [tensor.detach().to(dtype).requires_grad_() for tensor in (features, theta)]
+    rough = text_driven_head(*low, case_index)
     assert rough.dtype == dtype
     assert ((rough - exact).abs() / (1 + exact.abs())).max() < tolerance
+    for gradient, truth in zip(torch.autograd.grad(rough.sum(), low), expected, strict=True):
+        assert gradient.dtype == dtype
+        # Rounding flips a ReLU here and there: compared as a whole.
+        assert (gradient.double() - truth).norm() < tolerance * truth.norm()
+
+
+def test_where_the_fused_kernel_runs_it_is_what_computes_the_logits(monkeypatch):
+    fused = types.ModuleType("nnunetv2_clip.networks.head_triton")
+    fused.TritonHead = SimpleNamespace(apply=lambda flat, theta, case_index: torch.full((len(theta), 4), 7.0))
+    monkeypatch.setitem(sys.modules, fused.__name__, fused)
+    monkeypatch.setattr(head, "fused_kernel_runs_on", lambda device, dtype: True)
+    features, theta, case_index = random_problem((1, 8, 2, 2), (0, 0))
+    assert (text_driven_head(features, theta, case_index) == 7).all()
 
 
 def test_non_contiguous_features_are_welcome():

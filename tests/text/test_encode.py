@@ -4,6 +4,7 @@ import copy
 import http.server
 import logging
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -334,18 +335,19 @@ def test_weights_of_another_model_or_no_weights_name_the_file(weights_file, tmp_
 
 @pytest.mark.parametrize("encoder", ["open_clip:local-dir:{}", "hf:{}"])
 @pytest.mark.parametrize("made", [True, False])
-def test_a_broken_model_folder_is_named_and_no_internet_is_advised(encoder, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder_name", ["model", "model/"])
+def test_a_broken_model_folder_is_named_and_no_internet_is_advised(encoder, made, folder_name, tmp_path, monkeypatch):
     if encoder.startswith("hf"):
         pytest.importorskip("sentence_transformers")
-    if encoder.startswith("hf") and not made:
-        pytest.skip("a name that is no folder is one on the hub")
-    folder = tmp_path / "model"
+        if not made:
+            pytest.skip("a name that is no folder is one on the hub")
+    monkeypatch.chdir(tmp_path)  # a relative name
     if made:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
+        Path("model").mkdir()
+        Path("model/config.json").write_text("{}")
     monkeypatch.setattr("nnunetv2_clip.text.hub.hub_reachable", lambda: pytest.fail("asks the hub"))
-    with pytest.raises(UserError, match=f"{folder}: is not loadable as the model folder") as caught:
-        encode(encoder.format(folder), ROWS)
+    with pytest.raises(UserError, match=f"^{folder_name}: is not loadable as the model folder") as caught:
+        encode(encoder.format(folder_name), ROWS)
     assert "internet" not in str(caught.value)
 
 
