@@ -16,6 +16,9 @@ from nnunetv2_clip.manifest import read_json
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
+RULES_ENTRY = (
+    "postprocessing"  # in it: so the rules are in every copy and zip of the model (inference/postprocessing.py)
+)
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,11 @@ def _supervised_classes(folder: Path) -> set[str] | None:
     datasets = ours.get("datasets") if isinstance(ours, Mapping) else None
     if not datasets:
         return None
-    before = (ours.get(EXTENSION_ENTRY) or {}).get("known", ())
-    return {name for entry in datasets.values() for name in entry["supervised"]} | set(before)
+    names = {name for entry in datasets.values() for name in entry["supervised"]}
+    extension = ours.get(EXTENSION_ENTRY) or {}
+    if extension.get("mode") == "frozen":  # training/extension.py: the newest part alone has learnt
+        names &= set(extension["parts"][-1])
+    return names | set(extension.get("known", ()))
 
 
 def taxonomy_beside(folder: Path) -> Taxonomy:
@@ -164,3 +170,15 @@ def taxonomy_beside(folder: Path) -> Taxonomy:
     if not (folder / "plans.json").is_file():
         return UNIVERSAL
     return taxonomy_of_plans(find_models(folder)[0].read_json("plans.json"), folder / "plans.json")
+
+
+def learned_rules(folder: Path) -> dict | None:
+    """What `nnunetv2_clip learn-postprocessing` has written into the plans of a model folder; None: nothing.
+
+    Raises:
+        UserError: damaged plans.
+    """
+    if not (folder / "plans.json").is_file():
+        return None
+    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
+    return ours.get(RULES_ENTRY) if isinstance(ours, Mapping) else None

@@ -21,13 +21,12 @@ from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.postprocessing import (
     DEFAULT_THRESHOLD,
     NOTHING,
-    PLANS_ENTRY,
-    PLANS_KEY,
     Rule,
     apply_rule,
 )
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json, write_json
+from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY
 from nnunetv2_clip.paths import dataset_folder
 
 THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
@@ -95,7 +94,7 @@ def learn(folder: Path, folds: Sequence[str] | None, checkpoint: str, device: st
 def write_rules(folder: Path, choices: Mapping[str, Choice], learned_on: Mapping[str, object]) -> None:
     """Put the rules into the model's plans.json, so that they travel with every copy and zip of the model."""
     plans = read_json(folder / "plans.json", "give a model folder")
-    plans.setdefault(PLANS_KEY, {})[PLANS_ENTRY] = {
+    plans.setdefault(PLANS_KEY, {})[RULES_ENTRY] = {
         "rules": {name: choice.rule.to_json() for name, choice in choices.items() if choice.rule != NOTHING},
         "learned_on": dict(learned_on),
         "dice": {

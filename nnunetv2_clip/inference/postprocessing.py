@@ -12,9 +12,8 @@ import numpy as np
 from nnunetv2_clip.components import connected_components
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.masks import Mask
-from nnunetv2_clip.model_files import PLANS_KEY
+from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY
 
-PLANS_ENTRY = "postprocessing"  # below PLANS_KEY in plans.json: so the rules are in every copy and zip of the model
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -47,7 +46,7 @@ def rules_of_plans(plans: Mapping, where: object) -> dict[str, Rule]:
     Raises:
         UserError: the entry is damaged.
     """
-    entry = (plans.get(PLANS_KEY) or {}).get(PLANS_ENTRY) or {}
+    entry = (plans.get(PLANS_KEY) or {}).get(RULES_ENTRY) or {}
     try:
         return {name: _parse(rule) for name, rule in entry.get("rules", {}).items()}
     except (TypeError, ValueError, AttributeError) as error:

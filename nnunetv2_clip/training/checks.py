@@ -78,7 +78,7 @@ def check_batch_feeds_all(batch_size: int, num_processes: int) -> None:
             "the plans",
             f"a batch of {batch_size} for {num_processes} GPUs",
             "at least one case for each GPU",
-            f"train with {batch_size} at most, or plan under another name (-overwrite_plans_name) and raise "
+            f"train with {batch_size} GPUs at most, or plan under another name (-overwrite_plans_name) and raise "
             "'batch_size' in that file",
         )
 

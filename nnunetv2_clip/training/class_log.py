@@ -37,10 +37,10 @@ class ClassCounts:
         Args:
             pairs: (P, 2) case, class.
         """
-        classes = pairs[:, 1]
+        classes = pairs[losses.is_known, 1]
         self.supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.supervised))
-        of_pairs = torch.stack((losses.per_pair, losses.is_known)).to(self._losses.dtype)
-        self._losses.index_add_(1, classes, of_pairs)
+        of_pairs = losses.per_pair[losses.is_known].to(self._losses.dtype)
+        self._losses.index_add_(1, classes, torch.stack((of_pairs, torch.ones_like(of_pairs))))
 
     def end_epoch(self) -> dict[str, list]:
         """(K,) supervised patches and mean losses of all ranks, as the logger wants them. Begins to count anew."""

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -199,8 +199,3 @@ def start_weights(weights: Mapping[str, Tensor], mode: str, num_parts: int) -> d
         own = (key for key in list(kept) if key.startswith(("feature_layers.", "controller.")))
         kept.update({part_prefix(num_parts) + key: kept[key].clone() for key in own})
     return kept
-
-
-def names_of(parts: Iterable[Iterable[str]]) -> set[str]:
-    """All classes that have a part beside the network's own."""
-    return {name for part in parts for name in part}

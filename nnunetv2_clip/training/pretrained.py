@@ -19,8 +19,6 @@ from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
 
-SKIPPED = ".seg_layers."
-
 
 def prepare_weights(source: str, target: str, dataset: str, configuration: str, plans_name: str) -> str:
     """Write `target`; returns one line that says what was taken over.

@@ -26,6 +26,7 @@ from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_wei
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY, learned_rules
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training import class_log
@@ -101,16 +102,29 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if several:
             self._set_batch_size_and_oversample()
             self.network = wrap_network(self.network, self.device)
-        trained = self._trained_classes()
+        with exit_on_user_error():
+            trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
         self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
         class_log.complete(self._log, len(self.classes), 0)
 
     def _trained_classes(self) -> set[str]:
-        """The classes that some training case of this fold supervises, or that the model knew from which it starts."""
-        before = self.extension.known if self.extension else ()
-        with exit_on_user_error():
-            return set(before).union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+        """The classes to which some training case of this fold gives loss, or that the old model knew.
+
+        Raises:
+            UserError: there is none.
+        """
+        names = set().union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+        if self.extension:
+            names &= set(np.array(self.classes)[self.extension.gives_loss(self.classes)])
+        if not names:
+            raise UserError(
+                f"{self.manifest.where}, fold {self.fold}",
+                "no training case of this fold supervises any class" + (" that would learn" if self.extension else ""),
+                "an annotated class in at least one training case",
+                "train another fold, or look at 'annotated' in the manifest",
+            )
+        return names.union(self.extension.known if self.extension else ())
 
     def on_train_start(self):
         if not self.was_initialized:
@@ -118,7 +132,21 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if self.extension:  # a checkpoint may have been loaded since
             with exit_on_user_error():
                 self.extension.check_frozen(self._bare_network(), self._start_file)
+        # nnU-Net keeps a checkpoint for --c every 50 epochs: of shorter recipes it would never keep one.
+        self.save_every = min(self.save_every, max(1, self.num_epochs // 10))
+        if self.local_rank == 0:
+            self._keep_learned_rules()
         super().on_train_start()
+
+    def _keep_learned_rules(self) -> None:
+        """nnU-Net replaces the model's plans.json; the rules of `learn-postprocessing` in it are to stay."""
+        with exit_on_user_error():
+            rules = learned_rules(Path(self.output_folder_base))
+        if rules:
+            self.plans_manager.plans[PLANS_KEY][RULES_ENTRY] = rules
+            self.print_to_log_file(
+                "plans.json keeps the rules of 'nnunetv2_clip learn-postprocessing': learn anew after this training"
+            )
 
     @property
     def _start_file(self) -> Path:
@@ -284,8 +312,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                     f"epoch {self.current_epoch}",
                     f"loss or gradient was not finite {self._bad_steps} times in a row",
                     "a finite loss and a finite gradient",
-                    "continue from the last checkpoint with --c and a lower learning rate, and look for NaN in the "
-                    "images (nnUNetv2_plan_and_preprocess --verify_dataset_integrity)",
+                    "look for NaN in the images (nnUNetv2_plan_and_preprocess --verify_dataset_integrity), then "
+                    "continue from the last checkpoint with --c; if it happens again, with a trainer of your own that "
+                    "has a lower initial_lr",
                 )
 
     def validation_step(self, batch: dict) -> dict:
@@ -294,7 +323,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             logits = self._logits(image, pairs)
             loss = self.loss(logits, label_maps, pairs)
         counts = _true_false_counts(logits[0], label_maps[0], pairs, self.loss, len(self.classes))
-        return {"loss": loss.detach().cpu().numpy(), **counts}
+        # No loss without a pair; all ranks know alike (as in training), so that the mean over batches is the same.
+        learnt = _over_ranks(len(pairs) > 0, True, self.device)[0]
+        return {"loss": loss.detach().cpu().numpy() if learnt else np.array(np.nan), **counts}
 
     # ---------------------------------------------------------------- one epoch
 
@@ -317,6 +348,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         return self.logger.local_logger.my_fantastic_logging
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
+        losses = [output["loss"] for output in val_outputs if not np.isnan(output["loss"])]
+        for output in val_outputs:  # a batch without annotated class has none and does not count
+            output["loss"] = np.mean(losses) if np.isnan(output["loss"]) and losses else output["loss"]
         # A class without voxels in prediction and reference has Dice 0/0: NaN, which the mean leaves out.
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)

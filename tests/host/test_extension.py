@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -210,6 +211,17 @@ def test_an_old_class_gives_no_loss_and_no_patch_is_wasted_on_it(new_trainer):
     trainer._presence = lambda case_ids: np.ones((len(case_ids), len(trainer.classes)), dtype=bool)
     pairs = trainer._to_device(next(trainer.dataloader_train))[-1]
     assert {trainer.classes[k] for k in pairs[:, 1].tolist()} == {"renal_vein"}
+
+
+@pytest.mark.slow
+def test_a_class_that_a_frozen_training_cannot_learn_is_not_called_trained(new_trainer):
+    """A pseudo label of another model, or a class that the manifest has gained since `extend`."""
+    trainer = new_trainer()
+    for case_id, case in trainer.manifest.cases.items():
+        trainer.manifest.cases[case_id] = replace(case, pseudo={"colon": 0.5})
+    trainer.initialize()
+    assert not trainer.trained[trainer.classes.index("colon")]
+    assert trainer.trained[trainer.classes.index("renal_vein")]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The trainer inside nnU-Net: batches, steps, log, validation, checkpoints, prediction."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from tests.host.conftest import DATASET, PLANS
 
 SUPERVISED = {"liver", "liver_tumor", "spleen"}
@@ -171,6 +174,55 @@ def test_validation_counts_no_class_that_the_fold_does_not_train(ready):
     assert k not in ready._to_device(batch)[2][:, 1]
     counts = ready.validation_step(batch)
     assert counts["fn_hard"][k] == counts["fp_hard"][k] == counts["tp_hard"][k] == 0  # Dice 0/0: left out of the mean
+
+
+def test_a_validation_batch_without_annotated_class_does_not_count(ready):
+    ready.network.eval()
+    outputs = [ready.validation_step(next(ready.dataloader_val))]
+    ready._presence = lambda case_ids: np.zeros((len(case_ids), len(ready.classes)), bool)
+    outputs.append(ready.validation_step(next(ready.dataloader_val)))
+    assert np.isnan(outputs[1]["loss"])
+    expected = float(outputs[0]["loss"])
+    ready.on_validation_epoch_end(outputs)
+    assert ready.logger.get_value("val_losses", step=-1) == pytest.approx(expected)
+
+
+def test_the_trainer_draws_its_cases_by_the_balanced_probabilities(ready):
+    ready.manifest.cases.update(
+        {key: replace(case, absent=("colon_tumor",)) for key, case in list(ready.manifest.cases.items())[:1]}
+    )  # one case alone supervises a class: it is to be drawn more often
+    drawn = Counter(ready.get_dataloaders()[0].data_loader.indices)
+    cases = sorted(drawn)
+    expected = repeat_by_probability(cases, case_probabilities(cases, ready.manifest, ready.sampling_balance))
+    assert drawn == Counter(expected)
+    assert drawn[next(iter(ready.manifest.cases))] == max(drawn.values()) > min(drawn.values())
+
+
+def test_short_recipes_keep_checkpoints_to_continue_from(make_trainer):
+    for epochs, every in ((1000, 50), (50, 5), (5, 1)):
+        trainer = make_trainer()
+        trainer.num_epochs = epochs
+        trainer.on_train_start()
+        assert trainer.save_every == every
+
+
+def test_a_fold_that_supervises_nothing_is_refused_before_it_trains(make_trainer, capsys):
+    trainer = make_trainer()
+    for case_id, case in trainer.manifest.cases.items():
+        trainer.manifest.cases[case_id] = replace(case, annotated=(), absent=())
+    with pytest.raises(SystemExit):
+        trainer.initialize()
+    assert "supervises any class" in capsys.readouterr().err
+
+
+def test_the_rules_of_learn_postprocessing_survive_the_training_of_another_fold(make_trainer):
+    trainer = make_trainer()
+    rules = {"rules": {"liver": {"largest_components": 1}}}
+    plans_file = Path(trainer.output_folder_base) / "plans.json"
+    plans_file.write_text(json.dumps({"nnunetv2_clip": {"postprocessing": rules}}))
+    trainer.on_train_start()
+    ours = json.loads(plans_file.read_text())["nnunetv2_clip"]
+    assert ours["postprocessing"] == rules and ours["text"]["encoder"] == "minilm"
 
 
 def test_an_epoch_without_anything_to_learn_has_no_loss(ready):
@@ -336,6 +388,12 @@ def test_stock_weights_fill_the_whole_backbone_after_one_command(make_trainer, t
     trainer = make_trainer()
     trainer.initialize()
     load_pretrained_weights(trainer.network, str(tmp_path / "ready.pth"))
+    weights = stock.network.state_dict()
+    del weights["decoder.stages.0.convs.0.all_modules.0.weight"]
+    torch.save({"network_weights": weights}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="decoder.stages.0.convs.0.all_modules.0.weight .found nothing"):
+        prepare_weights(str(tmp_path / "other.pth"), str(tmp_path / "x.pth"), "901", "3d_fullres", PLANS)
+    assert not (tmp_path / "x.pth").exists()
     weights = stock.network.state_dict()
     backbone = [key for key in trainer.network.state_dict() if key.startswith(("encoder.", "decoder."))]
     assert len(backbone) > 20
