@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"Every pair: {output / TABLE}")
     number = output.name.split("_")[0].removeprefix("Dataset")
     print(
-        f"Next: nnunetv2_clip embed -d {number}; nnUNetv2_plan_and_preprocess -d {number}; nnUNetv2_train {number} ..."
+        f"Next: nnunetv2_clip embed -d {number}; nnUNetv2_plan_and_preprocess -d {number}; nnUNetv2_train {number} ... "
+        "(or 'nnunetv2_clip extend' for a new class: docs/extend.md)"
     )
 
 
