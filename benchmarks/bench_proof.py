@@ -29,6 +29,13 @@ MIN_LESION_ML = 3.0  # a suspicion is at least this large: two to three voxels
 NORMAL = Size(cases=40, test_cases=24, steps=1000, spacing_mm=(9, 9, 9))
 SMALL = Size(cases=2, test_cases=2, steps=20, spacing_mm=(12, 12, 12))
 PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tomography."}
+ABOUT = {  # the beginning of an arm's name -> what it is
+    "upper_bound": "all labels of all patients, hence four times the annotations in as many steps",
+    "upper_bound_quarter": "the same in a quarter of the steps, hence with as many annotations",
+    "masked_batch": "(and `unmasked_batch`) Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where there is a 3d_lowres",
+    "specific": "nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
+    "its patients twice as often",
+}
 Scores = dict[str, list[list[dict]]]  # arm -> seed -> test patient -> class -> figures
 
 
@@ -165,6 +172,7 @@ def masking_page(scores: Scores) -> list[str]:
     for title, names in (("organs", ORGANS), ("tumours", TUMOURS), ("all", CLASSES)):
         rows.append([f"**{title}**", "", *(spread(mean_dice(scores, arm, names)) for arm in arms)])
     parts = [
+        about(arms),
         "Dice (%), mean ± standard deviation over the seeds.",
         table(["class", "annotated in", *arms], rows),
     ]
@@ -232,6 +240,7 @@ def false_positives_page(scores: Scores) -> list[str]:
         "largest false lesion of patients without (ml)",
     ]
     return [
+        about(arms),
         f"A patient is suspected when a connected part of the predicted tumour has at least {MIN_LESION_ML:g} ml, "
         f"wherever it lies. Test patients over all seeds: {text}. In %, mean ± standard deviation over the seeds.",
         table(header, rows),
@@ -258,6 +267,11 @@ def source_of(name: str) -> str:
     return next(source for source, names in SOURCES.items() if name in names)
 
 
+def about(arms: Sequence[str]) -> str:
+    """What the arms of a table are."""
+    return "; ".join(f"`{arm}`: {text}" for arm, text in ABOUT.items() if arm in arms) + "."
+
+
 def describe(args: argparse.Namespace, size: Size) -> str:
     spacing = " x ".join(f"{step:g}" for step in size.spacing_mm)
     datasets = "; ".join(f"{source}: {', '.join(names)}" for source, names in SOURCES.items())
@@ -268,13 +282,8 @@ def describe(args: argparse.Namespace, size: Size) -> str:
         f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic abdominal CTs, {spacing} "
         f"mm; body size, organs, field of view and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the "
         f"patients have a tumour (each kind). Small plans, batches of {batches}, {size.steps} steps, AdamW "
-        f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. `specific`: "
-        f"nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
-        f"its patients twice as often. `upper_bound`: all labels of all patients, "
-        f"hence four times the annotations in as many steps; `upper_bound_quarter`: the same in a quarter of the "
-        f"steps, hence as many annotations. `_batch`: Dice over the batch, as nnU-Net plans it for 2d, and for "
-        f"3d_fullres where there is a 3d_lowres as well; all other arms: over each case, as it plans it for scans as "
-        f"small as these.{smoke}"
+        f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. Loss with Dice over "
+        f"each case, unless another is named.{smoke}"
     )
 
 
