@@ -32,7 +32,8 @@ PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tom
 ABOUT = {  # the beginning of an arm's name -> what it is
     "upper_bound": "all labels of all patients, hence four times the annotations in as many steps",
     "upper_bound_quarter": "the same in a quarter of the steps, hence with as many annotations",
-    "masked_batch": "(and `unmasked_batch`) Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where there is a 3d_lowres",
+    "masked_batch": "(and `unmasked_batch`) Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where "
+    "there is a 3d_lowres",
     "specific": "nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
     "its patients twice as often",
 }
@@ -282,8 +283,8 @@ def describe(args: argparse.Namespace, size: Size) -> str:
         f"{args.seeds} seed(s), each with patients and initial weights of its own. Synthetic abdominal CTs, {spacing} "
         f"mm; body size, organs, field of view and noise vary, organs may be missing, {TUMOUR_SHARE:.0%} of the "
         f"patients have a tumour (each kind). Small plans, batches of {batches}, {size.steps} steps, AdamW "
-        f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. Loss with Dice over "
-        f"each case, unless another is named.{smoke}"
+        f"{LEARNING_RATE:g} (weight decay {WEIGHT_DECAY:g}), no augmentation, device {args.device}. Loss with Dice "
+        f"over each case, unless another is named.{smoke}"
     )
 
 
