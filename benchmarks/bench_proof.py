@@ -186,10 +186,13 @@ def masking_page(scores: Scores) -> list[str]:
 def masking_goals(means: dict[str, float]) -> list[list[str]]:
     """A row for each comparison of two arms that ran."""
     rows = []
-    for bound, goal in (("upper_bound", "at most 1"), ("upper_bound_quarter", "at most 1")):
-        if {bound, "masked"} <= set(means):
-            behind = means[bound] - means["masked"]
-            rows.append([f"masked behind {bound}", f"{behind:.1f}", goal, verdict(behind, 1, at_most=True)])
+    behind = {
+        bound: means[bound] - means["masked"] for bound in means if "masked" in means and bound.startswith("upper")
+    }
+    for bound, points in behind.items():
+        has_goal = bound == "upper_bound"
+        reached = verdict(points, 1, at_most=True) if has_goal else "-"
+        rows.append([f"masked behind {bound}", f"{points:.1f}", "at most 1" if has_goal else "-", reached])
     for suffix, title in (("_batch", "Dice over the batch"), ("", "Dice over each case")):
         if {f"masked{suffix}", f"unmasked{suffix}"} <= set(means):
             above = means[f"masked{suffix}"] - means[f"unmasked{suffix}"]
