@@ -82,7 +82,7 @@ def main() -> None:
 
 def one_seed(args: argparse.Namespace, seed: int) -> dict:
     """Model -> class -> Dice over the test patients, seconds of the trainings, and the test of identity; kept."""
-    name = f"{args.cases}cases_{args.test_cases}test_{args.old_steps}+{args.new_steps}steps_seed{seed}"
+    name = f"{args.cases}cases_{args.test_cases}test_{args.old_steps}+{args.new_steps}steps_{args.device}_seed{seed}"
     folder = args.work.resolve() / name
     path = folder / "scores.json"
     if not path.is_file():

@@ -29,7 +29,7 @@ MIN_LESION_ML = 3.0  # a suspicion is at least this large: two to three voxels
 NORMAL = Size(cases=40, test_cases=24, steps=1000, spacing_mm=(9, 9, 9))
 SMALL = Size(cases=2, test_cases=2, steps=20, spacing_mm=(12, 12, 12))
 PROMPTS = {"V1": "A photo of a {}.", "V2": "There is {} in this computerized tomography."}
-ABOUT = {  # the beginning of an arm's name -> what it is
+ABOUT = {  # arm -> what it is
     "upper_bound": "all labels of all patients, hence four times the annotations in as many steps",
     "upper_bound_quarter": "the same in a quarter of the steps, hence with as many annotations",
     "masked_batch": "(and `unmasked_batch`) Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where "
