@@ -16,9 +16,8 @@ from nnunetv2_clip.manifest import read_json
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
-RULES_ENTRY = (
-    "postprocessing"  # in it: so the rules are in every copy and zip of the model (inference/postprocessing.py)
-)
+FROZEN = "frozen"  # its mode in which only the newest part learns
+RULES_ENTRY = "postprocessing"  # in our entry: so the rules are in every copy and zip (inference/postprocessing.py)
 
 
 @dataclass(frozen=True)
@@ -152,17 +151,23 @@ def known_classes(folder: Path) -> tuple[str, ...] | None:
 
 
 def _supervised_classes(folder: Path) -> set[str] | None:
-    if not (folder / "plans.json").is_file():
-        return None
-    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
-    datasets = ours.get("datasets") if isinstance(ours, Mapping) else None
+    ours = _own_entry(folder)
+    datasets = ours.get("datasets")
     if not datasets:
         return None
     names = {name for entry in datasets.values() for name in entry["supervised"]}
     extension = ours.get(EXTENSION_ENTRY) or {}
-    if extension.get("mode") == "frozen":  # training/extension.py: the newest part alone has learnt
+    if extension.get("mode") == FROZEN:
         names &= set(extension["parts"][-1])
     return names | set(extension.get("known", ()))
+
+
+def _own_entry(folder: Path) -> Mapping:
+    """Our entry in the plans of a folder; empty if there is none."""
+    if not (folder / "plans.json").is_file():
+        return {}
+    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
+    return ours if isinstance(ours, Mapping) else {}
 
 
 def taxonomy_beside(folder: Path) -> Taxonomy:
@@ -178,7 +183,4 @@ def learned_rules(folder: Path) -> dict | None:
     Raises:
         UserError: damaged plans.
     """
-    if not (folder / "plans.json").is_file():
-        return None
-    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
-    return ours.get(RULES_ENTRY) if isinstance(ours, Mapping) else None
+    return _own_entry(folder).get(RULES_ENTRY)

@@ -96,7 +96,7 @@ class MaskedLoss(nn.Module):
         ]
         dice_sums = self._dice_sums(sums, pairs, pair_weights)
         losses = [self._pair_losses(scale, *dice, pairs) for scale, dice in zip(sums, dice_sums, strict=True)]
-        means = self._mean(losses, [scale.num_voxels > 0 for scale in sums], pairs, pair_weights)
+        means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pairs, pair_weights)
         scale_weights = means.new_tensor(self.weights)
         with torch.no_grad():
             per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
@@ -106,11 +106,7 @@ class MaskedLoss(nn.Module):
         """(P,) of one scale."""
         return pair_losses(sums, overlap, size)
 
-    def _mean(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
-        """(scales,) over the pairs of all ranks."""
-        return self._means(losses, known, pair_weights)
-
-    def _means(self, losses: list[Tensor], known: list[Tensor], pair_weights: Tensor | None) -> Tensor:
+    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
         """(scales,) the mean over pairs, times the share of this rank: DDP averages gradients over ranks."""
         if pair_weights is None:
             informative = torch.stack([flags.sum() for flags in known]).to(losses[0].dtype)

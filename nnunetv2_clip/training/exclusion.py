@@ -53,10 +53,12 @@ class ExclusionLoss(MaskedLoss):
         entropy = sums.entropy / sums.num_voxels.clamp_min(1)
         return torch.where(_annotated(pairs), pair_losses(sums, overlap, size), entropy)
 
-    def _mean(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
+    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
         means = []
         for group in (_annotated(pairs), ~_annotated(pairs)):
-            means.append(self._means([loss * group for loss in losses], [flags & group for flags in known], None))
+            means.append(
+                super()._means([loss * group for loss in losses], [flags & group for flags in known], pairs, None)
+            )
         return sum(means)
 
     def _dice_sums(self, sums: list[PairSums], pairs: Tensor, pair_weights: Tensor | None):
