@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nnunetv2_clip.dataset_conversion.source import DIRECTIONS, UNIT_SPACING, PairedSource
-from nnunetv2_clip.laterality import Pair
+from nnunetv2_clip.conversion.laterality import Pair
+from nnunetv2_clip.conversion.source import DIRECTIONS, UNIT_SPACING, PairedSource
 
 KIDNEYS = Pair("right_kidney", "left_kidney", (2,))
 UNLABELLED = """

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import read_pair
 

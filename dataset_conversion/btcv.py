@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunetv2_clip.dataset_conversion.source import PairedSource
+from nnunetv2_clip.conversion.source import PairedSource
 
 LABELS = (
     "spleen",

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnunetv2_clip.alignment import lay_on_image
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
+from nnunetv2_clip.conversion.label_flip import lay_on_image
+from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
 from nnunetv2_clip.dicom_series import inspect_series, read_series
 from nnunetv2_clip.errors import UserError
 

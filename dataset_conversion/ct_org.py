@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunetv2_clip.dataset_conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.conversion.laterality import Pair
+from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.images import read_pair
-from nnunetv2_clip.laterality import Pair
 
 BLADDER = 2
 LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))

@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.conversion.laterality import Pair, split_pairs
+from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
+from nnunetv2_clip.conversion.patterns import PLACEHOLDER, find_by_pattern
+from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
-from nnunetv2_clip.dataset_conversion.lesions import lacks_organ, pairs_of
-from nnunetv2_clip.dataset_conversion.patterns import PLACEHOLDER, find_by_pattern
-from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
-from nnunetv2_clip.laterality import Pair, split_pairs
 
 KEYS = (
     "name",

@@ -12,8 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunetv2_clip.alignment import lay_on_image, require_same_shape
-from nnunetv2_clip.dataset_conversion.source import (
+from nnunetv2_clip.conversion.label_flip import lay_on_image, require_same_shape
+from nnunetv2_clip.conversion.source import (
     LoadedCase,
     PairedSource,
     Source,

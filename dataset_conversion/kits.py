@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, match_pairs, require_folder
+from nnunetv2_clip.conversion.laterality import Pair
+from nnunetv2_clip.conversion.source import Source, SourceCase, match_pairs, require_folder
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.laterality import Pair
 
 IMAGE = "imaging.nii.gz"
 FIRST_ONLY_IN_KITS23 = 400

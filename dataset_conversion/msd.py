@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.anatomy_check import mend_half_turn
-from nnunetv2_clip.dataset_conversion.source import (
+from nnunetv2_clip.conversion.source import (
     UNIT_SPACING,
     LoadedCase,
     Source,

@@ -7,7 +7,7 @@ import pkgutil
 from functools import cache
 
 from nnunetv2_clip import dataset_conversion
-from nnunetv2_clip.dataset_conversion.source import Source
+from nnunetv2_clip.conversion.source import Source
 from nnunetv2_clip.errors import UserError, suggestion
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.source import ClassNames, LoadedCase, Source, SourceCase, require_folder
+from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, require_folder
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import Volume, inspect, read_image, read_label_map, require_same_grid
 from nnunetv2_clip.labels import overlay

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nnunetv2_clip.dataset_conversion.source import PairedSource
-from nnunetv2_clip.laterality import Pair
+from nnunetv2_clip.conversion.laterality import Pair
+from nnunetv2_clip.conversion.source import PairedSource
 
 LABEL_TABLE = {
     1: ("liver",),

@@ -81,8 +81,8 @@ def find_input(name, path, taxonomy):
     Raises:
         UserError: no such source, or a custom table that does not fit.
     """
+    from nnunetv2_clip.conversion.merge import Input
     from nnunetv2_clip.dataset_conversion.custom import read_table
-    from nnunetv2_clip.dataset_conversion.merge import Input
     from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
     from nnunetv2_clip.errors import UserError
 

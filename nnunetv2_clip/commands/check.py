@@ -34,7 +34,7 @@ def run(args):
 
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands._sources import find_inputs
-    from nnunetv2_clip.dataset_conversion.check import check_downloads
+    from nnunetv2_clip.conversion.check import check_downloads
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.report.check_page import in_words, render_check
     from nnunetv2_clip.report.page import write_page

@@ -58,7 +58,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.dataset_conversion.merge import run_finish, run_merge, run_part
+    from nnunetv2_clip.conversion.merge import run_finish, run_merge, run_part
 
     merge = read_merge(args)
     if args.num_parts > 1 and not args.finish:
@@ -81,7 +81,8 @@ def read_merge(args):
     """
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands._sources import find_inputs
-    from nnunetv2_clip.dataset_conversion.merge import Merge
+    from nnunetv2_clip.conversion.merge import Merge
+    from nnunetv2_clip.dataset_conversion.known_copies import known_scan
     from nnunetv2_clip.errors import UserError
 
     if args.np < 1:
@@ -105,6 +106,7 @@ def read_merge(args):
         outside=outside,
         hold_out_ircadb=hold_out_ircadb,
         keep_copies=args.keep_copies or args.as_paper,
+        known_scan=known_scan,
     )
 
 
@@ -117,7 +119,7 @@ def read_outside(exclude_msd_test, hold_out, taxonomy):
     from pathlib import Path
 
     from nnunetv2_clip.commands._sources import find_input
-    from nnunetv2_clip.dataset_conversion.copies import held_out_scans, msd_test_images
+    from nnunetv2_clip.conversion.copies import held_out_scans, msd_test_images
     from nnunetv2_clip.errors import UserError
 
     scans = msd_test_images([Path(folder).expanduser().absolute() for folder in exclude_msd_test])
@@ -156,7 +158,7 @@ def find_target(dataset, name, part=""):
     """
     import re
 
-    from nnunetv2_clip.dataset_conversion.target import Target
+    from nnunetv2_clip.conversion.target import Target
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.paths import nnunet_folder
 

@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip import __version__
+from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
+from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import checksum, write_nifti
 from nnunetv2_clip.inference.case_predictor import CasePredictor
@@ -26,8 +28,6 @@ from nnunetv2_clip.pseudo.probabilities import LOWEST, ProbabilityExport
 from nnunetv2_clip.pseudo.report import write_report
 from nnunetv2_clip.pseudo.source import RawDataset
 from nnunetv2_clip.pseudo.target import Target
-from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
-from nnunetv2_clip.splits import make_splits
 
 PLAN_FORMAT = 1
 

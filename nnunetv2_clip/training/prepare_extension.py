@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
 from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
-from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.text.extension import extended_table
 from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.conversion.patterns import find_by_pattern
 from nnunetv2_clip.dataset_conversion.custom import read_table
-from nnunetv2_clip.dataset_conversion.patterns import find_by_pattern
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.phantom.anatomy import make_phantom

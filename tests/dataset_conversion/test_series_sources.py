@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.conversion.source import complete
 from nnunetv2_clip.dataset_conversion.chaos import read_masks
 from nnunetv2_clip.dataset_conversion.gibson import outside_box, read_boxes
 from nnunetv2_clip.dataset_conversion.ircadb import meaning
 from nnunetv2_clip.dataset_conversion.registry import find_source
-from nnunetv2_clip.dataset_conversion.source import complete
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import LabelTable
 from nnunetv2_clip.phantom.layouts import write_source

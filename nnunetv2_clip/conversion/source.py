@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.geometry_repairs import orthonormalise, restore_spacing
 from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
-from nnunetv2_clip.laterality import Pair, split_pairs
 
 ClassNames = tuple[str, ...]
 MAX_LISTED = 5

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN, ordered_sets, write_label_map
-from nnunetv2_clip.dataset_conversion.lesions import join_organs
-from nnunetv2_clip.dataset_conversion.source import complete
-from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target
-from nnunetv2_clip.fingerprint import Relation
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, ordered_sets, write_label_map
+from nnunetv2_clip.conversion.lesions import join_organs
+from nnunetv2_clip.conversion.same_scan import Relation
+from nnunetv2_clip.conversion.source import complete
+from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.images import read_image, read_label_map
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence

@@ -15,10 +15,10 @@ from itertools import count
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.source import CT, LoadedCase, Source, SourceCase
+from nnunetv2_clip.conversion.laterality import MidPlane, Sides, find_midplane, side_of_lesions
+from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase
 from nnunetv2_clip.images import Volume
 from nnunetv2_clip.labels import occurring_values
-from nnunetv2_clip.laterality import MidPlane, Sides, find_midplane, side_of_lesions
 
 Joined = tuple[np.ndarray, dict[int, frozenset[str]], tuple[str, ...], tuple[str, ...]]
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.manifest import CasePresence
-from nnunetv2_clip.splits import make_splits
 
 
 def cases(**datasets):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nnunetv2_clip.dataset_conversion.source import is_junk
+from nnunetv2_clip.conversion.source import is_junk
 from nnunetv2_clip.errors import UserError
 
 PLACEHOLDER = "{case}"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.dataset_conversion.merge import Input, Merge, run_merge
+from nnunetv2_clip.conversion.merge import Input, Merge, run_merge
+from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.msd import MsdTask
 from nnunetv2_clip.dataset_conversion.registry import find_source
-from nnunetv2_clip.dataset_conversion.target import Target
 from nnunetv2_clip.images import inspect
 from nnunetv2_clip.labels import static_class_sets
 from nnunetv2_clip.manifest import Manifest

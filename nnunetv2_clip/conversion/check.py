@@ -10,12 +10,12 @@ import numpy as np
 
 from nnunetv2_clip.body import ras_spacing, to_ras
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.case import anatomy_warnings
-from nnunetv2_clip.dataset_conversion.lesions import load_case
-from nnunetv2_clip.dataset_conversion.merge import Input, each_result
-from nnunetv2_clip.dataset_conversion.source import LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.conversion.case import anatomy_warnings
+from nnunetv2_clip.conversion.lesions import load_case
+from nnunetv2_clip.conversion.merge import Input, each_result
+from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
+from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.fingerprint import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.report.colors import color_of
 from nnunetv2_clip.report.pictures import ct_picture, overlay_picture
 

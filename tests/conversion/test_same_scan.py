@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nnunetv2_clip.fingerprint import agreement, find_copies, fingerprint_of, relation
+from nnunetv2_clip.conversion.same_scan import agreement, find_copies, fingerprint_of, relation
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 

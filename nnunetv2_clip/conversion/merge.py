@@ -16,24 +16,24 @@ from tqdm import tqdm
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.dataset_conversion.case import (
+from nnunetv2_clip.conversion.case import (
     PENDING_UNKNOWN,
     CaseTask,
     convert_case,
     ordered_sets,
     write_label_map,
 )
-from nnunetv2_clip.dataset_conversion.copies import Decisions, OutsideScan, decide
-from nnunetv2_clip.dataset_conversion.source import Source, SourceCase
-from nnunetv2_clip.dataset_conversion.target import FILE_ENDING, CaseRecord, Target
-from nnunetv2_clip.dataset_conversion.union import UnionTask, unite_case
+from nnunetv2_clip.conversion.copies import Decisions, KnownScan, OutsideScan, decide
+from nnunetv2_clip.conversion.source import Source, SourceCase
+from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
+from nnunetv2_clip.conversion.splits import make_splits
+from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target
+from nnunetv2_clip.conversion.union import UnionTask, unite_case
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.images import COMPRESSION_LEVEL, read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
-from nnunetv2_clip.splits import FILE_NAME as SPLITS_FILE
-from nnunetv2_clip.splits import make_splits
 
 PLAN_FORMAT = 2
 
@@ -57,6 +57,7 @@ class Merge:
         outside: scans that must not be in the dataset; their copies are left out.
         hold_out_ircadb: leave out the patients of 3D-IRCADb-01 wherever they are.
         keep_copies: the same scan in several sources stays several cases, in one group.
+        known_scan: what is published about equal scans, a check of what is found.
     """
 
     inputs: tuple[Input, ...]
@@ -69,6 +70,7 @@ class Merge:
     outside: tuple[OutsideScan, ...] = ()
     hold_out_ircadb: bool = False
     keep_copies: bool = False
+    known_scan: KnownScan = lambda source, number: None
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,9 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     target, known_sets = merge.target, known_class_sets(merge)
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
     run = partial(run_all, num_processes=merge.num_processes)
-    decisions = decide(target, own_records, merge.outside, merge.hold_out_ircadb, merge.keep_copies, run)
+    decisions = decide(
+        target, own_records, merge.outside, merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, run
+    )
     if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     records = _united_records(merge, own_records, decisions, known_sets)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
-from nnunetv2_clip.alignment import FLIPS, find_flip, flip_words, flipped, lay_on_image
+from nnunetv2_clip.conversion.label_flip import FLIPS, find_flip, flip_words, flipped, lay_on_image
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import Volume
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.conversion.source import complete, match_pairs, nifti_files
 from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
-from nnunetv2_clip.dataset_conversion.source import complete, match_pairs, nifti_files
 from nnunetv2_clip.errors import UserError
 
 CONVERSION = Path(__file__).resolve().parents[2] / "dataset_conversion"

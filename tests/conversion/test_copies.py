@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN
-from nnunetv2_clip.dataset_conversion.target import Target
-from nnunetv2_clip.dataset_conversion.union import Annotation, unite
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN
+from nnunetv2_clip.conversion.target import Target
+from nnunetv2_clip.conversion.union import Annotation, unite
 from nnunetv2_clip.evaluation.leaks import leaked_cases
 from nnunetv2_clip.manifest import Manifest
-
-from .conftest import AFFINE, scan
+from tests.conftest import AFFINE, scan
 
 FLIPPED = AFFINE @ np.array([[-1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])  # first axis stored reversed
 

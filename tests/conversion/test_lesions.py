@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.dataset_conversion.lesions import join_organs
+from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.images import Volume
 
 KIDNEYS = ("right_kidney", "left_kidney")

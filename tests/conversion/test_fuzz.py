@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.dataset_conversion.case import PENDING_UNKNOWN, CaseTask, convert_case
-from nnunetv2_clip.dataset_conversion.merge import Input, Merge, known_class_sets
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, CaseTask, convert_case
+from nnunetv2_clip.conversion.merge import Input, Merge, known_class_sets
+from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.registry import all_sources
-from nnunetv2_clip.dataset_conversion.target import Target
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.images import stem
 from nnunetv2_clip.labels import LabelTable

@@ -12,15 +12,23 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import ornt_transform
 
-from nnunetv2_clip.dataset_conversion.known_copies import known_scan
-from nnunetv2_clip.dataset_conversion.source import Source, SourceCase, nifti_files, require_folder
-from nnunetv2_clip.dataset_conversion.target import CaseRecord, Target, file_states
+from nnunetv2_clip.conversion.same_scan import (
+    MIN_AGREEMENT,
+    Fingerprint,
+    Relation,
+    agreement,
+    find_copies,
+    fingerprint_of,
+)
+from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
+from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.fingerprint import MIN_AGREEMENT, Fingerprint, Relation, agreement, find_copies, fingerprint_of
 from nnunetv2_clip.geometry_repairs import ircadb_patient
 from nnunetv2_clip.images import Volume, inspect, read_image, stem
 from nnunetv2_clip.manifest import read_json, write_json
 
+# (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
+KnownScan = Callable[[str, int], tuple[str, int] | None]
 OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
 
 
@@ -101,6 +109,7 @@ def decide(
     outside: Sequence[OutsideScan],
     hold_out_ircadb: bool,
     keep_copies: bool,
+    known_scan: KnownScan,
     run_all: Callable,
 ) -> Decisions:
     """Find all copies and decide.
@@ -111,6 +120,7 @@ def decide(
         outside: scans that must not be in the dataset.
         hold_out_ircadb: leave out the patients of 3D-IRCADb-01, by their known numbers in other datasets.
         keep_copies: copies stay cases of their own, in one group.
+        known_scan: what is published about equal scans; it checks what the fingerprints found.
         run_all: (function, tasks, title) calls the function for every task.
     """
     fingerprints = {
@@ -134,7 +144,7 @@ def decide(
             decisions.left_out.update({case_id: reasons[0] for case_id in cases})
         elif not keep_copies:
             _absorb(target, cases, confirmed, decisions)
-    _check_against_known_numbers(records, decisions)
+    _check_against_known_numbers(records, decisions, known_scan)
     return decisions
 
 
@@ -266,7 +276,9 @@ def case_number(case_id: str) -> int | None:
     return int(digits) if digits else None
 
 
-def _check_against_known_numbers(records: Mapping[str, CaseRecord], decisions: Decisions) -> None:
+def _check_against_known_numbers(
+    records: Mapping[str, CaseRecord], decisions: Decisions, known_scan: KnownScan
+) -> None:
     """What is known about equal scans checks what the fingerprints found; it never replaces it."""
     expected: dict[tuple[str, int], list[str]] = defaultdict(list)
     for case_id, record in records.items():
