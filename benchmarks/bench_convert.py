@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.evaluation.tables import Table
-from nnunetv2_clip.images import COMPRESSION_LEVEL
+from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 SPACING_MM = (1.4, 1.4, 2.5)

@@ -29,7 +29,7 @@ from nnunetv2_clip.evaluation.overlap import overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tables import Table
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.images import Geometry
+from nnunetv2_clip.imaging.nifti import Geometry
 from nnunetv2_clip.painting import Unpainted, paint
 
 FULL_CASES, SIZE = 200, 128

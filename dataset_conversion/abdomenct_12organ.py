@@ -12,7 +12,7 @@ from tqdm import tqdm
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.source import PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume, read_label_map
+from nnunetv2_clip.imaging.nifti import Volume, read_label_map
 
 KIDNEY, AORTA, POSTCAVA, ONLY_IN_FLARE22 = 2, 5, 6, 13
 MIN_SIDE_SHARE = 0.2  # of the kidney voxels on either side of the great vessels, when both kidneys have one value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import read_pair
+from nnunetv2_clip.imaging.nifti import read_pair
 
 METADATA, METADATA_FILES = "metadata", "labeled_data_meta*.csv"
 SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}

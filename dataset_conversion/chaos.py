@@ -12,8 +12,8 @@ from PIL import Image
 
 from nnunetv2_clip.conversion.label_flip import lay_on_image
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
-from nnunetv2_clip.dicom_series import inspect_series, read_series
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.dicom import inspect_series, read_series
 
 IMAGES, MASKS, MODALITY, TEST_FOLDER = "DICOM_anon", "Ground", "ct", "test_sets"
 

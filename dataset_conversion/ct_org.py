@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
-from nnunetv2_clip.images import read_pair
+from nnunetv2_clip.imaging.nifti import read_pair
 
 BLADDER = 2
 LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))

@@ -31,7 +31,7 @@ from nnunetv2_clip.conversion.patterns import PLACEHOLDER, find_by_pattern
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.images import SUFFIXES, read_pair
+from nnunetv2_clip.imaging.nifti import SUFFIXES, read_pair
 from nnunetv2_clip.labels import IGNORE
 
 KEYS = (

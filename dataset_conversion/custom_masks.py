@@ -17,7 +17,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.patterns import find_by_pattern
 from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import read_image, read_label_map, require_same_grid
+from nnunetv2_clip.imaging.nifti import read_image, read_label_map, require_same_grid
 from nnunetv2_clip.labels import overlay
 
 

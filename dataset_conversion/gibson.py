@@ -25,9 +25,9 @@ from nnunetv2_clip.conversion.source import (
     require_folder,
     without,
 )
-from nnunetv2_clip.dicom_series import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume, inspect, read_image, read_label_map
+from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
+from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 

@@ -13,8 +13,8 @@ import numpy as np
 from nnunetv2_clip.conversion.label_flip import find_flip, flip_words, flipped
 from nnunetv2_clip.conversion.laterality import find_midplane, split_sides
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
-from nnunetv2_clip.dicom_series import inspect_series, read_mask_series, read_series, slice_files
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, slice_files
 from nnunetv2_clip.labels import overlay
 
 PATIENT = r"3Dircadb1\.(\d+)"  # 3Dircadb2 is another set

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunetv2_clip.geometry_repairs import FIRST_LITS_NUMBER, ircadb_patient
+from nnunetv2_clip.imaging.header_repairs import FIRST_LITS_NUMBER, ircadb_patient
 
 # Number there = number in the original: found by equal size and voxel size where only one scan has them.
 ABDOMENCT_1K_LITS = """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import inspect, read_image, read_label_map, require_same_grid
+from nnunetv2_clip.imaging.nifti import inspect, read_image, read_label_map, require_same_grid
 
 LABEL_HEADER = "label_header"
 LIVER = 1

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_clip.anatomy_check import mend_half_turn
 from nnunetv2_clip.conversion.source import (
     UNIT_SPACING,
     LoadedCase,
@@ -17,7 +16,8 @@ from nnunetv2_clip.conversion.source import (
     require_folder,
 )
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import read_pair
+from nnunetv2_clip.imaging.anatomy import mend_half_turn
+from nnunetv2_clip.imaging.nifti import read_pair
 
 HALF_TURN = "half_turn"
 REPAIRS = {HALF_TURN: "a header that is rotated by 180 degrees about the long axis, where the anatomy leaves no doubt"}

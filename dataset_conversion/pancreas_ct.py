@@ -18,9 +18,9 @@ from nnunetv2_clip.conversion.source import (
     require_folder,
     without,
 )
-from nnunetv2_clip.dicom_series import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Geometry, inspect, read_label_map
+from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
+from nnunetv2_clip.imaging.nifti import Geometry, inspect, read_label_map
 
 PATIENT = r"PANCREAS_(?P<case>\d{4})"
 LABEL = r"(.*/)?TCIA_pancreas_labels[^/]*/(.*/)?label(?P<case>\d{4})"  # Gibson's and BTCV's labels have the same names

@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, require_folder
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume, inspect, read_image, read_label_map, require_same_grid
+from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
 from nnunetv2_clip.labels import overlay
 
 IMAGE, MASKS = "ct.nii.gz", "segmentations"

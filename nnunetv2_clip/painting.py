@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
-from nnunetv2_clip.components import connected_components
+from nnunetv2_clip.imaging.components import connected_components
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 

@@ -21,7 +21,7 @@ def run(args):
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.decoder_features import map_figure, project, sample_cases
     from nnunetv2_clip.evaluation.figures import save_figure
-    from nnunetv2_clip.images import SUFFIXES
+    from nnunetv2_clip.imaging.nifti import SUFFIXES
     from nnunetv2_clip.inference.restricted import load_predictor
 
     images = [args.i] if args.i.is_file() else sorted(p for p in args.i.glob("*") if p.name.endswith(SUFFIXES))

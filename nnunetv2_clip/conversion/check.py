@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunetv2_clip.body import ras_spacing, to_ras
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import anatomy_warnings
 from nnunetv2_clip.conversion.lesions import load_case
@@ -16,8 +15,9 @@ from nnunetv2_clip.conversion.merge import Input, each_result
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.report.colors import color_of
-from nnunetv2_clip.report.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.imaging.body import ras_spacing, to_ras
+from nnunetv2_clip.imaging.colors import color_of
+from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
 
 THUMBNAIL_HEIGHT = 120  # pixels
 # Bytes per voxel of compressed files, for the estimate of disk space.

@@ -23,8 +23,8 @@ from nnunetv2_clip.conversion.same_scan import (
 from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.geometry_repairs import ircadb_patient
-from nnunetv2_clip.images import Volume, inspect, read_image, stem
+from nnunetv2_clip.imaging.header_repairs import ircadb_patient
+from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, stem
 from nnunetv2_clip.manifest import read_json, write_json
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 
 FLIPS = ("", "z", "y", "yz")  # anatomical axes: y front-back, z head-feet
 MEDIAN_HU = (20, 180)  # of liver, spleen and pancreas, with or without contrast agent

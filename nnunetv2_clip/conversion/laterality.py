@@ -16,8 +16,8 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2_clip.body import Body, find_body, from_ras, ras_spacing, to_ras
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.body import Body, find_body, from_ras, ras_spacing, to_ras
+from nnunetv2_clip.imaging.nifti import Volume
 
 BONE_HU = 200
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess

@@ -17,7 +17,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import MidPlane, Sides, find_midplane, side_of_lesions
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import occurring_values
 
 Joined = tuple[np.ndarray, dict[int, frozenset[str]], tuple[str, ...], tuple[str, ...]]

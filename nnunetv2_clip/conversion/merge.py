@@ -30,7 +30,7 @@ from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target
 from nnunetv2_clip.conversion.union import UnionTask, unite_case
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.images import COMPRESSION_LEVEL, read_label_map
+from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest, write_json

@@ -13,8 +13,8 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.geometry_repairs import orthonormalise, restore_spacing
-from nnunetv2_clip.images import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
+from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
 
 ClassNames = tuple[str, ...]
 MAX_LISTED = 5

@@ -14,7 +14,7 @@ from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.conversion.same_scan import Relation
 from nnunetv2_clip.conversion.source import complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
-from nnunetv2_clip.images import read_image, read_label_map
+from nnunetv2_clip.imaging.nifti import read_image, read_label_map
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import SUFFIXES, Geometry, read_label_map, stem
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, read_label_map, stem
 from nnunetv2_clip.labels import IGNORE, class_names
 from nnunetv2_clip.painting import Unpainted
 

@@ -15,7 +15,7 @@ import numpy as np
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.export.msd_post import PostProcessing
 from nnunetv2_clip.export.msd_tasks import MsdTask
-from nnunetv2_clip.images import Geometry
+from nnunetv2_clip.imaging.nifti import Geometry
 
 READ_ERRORS = (
     OSError,

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunetv2_clip.anatomy_check import check_anatomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.export.msd import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.export.msd_masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
 from nnunetv2_clip.export.msd_tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
-from nnunetv2_clip.geometry_repairs import half_turn
-from nnunetv2_clip.images import read_image, write_nifti
+from nnunetv2_clip.imaging.anatomy import check_anatomy
+from nnunetv2_clip.imaging.header_repairs import half_turn
+from nnunetv2_clip.imaging.nifti import read_image, write_nifti
 from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.model_files import taxonomy_beside
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import SUFFIXES, Geometry, Volume, inspect, read_image, stem
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, inspect, read_image, stem
 
 CHANNEL = "_0000"
 AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
@@ -91,7 +91,7 @@ def _case_name(file: Path) -> str:
 
 def _series_folders(root: Path) -> list[Case]:
     """Every folder at or below `root` that directly holds DICOM slices, named by its path below `root`."""
-    from nnunetv2_clip.dicom_series import slice_files
+    from nnunetv2_clip.imaging.dicom import slice_files
 
     cases: dict[str, Case] = {}
     for parent, folders, _ in os.walk(root, followlinks=True):
@@ -116,7 +116,7 @@ def read_case(case: Case, check_size: Callable[[Path, tuple], None] = lambda whe
         UserError: damaged, no CT volume (colours, several time points, a single slice), NaN, or too large.
     """
     if case.is_dicom:
-        from nnunetv2_clip.dicom_series import inspect_series, read_series
+        from nnunetv2_clip.imaging.dicom import inspect_series, read_series
 
         series = inspect_series(case.path)
         _require_plausible(case, series.geometry)

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
-from nnunetv2_clip.images import COMPRESSION_LEVEL
+from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.manifest import write_json
@@ -206,8 +206,8 @@ def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iter
     """A PNG of three planes through the slices that show most of the prediction."""
     from PIL import Image
 
-    from nnunetv2_clip.report.colors import color_of
-    from nnunetv2_clip.report.slices import PLANES
+    from nnunetv2_clip.imaging.colors import color_of
+    from nnunetv2_clip.imaging.slices import PLANES
 
     colors = np.zeros((max(row.index for row in rows) + 1, 3), np.float32)
     for row in rows:
@@ -231,7 +231,7 @@ def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iter
 def _slice_picture(ct: np.ndarray, indices: np.ndarray, spacing_mm: tuple, colors: np.ndarray, plane):
     from PIL import Image
 
-    from nnunetv2_clip.report.slices import cut, informative_slice, picture_size
+    from nnunetv2_clip.imaging.slices import cut, informative_slice, picture_size
 
     position = informative_slice(indices > 0, plane)
     low, high = PREVIEW_WINDOW_HU

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from nnunetv2_clip.components import connected_components
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY
 

@@ -14,7 +14,7 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import checksum, write_nifti
+from nnunetv2_clip.imaging.nifti import checksum, write_nifti
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume, read_label_map, write_nifti
+from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
 from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import changed_keys, read_json, write_json

@@ -17,10 +17,10 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, PaintedCoding
-from nnunetv2_clip.images import Geometry, read_image
-from nnunetv2_clip.report.colors import color_of
-from nnunetv2_clip.report.pictures import ct_picture, overlay_picture
-from nnunetv2_clip.report.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
+from nnunetv2_clip.imaging.colors import color_of
+from nnunetv2_clip.imaging.nifti import Geometry, read_image
+from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
 
 LONGEST_SIDE_PX = 420
 DETAIL_MM = 120.0

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from nnunetv2_clip import __version__
-from nnunetv2_clip.report.colors import hex_color
+from nnunetv2_clip.imaging.colors import hex_color
 
 ASSETS = files("nnunetv2_clip.report") / "assets"
 

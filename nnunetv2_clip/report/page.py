@@ -15,11 +15,11 @@ from jinja2 import Environment, StrictUndefined
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.imaging.colors import color_of, hex_color
+from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU
 from nnunetv2_clip.report import tables
 from nnunetv2_clip.report.cases import CaseReport
-from nnunetv2_clip.report.colors import color_of, hex_color
 from nnunetv2_clip.report.curves import TrainingReport
-from nnunetv2_clip.report.pictures import CT_WINDOW_HU
 from nnunetv2_clip.report.viewer_volumes import FINEST_MM, ViewerCase
 
 MAX_CHIPS = 8  # Dice figures beside a case's pictures; the table has them all

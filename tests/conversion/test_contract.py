@@ -13,7 +13,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.dataset_conversion.registry import all_sources
-from nnunetv2_clip.images import inspect
+from nnunetv2_clip.imaging.nifti import inspect
 from nnunetv2_clip.labels import LabelTable
 from nnunetv2_clip.phantom.layouts import layout_names, write_source
 

@@ -15,7 +15,7 @@ from nnunetv2_clip.conversion.merge import Input, Merge, known_class_sets
 from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.registry import all_sources
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import stem
+from nnunetv2_clip.imaging.nifti import stem
 from nnunetv2_clip.labels import LabelTable
 from nnunetv2_clip.phantom.layouts.base import layout_names, write_source
 

@@ -7,7 +7,7 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from nnunetv2_clip.conversion.label_flip import FLIPS, find_flip, flip_words, flipped, lay_on_image
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 
 SHAPE = (12, 14, 16)
 ORGAN = (slice(2, 6), slice(3, 6), slice(4, 9))  # in RAS: left, back, below the middle

@@ -8,7 +8,7 @@ from nibabel.orientations import apply_orientation as turn
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from nnunetv2_clip.conversion.laterality import MidPlane, Pair, find_midplane, side_of_lesions, split_pairs, split_sides
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 # Drawings: 60 x 20 x 10 voxels of 2 mm in RAS, the mid-plane between x = 29 and 30, larger x is right.

@@ -5,7 +5,7 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.conversion.lesions import join_organs
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 
 KIDNEYS = ("right_kidney", "left_kidney")
 ANNOTATED = (*KIDNEYS, "kidney_tumor")

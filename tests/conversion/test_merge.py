@@ -15,7 +15,7 @@ from nnunetv2_clip.conversion.merge import Input, Merge, run_merge
 from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.msd import MsdTask
 from nnunetv2_clip.dataset_conversion.registry import find_source
-from nnunetv2_clip.images import inspect
+from nnunetv2_clip.imaging.nifti import inspect
 from nnunetv2_clip.labels import static_class_sets
 from nnunetv2_clip.manifest import Manifest
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.images import Geometry
+from nnunetv2_clip.imaging.nifti import Geometry
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 

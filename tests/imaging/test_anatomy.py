@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_clip.anatomy_check import check_anatomy, mend_half_turn
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.anatomy import check_anatomy, mend_half_turn
+from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 FLIPS = {

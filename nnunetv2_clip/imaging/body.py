@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from scipy import ndimage
 
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 
 BODY_HU = -300
 OPENING_MM = 8.0  # parts the body from a table

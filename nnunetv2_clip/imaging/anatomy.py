@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2_clip.body import Body, find_body, thinned
-from nnunetv2_clip.geometry_repairs import half_turn
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.body import Body, find_body, thinned
+from nnunetv2_clip.imaging.header_repairs import half_turn
+from nnunetv2_clip.imaging.nifti import Volume
 
 RIGHT_CLASSES = ("liver", "gallbladder", "hepatic_vessel")  # no lesions: these may lie across the mid-line
 LEFT_CLASSES = ("spleen", "stomach")

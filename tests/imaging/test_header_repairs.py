@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.geometry_repairs import half_turn, ircadb_patient, orthonormalise, restore_spacing
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.header_repairs import half_turn, ircadb_patient, orthonormalise, restore_spacing
+from nnunetv2_clip.imaging.nifti import Volume
 
 LPS = np.diag([-1.0, -1, 1, 1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_clip.report.slices import PLANES, cut, detail_box, informative_slice, picture_size
+from nnunetv2_clip.imaging.slices import PLANES, cut, detail_box, informative_slice, picture_size
 
 AXIAL, CORONAL, SAGITTAL = PLANES
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2_clip.components import connected_components
+from nnunetv2_clip.imaging.components import connected_components
 
 
 def test_voxels_that_share_a_corner_are_one_component():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import (
+from nnunetv2_clip.imaging.nifti import (
     Geometry,
     Volume,
     checksum,

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Volume
+from nnunetv2_clip.imaging.nifti import Volume
 
 ORTHONORMAL_TOLERANCE = 1e-4  # of a cosine; header rounding stays far below
 UNIT_TOLERANCE = 1e-4  # mm

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from nnunetv2_clip.report.colors import Rgb
+from nnunetv2_clip.imaging.colors import Rgb
 
 CT_WINDOW_HU = (-160.0, 240.0)
 FILL_ALPHA, EDGE_ALPHA = 110, 255

@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.images import Geometry, Volume
+from nnunetv2_clip.imaging.nifti import Geometry, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DIRECTION_TOLERANCE = 1e-3  # of the direction cosines, which are stored as decimal text

@@ -6,8 +6,8 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from nnunetv2_clip.dicom_series import inspect_series, read_mask_series, read_series, series_by_patient, slice_files
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, series_by_patient, slice_files
 
 # Axial: columns to the left, rows to the back, 0.5 and 0.75 mm; slices 2 mm apart. X Y Z = 3 columns, 4 rows, 5 slices.
 SHAPE, ORIGIN, STEP = (3, 4, 5), (-10.0, -20.0, 30.0), 2.0
