@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.inference.model_source import opened_model
     from nnunetv2_clip.paths import dataset_folder, nnunet_folder
-    from nnunetv2_clip.pseudo.label import pseudo_label
-    from nnunetv2_clip.pseudo.report import SUMMARY, TABLE
+    from nnunetv2_clip.pseudo_labels.label import pseudo_label
+    from nnunetv2_clip.pseudo_labels.report import SUMMARY, TABLE
 
     source = dataset_folder("nnUNet_raw", args.d)
     output = nnunet_folder("nnUNet_raw") / _output_name(args.o, args.name)

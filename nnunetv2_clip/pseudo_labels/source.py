@@ -14,7 +14,7 @@ from nnunetv2_clip.imaging.nifti import Volume, inspect, read_label_map, require
 from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, occurring_values
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json
-from nnunetv2_clip.pseudo.consistency import CodedMap
+from nnunetv2_clip.pseudo_labels.consistency import CodedMap
 
 FILE_ENDING = ".nii.gz"
 

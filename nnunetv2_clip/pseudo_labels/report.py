@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from nnunetv2_clip.pseudo.case import PairResult
+from nnunetv2_clip.pseudo_labels.case import PairResult
 
 TABLE, SUMMARY = "pseudo_labels.csv", "pseudo_labels.txt"
 COLUMNS = ("case", "class", "voxels", "ml", "uncertainty", "contradicted_voxels", "kept", "reason")

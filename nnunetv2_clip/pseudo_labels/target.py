@@ -23,9 +23,9 @@ from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
 from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import changed_keys, read_json, write_json
-from nnunetv2_clip.pseudo.case import PairResult
-from nnunetv2_clip.pseudo.consistency import CodedMap
-from nnunetv2_clip.pseudo.source import FILE_ENDING
+from nnunetv2_clip.pseudo_labels.case import PairResult
+from nnunetv2_clip.pseudo_labels.consistency import CodedMap
+from nnunetv2_clip.pseudo_labels.source import FILE_ENDING
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
-from nnunetv2_clip.pseudo import label
-from nnunetv2_clip.pseudo.label import pseudo_label
+from nnunetv2_clip.pseudo_labels import label
+from nnunetv2_clip.pseudo_labels.label import pseudo_label
 from tests.inference.conftest import make_ct, make_model, save_ct
 
 SURE = {"max_uncertainty": 1.0, "device": "cpu", "use_mirroring": False}

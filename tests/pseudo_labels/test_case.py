@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.pseudo.case import complete_case, uncertainty
-from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold
-from nnunetv2_clip.pseudo.probabilities import Probability
+from nnunetv2_clip.pseudo_labels.case import complete_case, uncertainty
+from nnunetv2_clip.pseudo_labels.consistency import CodedMap, can_hold
+from nnunetv2_clip.pseudo_labels.probabilities import Probability
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.inference.masks import Box
-from nnunetv2_clip.pseudo.consistency import CodedMap, can_hold, complete_organs
-from nnunetv2_clip.pseudo.probabilities import Probability
+from nnunetv2_clip.pseudo_labels.consistency import CodedMap, can_hold, complete_organs
+from nnunetv2_clip.pseudo_labels.probabilities import Probability
 
 
 @dataclass(frozen=True)
