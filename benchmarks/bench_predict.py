@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.export.msd_tasks import CT_TASKS
+from nnunetv2_clip.msd.tasks import CT_TASKS
 
 FULL_SIZE = (300, 512, 512)  # Z Y X voxels of the output
 LOW_SHARE = (1.0, 0.625, 0.625)  # voxels of the logits' grid for each output voxel: 0.8 mm pixels in a grid of 1.28 mm

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunetv2_clip.export.msd_tasks import CT_TASKS, TASKS
+    from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS
 
     tasks = CT_TASKS if args.ct_only else TASKS
     if args.verify:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace, tasks) -> int:
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.export.msd_verify import verify
+    from nnunetv2_clip.msd.verify import verify
 
     problems = verify(args.verify, args.msd, tasks)
     if problems:
@@ -69,10 +69,10 @@ def _verify(args: argparse.Namespace, tasks) -> int:
 def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.parallel import run_cases
-    from nnunetv2_clip.export.msd_post import read_rules
-    from nnunetv2_clip.export.msd_rehearsal import as_text, find_rehearsal, score_case, summarise
     from nnunetv2_clip.manifest import write_json
     from nnunetv2_clip.model_files import taxonomy_beside
+    from nnunetv2_clip.msd.post_processing import read_rules
+    from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
 
     if args.i is None or not args.i.is_dir():
         raise UserError("-i", f"{args.i}", "a model folder with fold_*/validation, or a folder of predictions")
@@ -87,10 +87,10 @@ def _rehearse(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, tasks) -> int:
-    from nnunetv2_clip.export.msd import Source, count_notes, plan, write_submission
-    from nnunetv2_clip.export.msd_post import read_rules
-    from nnunetv2_clip.export.msd_predict import remove_predictions
-    from nnunetv2_clip.export.msd_tasks import MRI_TASKS
+    from nnunetv2_clip.msd.post_processing import read_rules
+    from nnunetv2_clip.msd.predict import remove_predictions
+    from nnunetv2_clip.msd.submission import Source, count_notes, plan, write_submission
+    from nnunetv2_clip.msd.tasks import MRI_TASKS
 
     _check_arguments(args)
     rules = read_rules(args.post)
@@ -136,8 +136,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
-    from nnunetv2_clip.export.msd import Source, prediction_source
-    from nnunetv2_clip.export.msd_predict import Model, is_model_folder, predict_tasks
+    from nnunetv2_clip.msd.predict import Model, is_model_folder, predict_tasks
+    from nnunetv2_clip.msd.submission import Source, prediction_source
 
     if not is_model_folder(args.i):
         return prediction_source(args.i), None

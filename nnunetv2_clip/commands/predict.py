@@ -152,7 +152,7 @@ def _make_folder(folder: Path) -> None:
 def _tasks(classes, trained) -> dict[str, dict[str, int]]:
     """The CT tasks of the Decathlon of which every class is predicted."""
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.export.msd_tasks import CT_TASKS
+    from nnunetv2_clip.msd.tasks import CT_TASKS
 
     there = set(classes) & set(trained)
     tasks = {task.folder: dict(task.classes) for task in CT_TASKS if set(task.classes) <= there}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_clip.cli import build_parser
-from nnunetv2_clip.export.msd_post import read_rules
-from nnunetv2_clip.export.msd_tasks import CT_TASKS
+from nnunetv2_clip.msd.post_processing import read_rules
+from nnunetv2_clip.msd.tasks import CT_TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "msd.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^ +nnunetv2_clip (export-msd .*)$", PAGE, re.M)

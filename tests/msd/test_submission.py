@@ -14,8 +14,8 @@ from msd_tree import AFFINE, SHAPE, save
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.export.msd_masks import BadMask, painted_to_task, present_values
-from nnunetv2_clip.export.msd_tasks import CT_TASKS, MRI_TASKS, TASKS, find_task
+from nnunetv2_clip.msd.masks import BadMask, painted_to_task, present_values
+from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS, TASKS, find_task
 
 
 def export(painted, msd, output, *more) -> int:

@@ -12,8 +12,8 @@ import pytest
 from msd_tree import AFFINE, SHAPE
 
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.export.msd_tasks import TASKS
-from nnunetv2_clip.export.msd_verify import verify
+from nnunetv2_clip.msd.tasks import TASKS
+from nnunetv2_clip.msd.verify import verify
 
 
 def packed(array: np.ndarray, affine: np.ndarray = AFFINE) -> bytes:

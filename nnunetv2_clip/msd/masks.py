@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
-from nnunetv2_clip.export.msd_post import PostProcessing
-from nnunetv2_clip.export.msd_tasks import MsdTask
 from nnunetv2_clip.imaging.nifti import Geometry
+from nnunetv2_clip.msd.post_processing import PostProcessing
+from nnunetv2_clip.msd.tasks import MsdTask
 
 READ_ERRORS = (
     OSError,

@@ -16,11 +16,11 @@ from msd_tree import AFFINE, SHAPE
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.export import msd_predict
-from nnunetv2_clip.export.msd_predict import Model, predict_tasks
-from nnunetv2_clip.export.msd_tasks import CT_TASKS
 from nnunetv2_clip.inference import restricted
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.msd import predict as msd_predict
+from nnunetv2_clip.msd.predict import Model, predict_tasks
+from nnunetv2_clip.msd.tasks import CT_TASKS
 
 
 class FakePredictor:

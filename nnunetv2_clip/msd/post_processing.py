@@ -13,7 +13,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.export.msd_tasks import MsdTask, find_task
+from nnunetv2_clip.msd.tasks import MsdTask, find_task
 
 RULES = ("keep_largest", "touching_organ", "min_ml")
 

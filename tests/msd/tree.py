@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunetv2_clip.export.msd_tasks import CT_TASKS, MRI_TASKS, MsdTask
+from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS, MsdTask
 
 SHAPE = (4, 3, 2)
 # LPS-like: x and y run backwards, anisotropic, shifted

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.export.msd_post import PostProcessing, read_rules
-from nnunetv2_clip.export.msd_tasks import find_task
+from nnunetv2_clip.msd.post_processing import PostProcessing, read_rules
+from nnunetv2_clip.msd.tasks import find_task
 
 LIVER, COLON = find_task("Task03_Liver", ""), find_task("Task10_Colon", "")
 # a liver of 4 voxels with a tumour of 1 in it, a lone liver voxel, a lone tumour of 2
