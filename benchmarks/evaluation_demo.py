@@ -24,7 +24,7 @@ from scipy.ndimage import shift
 from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES, PublishedTable
+from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, PublishedTable
 from nnunetv2_clip.evaluation.report import STYLE
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest

@@ -23,7 +23,6 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands._evaluation import named_paths
-    from nnunetv2_clip.evaluation.agreement import agreement, agreement_table, summarise
     from nnunetv2_clip.evaluation.figures import grouped_bars, save_figure
     from nnunetv2_clip.evaluation.folders import (
         find_dataset_json,
@@ -32,6 +31,7 @@ def run(args):
         prediction_side,
         reference_side,
     )
+    from nnunetv2_clip.evaluation.paper.agreement import agreement, agreement_table, summarise
     from nnunetv2_clip.evaluation.report import write_tables
 
     folders = named_paths([*args.labels, *args.painted], "--labels, --painted")

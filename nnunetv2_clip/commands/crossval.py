@@ -24,8 +24,8 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import reference_of
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, with_folds, write_merged_folder
-    from nnunetv2_clip.evaluation.paper_tables import pairs_of, write_paper_tables
-    from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES
+    from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
+    from nnunetv2_clip.evaluation.paper.tables import pairs_of, write_paper_tables
     from nnunetv2_clip.evaluation.report import write_report
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm

@@ -24,8 +24,8 @@ def run(args):
 
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.efficiency import candidates, check_head, cost_table, measure_all
-    from nnunetv2_clip.evaluation.efficiency_report import mean_dice, write_report
+    from nnunetv2_clip.evaluation.paper.efficiency import candidates, check_head, cost_table, measure_all
+    from nnunetv2_clip.evaluation.paper.efficiency_report import mean_dice, write_report
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda", "torch finds no GPU", "a CUDA device", "use -device cpu")

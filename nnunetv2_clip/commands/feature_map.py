@@ -19,8 +19,8 @@ def run(args):
 
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.decoder_features import map_figure, project, sample_cases
     from nnunetv2_clip.evaluation.figures import save_figure
+    from nnunetv2_clip.evaluation.paper.features import map_figure, project, sample_cases
     from nnunetv2_clip.imaging.nifti import SUFFIXES
     from nnunetv2_clip.inference.restricted import load_predictor
 

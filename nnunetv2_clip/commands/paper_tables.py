@@ -19,8 +19,8 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.errors import UserError, suggestion
-    from nnunetv2_clip.evaluation.paper_tables import pairs_of, write_paper_tables
-    from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES
+    from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
+    from nnunetv2_clip.evaluation.paper.tables import pairs_of, write_paper_tables
     from nnunetv2_clip.evaluation.results import Evaluation
 
     evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}

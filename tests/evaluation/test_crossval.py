@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.evaluation.paper_tables import paper_table
-from nnunetv2_clip.evaluation.published import PUBLISHED_TABLES, TABLE_3, TABLE_5_IRCADB
+from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, TABLE_3, TABLE_5_IRCADB
+from nnunetv2_clip.evaluation.paper.tables import paper_table
 from nnunetv2_clip.evaluation.results import Evaluation, Pair
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 

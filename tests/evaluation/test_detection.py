@@ -10,7 +10,7 @@ from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.bootstrap import interval, mean_interval
 from nnunetv2_clip.evaluation.detection import CaseDetection, harmonic_mean, summarise
 from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionRule, class_lesions
-from nnunetv2_clip.evaluation.published import TABLE_4
+from nnunetv2_clip.evaluation.paper.published import TABLE_4
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save, volume
 
 ML = (10, 10, 10)  # one voxel is 1 ml

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.evaluation.efficiency import (
+from nnunetv2_clip.evaluation.paper.efficiency import (
     SWIN,
     TASKS,
     Candidate,
@@ -113,7 +113,7 @@ def test_head_is_checked_against_its_formula_at_the_size_of_the_input():
 
 
 def test_networks_that_cannot_take_a_size_are_left_out_with_a_reason(plans, monkeypatch):
-    monkeypatch.setattr("nnunetv2_clip.evaluation.efficiency.has_monai", lambda: False)
+    monkeypatch.setattr("nnunetv2_clip.evaluation.paper.efficiency.has_monai", lambda: False)
     costs, left_out = measure_all(candidates(plans, "3d_fullres")[0], (16, 16, 8), torch.device("cpu"), 1)
     assert [cost.key for cost in costs] == ["universal", "universal-1-class", "nnunet", "nnunet-1-task", TASKS]
     assert left_out == ["Swin UNETR left out: monai is not installed."]

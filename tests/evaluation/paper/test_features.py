@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_clip.evaluation.decoder_features import MIN_VOXELS, FeatureSampler, map_figure, project, spread
+from nnunetv2_clip.evaluation.paper.features import MIN_VOXELS, FeatureSampler, map_figure, project, spread
 
 
 class Threshold(nn.Module):

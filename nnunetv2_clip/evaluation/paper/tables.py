@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation.figures import grouped_bars, save_figure
-from nnunetv2_clip.evaluation.published import NOT_REMEASURED, PUBLISHED_TABLES, SOURCE, PublishedTable
+from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, PUBLISHED_TABLES, SOURCE, PublishedTable
 from nnunetv2_clip.evaluation.report import write_tables
 from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.evaluation.efficiency import NNUNET, SWIN, TASKS, UNIVERSAL_NET, Cost
 from nnunetv2_clip.evaluation.figures import bar_panels, bubble_figure, save_figure
+from nnunetv2_clip.evaluation.paper.efficiency import NNUNET, SWIN, TASKS, UNIVERSAL_NET, Cost
 from nnunetv2_clip.evaluation.report import write_tables
 from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.evaluation.tables import Table
