@@ -70,9 +70,9 @@ def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.parallel import run_cases
     from nnunetv2_clip.manifest import write_json
-    from nnunetv2_clip.model_files import taxonomy_beside
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
+    from nnunetv2_clip.trained_model import taxonomy_beside
 
     if args.i is None or not args.i.is_dir():
         raise UserError("-i", f"{args.i}", "a model folder with fold_*/validation, or a folder of predictions")

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from nnunetv2_clip.model_files import find_models
     from nnunetv2_clip.report.model_info import as_text, describe_model
+    from nnunetv2_clip.trained_model import find_models
 
     models = [describe_model(model) for model in find_models(args.model)]
     print(json.dumps(models, indent=2) if args.json else "\n\n".join(map(as_text, models)))

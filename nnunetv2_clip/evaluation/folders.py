@@ -12,7 +12,7 @@ from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
-from nnunetv2_clip.model_files import known_classes
+from nnunetv2_clip.trained_model import known_classes
 
 
 @dataclass(frozen=True)

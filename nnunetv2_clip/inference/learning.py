@@ -26,8 +26,8 @@ from nnunetv2_clip.inference.postprocessing import (
 )
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json, write_json
-from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY
 from nnunetv2_clip.paths import dataset_folder
+from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
 THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
 MIN_GAIN = 0.001  # mean Dice; below this a rule is noise

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.model_files import ModelFiles, find_models
 from nnunetv2_clip.paths import dataset_folder
+from nnunetv2_clip.trained_model import ModelFiles, find_models
 
 MAX_CHECKPOINT_BYTES = 32 << 30
 

@@ -12,7 +12,7 @@ import numpy as np
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.inference.masks import Mask
-from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY
+from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
 DEFAULT_THRESHOLD = 0.5
 

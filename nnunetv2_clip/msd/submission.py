@@ -19,7 +19,6 @@ from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import read_json
-from nnunetv2_clip.model_files import known_classes, taxonomy_beside
 from nnunetv2_clip.msd.masks import (
     BadMask,
     check_geometry,
@@ -29,6 +28,7 @@ from nnunetv2_clip.msd.masks import (
 )
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 

@@ -21,13 +21,13 @@ from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest, read_json, write_json
-from nnunetv2_clip.model_files import known_classes
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.pseudo_labels.case import PairResult, complete_case
 from nnunetv2_clip.pseudo_labels.probabilities import LOWEST, ProbabilityExport
 from nnunetv2_clip.pseudo_labels.report import write_report
 from nnunetv2_clip.pseudo_labels.source import RawDataset
 from nnunetv2_clip.pseudo_labels.target import Target
+from nnunetv2_clip.trained_model import known_classes
 
 PLAN_FORMAT = 1
 

@@ -12,8 +12,8 @@ from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
-from nnunetv2_clip.model_files import known_classes, taxonomy_beside
 from nnunetv2_clip.report.cases import CaseFiles
+from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 
 
 def find_cases(

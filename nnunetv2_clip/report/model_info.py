@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, ModelFiles, taxonomy_of_plans
+from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY, ModelFiles, taxonomy_of_plans
 
 SUMMARY = "validation/summary.json"
 

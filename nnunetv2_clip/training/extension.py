@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.model_files import EXTENSION_ENTRY, FROZEN, PLANS_KEY
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import EXTENSION_ENTRY, FROZEN, PLANS_KEY
 
 FINE_TUNE, TRANSFER = "fine-tune", "transfer"
 MODES = (FROZEN, FINE_TUNE, TRANSFER)

@@ -21,11 +21,11 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest, read_json, write_json
-from nnunetv2_clip.model_files import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
 from nnunetv2_clip.text.extension import extended_table
 from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
 from nnunetv2_clip.training.extension import (
     FINE_TUNE,
     FROZEN,

@@ -26,9 +26,9 @@ from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_wei
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
-from nnunetv2_clip.model_files import PLANS_KEY, RULES_ENTRY, learned_rules
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, learned_rules
 from nnunetv2_clip.training import class_log
 from nnunetv2_clip.training.checks import (
     check_batch_feeds_all,

@@ -10,8 +10,8 @@ from pathlib import Path
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.model_files import PLANS_KEY as KEY
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import PLANS_KEY as KEY
 from nnunetv2_clip.training.extension import Extension
 
 NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"

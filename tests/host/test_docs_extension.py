@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS
-from nnunetv2_clip.model_files import known_classes
+from nnunetv2_clip.trained_model import known_classes
 from tests.host.conftest import FOLDERS, call
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.evaluation.results import Evaluation
-from nnunetv2_clip.model_files import known_classes
 from nnunetv2_clip.phantom.shapes import Grid, Tube, smooth_field
+from nnunetv2_clip.trained_model import known_classes
 from tests.host.conftest import FOLDERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "other_body_parts.md").read_text()

@@ -13,7 +13,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from nnunetv2_clip import cli
-from nnunetv2_clip.model_files import known_classes
+from nnunetv2_clip.trained_model import known_classes
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 from nnunetv2_clip.training.variants import CLIPUniversalTrainerRandomText
 from tests.host.conftest import DATASET, PLANS

@@ -18,8 +18,8 @@ from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
-from nnunetv2_clip.model_files import taxonomy_beside
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import taxonomy_beside
 from nnunetv2_clip.training.universal_plans import NETWORK
 
 CLASSES = ["liver", "spleen", "liver_tumor"]  # in painting order
