@@ -8,11 +8,9 @@ import os
 import zipfile
 from pathlib import Path
 
-import msd_tree
 import nibabel as nib
 import numpy as np
 import pytest
-from msd_tree import AFFINE, SHAPE
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
@@ -21,6 +19,8 @@ from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.msd import predict as msd_predict
 from nnunetv2_clip.msd.predict import Model, predict_tasks
 from nnunetv2_clip.msd.tasks import CT_TASKS
+from tests.msd import tree
+from tests.msd.tree import AFFINE, SHAPE
 
 
 class FakePredictor:
@@ -86,7 +86,7 @@ def test_an_interrupted_export_goes_on_and_repeats_the_half_written_image(tmp_pa
     assert not (tmp_path / "s.zip").exists()
     predictors["die_after"] = None
     assert export(model, msd, tmp_path / "s.zip") == 0
-    assert sorted(predictors["log"]) == sorted(name for task in CT_TASKS for name in msd_tree.case_names(task))
+    assert sorted(predictors["log"]) == sorted(name for task in CT_TASKS for name in tree.case_names(task))
 
 
 def test_predictions_of_another_checkpoint_are_not_continued(tmp_path, msd, model, predictors, capsys):

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from msd_tree import AFFINE, SHAPE, save
 
 from nnunetv2_clip.cli import main
+from tests.msd.tree import AFFINE, SHAPE, save
 
 
 def painted(values: list[int]) -> np.ndarray:

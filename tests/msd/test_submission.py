@@ -6,16 +6,16 @@ import gzip
 import json
 import zipfile
 
-import msd_tree
 import nibabel as nib
 import numpy as np
 import pytest
-from msd_tree import AFFINE, SHAPE, save
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.msd.masks import BadMask, painted_to_task, present_values
 from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS, TASKS, find_task
+from tests.msd import tree
+from tests.msd.tree import AFFINE, SHAPE, save
 
 
 def export(painted, msd, output, *more) -> int:
@@ -67,11 +67,11 @@ def test_present_values_are_those_of_the_array_negative_ones_included():
 
 @pytest.mark.parametrize("per_task", [False, True])
 def test_the_zip_holds_the_ten_tasks_and_nothing_else(tmp_path, msd, mri, per_task):
-    painted = msd_tree.write_painted(tmp_path / "p", [6, 27], per_task)
+    painted = tree.write_painted(tmp_path / "p", [6, 27], per_task)
     assert export(painted, msd, tmp_path / "s.zip", "--mri", mri) == 0
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         names = archive.namelist()
-    assert sorted(names) == sorted(f"{task.folder}/{name}" for task in TASKS for name in msd_tree.case_names(task))
+    assert sorted(names) == sorted(f"{task.folder}/{name}" for task in TASKS for name in tree.case_names(task))
     assert mask_of(tmp_path / "s.zip", "Task03_Liver/liver_014.nii.gz").get_fdata().ravel()[:3].tolist() == [1, 2, 0]
 
 
@@ -221,7 +221,7 @@ def test_a_test_list_that_leaves_its_folder_is_refused(tmp_path, msd, painted, c
 
 
 def test_post_processing_is_applied_to_the_tasks_that_name_it(tmp_path, msd, capsys):
-    painted = msd_tree.write_painted(tmp_path / "p", [27, 0, 1])
+    painted = tree.write_painted(tmp_path / "p", [27, 0, 1])
     (tmp_path / "rules.yaml").write_text("Task03_Liver: {min_ml: {liver_tumor: 1000}}")
     assert export(painted, msd, tmp_path / "s.zip", "--ct-only", "--post", tmp_path / "rules.yaml") == 0
     assert mask_of(tmp_path / "s.zip", "Task03_Liver/liver_001.nii.gz").get_fdata().max() == 0

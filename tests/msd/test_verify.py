@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import zipfile
 
-import msd_tree
 import nibabel as nib
 import numpy as np
 import pytest
-from msd_tree import AFFINE, SHAPE
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.msd.tasks import TASKS
 from nnunetv2_clip.msd.verify import verify
+from tests.msd import tree
+from tests.msd.tree import AFFINE, SHAPE
 
 
 def packed(array: np.ndarray, affine: np.ndarray = AFFINE) -> bytes:
@@ -21,7 +21,7 @@ def packed(array: np.ndarray, affine: np.ndarray = AFFINE) -> bytes:
 
 
 def good_masks() -> dict[str, bytes]:
-    labels = [f"{task.folder}/{name}" for task in TASKS for name in msd_tree.case_names(task)]
+    labels = [f"{task.folder}/{name}" for task in TASKS for name in tree.case_names(task)]
     return dict.fromkeys(labels, packed(np.ones(SHAPE, np.uint8)))
 
 
