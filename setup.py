@@ -68,6 +68,8 @@ def main() -> None:
             "batchgenerators",
             "SimpleITK",
             "numpy",
+            "psutil",
+            "pydantic>=2",
             "nibabel",
             "pydicom",
             "pillow",

@@ -43,7 +43,7 @@ from proof_study import (
 )
 from proof_trainers import trainers
 
-from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.phantom.anatomy import Phantom
 
 OLD, NEW, COMPLETED = (900, "Old"), (901, "Kidneys"), (911, "Completed")

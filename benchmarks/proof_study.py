@@ -24,8 +24,8 @@ import torch
 from proof_patients import ONE_SCANNER, SOURCES, Scanner, Sources, make_patient, write_hospital
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.imaging.components import connected_components
-from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.painting import unpaint
 from nnunetv2_clip.phantom.anatomy import Phantom
 

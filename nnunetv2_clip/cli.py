@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         return command_module(args.command).run(args) or 0
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except BrokenPipeError:  # the reader of a pipe (head) has seen enough
         sys.stderr.close()
         return 0

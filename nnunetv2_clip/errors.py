@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """A problem that the user can mend; the command line prints it without traceback and exits with code 2.
+    """A problem that the user can mend; the command line prints it without traceback and exits with `exit_code`.
 
     Args:
         where: the file, case or option that is wrong.
@@ -17,6 +17,8 @@ class UserError(ValueError):
         expected: what was expected instead.
         remedy: what to do about it.
     """
+
+    exit_code = 2
 
     def __init__(self, where: object, found: str, expected: str = "", remedy: str = ""):
         self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 FILE_NAME = "label_presence.json"
@@ -133,7 +132,7 @@ class Manifest:
         return dict(sorted(counts.items()))
 
     def save(self, path: Path | str) -> None:
-        """Write beside, then rename: a reader never sees half a manifest."""
+        """Write the file; a reader never sees half a manifest."""
         content = {
             "schema_version": SCHEMA_VERSION,
             "created_by": f"nnunetv2_clip {__version__}",
@@ -218,37 +217,3 @@ def _parse_pseudo(where: str, table: dict, known: set[str], taxonomy: Taxonomy) 
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
             raise UserError(where, f"the weight of {name!r} in 'pseudo' is {weight!r}", "above 0, at most 1")
     return {name: float(weight) for name, weight in weights.items()}
-
-
-def read_json(path: Path | str, remedy: str) -> object:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: not there or no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", "a JSON file", remedy) from None
-    except ValueError as error:
-        raise UserError(path, f"is no JSON ({error})", "a JSON file", remedy) from None
-
-
-def changed_keys(before: object, now: dict, keys: Iterable[str] | None = None) -> list[str]:
-    """The keys under which a file that was read (`before`) does not say what would be written there `now`.
-
-    Args:
-        keys: to look at (default: all of `now`). What is no table differs in all of them.
-    """
-    now = json.loads(json.dumps(now))  # lists for tuples, as they come out of a file
-    found = before if isinstance(before, dict) else {}
-    return [key for key in (now if keys is None else keys) if found.get(key) != now.get(key)]
-
-
-def write_json(path: Path | str, content: object) -> None:
-    """Write beside, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import read_json
 
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json

@@ -36,8 +36,8 @@ def run(args):
     from nnunetv2_clip.commands._sources import find_inputs
     from nnunetv2_clip.conversion.check import check_downloads
     from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.check_page import in_words, render_check
-    from nnunetv2_clip.report.page import write_page
 
     for option, value in (("-np", args.np), ("--sample", args.sample)):
         if value is not None and value < 1:
@@ -47,7 +47,7 @@ def run(args):
     bar = partial(tqdm, desc="checking", unit="case")
     check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial, lambda total: bar(total=total))
     page = Path(args.o)
-    write_page(page, render_check(check))
+    write_text(page, render_check(check))
 
     for source in check.sources:
         expected = source.expected if source.expected is not None else "any number of"

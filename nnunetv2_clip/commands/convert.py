@@ -93,11 +93,10 @@ def read_merge(args):
         raise UserError("-part_id", f"{args.part_id} with -num_parts {args.num_parts}", "0 to num_parts - 1")
     taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
-    part = f"part_{args.part_id}" if args.num_parts > 1 and not args.finish else ""
     outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out, taxonomy)
     return Merge(
         inputs=inputs,
-        target=find_target(args.d, args.name, part),
+        target=find_target(args.d, args.name),
         taxonomy=taxonomy,
         copy_images=args.copy,
         num_processes=args.np,
@@ -150,7 +149,7 @@ def print_summary(summary, folder):
     print(f"report: {folder / 'conversion_report.json'}")
 
 
-def find_target(dataset, name, part=""):
+def find_target(dataset, name):
     """Where to write.
 
     Raises:
@@ -171,4 +170,4 @@ def find_target(dataset, name, part=""):
     for folder in folders:
         if folder.exists() and not folder.is_dir():
             raise UserError(folder, "is a file", "nnU-Net's folder", "correct nnUNet_raw or nnUNet_preprocessed")
-    return Target(folders[0] / folder_name, folders[1] / folder_name, part)
+    return Target(folders[0] / folder_name, folders[1] / folder_name)

@@ -76,8 +76,8 @@ def dataset_classes(dataset: str) -> tuple:
         UserError: no such dataset, or its dataset.json or manifest is missing or wrong.
     """
     from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.files import read_json
     from nnunetv2_clip.labels import class_names
-    from nnunetv2_clip.manifest import read_json
 
     taxonomy, folder = dataset_taxonomy(dataset)
     dataset_file = folder / "dataset.json"

@@ -69,7 +69,7 @@ def _verify(args: argparse.Namespace, tasks) -> int:
 def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.parallel import run_cases
-    from nnunetv2_clip.manifest import write_json
+    from nnunetv2_clip.files import write_json
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
     from nnunetv2_clip.trained_model import taxonomy_beside

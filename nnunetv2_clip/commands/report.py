@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.parallel import run_cases
+    from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
     from nnunetv2_clip.report.find import find_cases
-    from nnunetv2_clip.report.page import render_page, worst_first, write_page
+    from nnunetv2_clip.report.page import render_page, worst_first
     from nnunetv2_clip.report.viewer_volumes import ViewerJob, viewer_case
 
     if args.pred is None and args.log_folder is None:
@@ -57,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
     taxonomy = found[0].taxonomy if found else UNIVERSAL
     presence_known = all(files.dataset for files in found if files.reference)
     html = render_page(title, cases, taxonomy, training, args.max_pictures, presence_known, viewer)
-    write_page(args.o, html)
+    write_text(args.o, html)
     print(f"Wrote {args.o}: {len(cases)} cases, {len(html) / 1e6:.1f} MB. Open it in a browser.")
     return 0

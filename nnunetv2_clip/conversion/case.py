@@ -15,6 +15,7 @@ from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
@@ -74,11 +75,11 @@ def convert_case(task: CaseTask) -> None:
     target = task.target
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
-    beside = target.unfinished(f"{case_id}.label")
-    write_label_map(label_file, label_map, loaded.image.affine, beside, task.compression)
-    _place_image(loaded.image, target.image(case_id), target.unfinished(f"{case_id}.image"), task)
+    write_label_map(label_file, label_map, loaded.image.affine, task.compression)
+    _place_image(loaded.image, target.image(case_id), task)
     picks = fingerprint_of(loaded.image.data).picks
-    _write_array(target.fingerprint(case_id), picks, target.unfinished(f"{case_id}.fingerprint"))
+    with replacing(target.fingerprint(case_id)) as beside, open(beside, "wb") as file:
+        np.save(file, picks)
     target.write_record(case_id, record)
 
 
@@ -89,10 +90,10 @@ def anatomy_warnings(source: Source, loaded: LoadedCase, classes_of: dict) -> tu
     return tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem]))
 
 
-def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, beside: Path, compression: int) -> None:
+def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int) -> None:
     """As uint8 where the values allow it, else as uint16."""
     data = label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16)
-    write_nifti(path, data, affine, beside, compression)
+    write_nifti(path, data, affine, compression)
 
 
 def _check(task: CaseTask, loaded: LoadedCase) -> None:
@@ -132,21 +133,15 @@ def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
     )
 
 
-def _place_image(image: Volume, destination: Path, beside: Path, task: CaseTask) -> None:
+def _place_image(image: Volume, destination: Path, task: CaseTask) -> None:
     """Link, copy or write the image, in this order of preference."""
     if image.path is None or not image.path.name.endswith(FILE_ENDING):
         data = image.data.astype(np.float32) if image.data.dtype.kind == "f" else image.data
-        write_nifti(destination, data, image.affine, beside, task.compression)
+        write_nifti(destination, data, image.affine, task.compression)
         return
-    if task.copy_images or not _link(image.path, beside):
-        shutil.copyfile(image.path, beside)
-    os.replace(beside, destination)
-
-
-def _write_array(path: Path, array: np.ndarray, beside: Path) -> None:
-    with open(beside, "wb") as file:
-        np.save(file, array)
-    os.replace(beside, path)
+    with replacing(destination) as beside:
+        if task.copy_images or not _link(image.path, beside):
+            shutil.copyfile(image.path, beside)
 
 
 def _link(path: Path, beside: Path) -> bool:

@@ -23,9 +23,9 @@ from nnunetv2_clip.conversion.same_scan import (
 from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.imaging.header_repairs import ircadb_patient
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, stem
-from nnunetv2_clip.manifest import read_json, write_json
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
 KnownScan = Callable[[str, int], tuple[str, int] | None]
@@ -245,10 +245,8 @@ def _outside_fingerprint(target: Target, scan: OutsideScan) -> Fingerprint:
     path = folder / f"{name}.npz"
     if not path.is_file():
         fingerprint = fingerprint_of(scan.read().data)
-        beside = target.unfinished(path.name)
-        with open(beside, "wb") as file:
+        with replacing(path) as beside, open(beside, "wb") as file:
             np.savez(file, shape=fingerprint.shape, picks=fingerprint.picks)
-        beside.replace(path)
     with np.load(path) as stored:
         return Fingerprint(tuple(int(size) for size in stored["shape"]), stored["picks"])
 

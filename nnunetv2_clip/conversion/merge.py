@@ -30,10 +30,11 @@ from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target
 from nnunetv2_clip.conversion.union import UnionTask, unite_case
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest
 
 PLAN_FORMAT = 2
 
@@ -402,7 +403,7 @@ def _settle(task: _SettleTask) -> None:
     label = target.label(case_id)
     if label.is_file() and np.array_equal(read_label_map(label).data, final):
         return
-    write_label_map(label, final, volume.affine, target.unfinished(f"{case_id}.label"), task.compression)
+    write_label_map(label, final, volume.affine, task.compression)
 
 
 def _require_no_leftovers(target: Target, cases: Cases, skip: Sequence[str]) -> None:

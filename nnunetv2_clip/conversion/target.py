@@ -1,4 +1,4 @@
-"""The folder that a merge writes: who owns it, which cases are done, where unfinished files lie.
+"""The folder that a merge writes: who owns it, which cases are done.
 
 nnUNet_raw/DatasetXXX_Name/
     imagesTr/ labelsTr/ dataset.json label_presence.json splits_final.json
@@ -8,21 +8,20 @@ nnUNet_raw/DatasetXXX_Name/
     .conversion/merged/         label maps and records of scans that several sources annotate
     .conversion/set_aside/      images of cases that are not part of the dataset: copies of others, held out
     .conversion/fingerprints/   what finds the copies of a scan
-    .conversion/unfinished/     files that are being written
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import changed_keys, read_json, remove_leftovers, write_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import CasePresence, changed_keys, read_json, write_json
+from nnunetv2_clip.manifest import CasePresence
 
 FILE_ENDING = ".nii.gz"
 
@@ -55,15 +54,10 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class Target:
-    """The raw folder of the merge and its twin in nnUNet_preprocessed.
-
-    Attributes:
-        part: of a conversion that several jobs share; each has unfinished files of its own.
-    """
+    """The raw folder of the merge and its twin in nnUNet_preprocessed."""
 
     folder: Path
     preprocessed: Path
-    part: str = ""
 
     @property
     def state(self) -> Path:
@@ -97,14 +91,6 @@ class Target:
     def report(self) -> Path:
         return self.folder / "conversion_report.json"
 
-    @property
-    def _unfinished(self) -> Path:
-        return self.state / "unfinished" / self.part
-
-    def unfinished(self, name: str) -> Path:
-        """A place on the same file system for a file that will be renamed when it is complete."""
-        return self._unfinished / f"{name}.{os.getpid()}"
-
     def claim(self, plan: dict) -> None:
         """Make the folders and write down the plan, or make sure that the folder was begun with the same one.
 
@@ -122,19 +108,8 @@ class Target:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         for folder in ("cases", "labels", "merged", "set_aside", "fingerprints"):
             (self.state / folder).mkdir(parents=True, exist_ok=True)
-        self._clear_unfinished()
-
-    def _clear_unfinished(self) -> None:
-        """Remove what an interrupted run was writing; nothing refers to it."""
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-        self._unfinished.mkdir(parents=True, exist_ok=True)
-        if self.part:  # other parts are being written
-            return
-        inside = [folder for folder in self.state.iterdir() if folder.is_dir()]
-        for folder in (self.folder, self.state, *inside, self.preprocessed):
-            for path in folder.glob(".*.json.*"):  # as write_json names a file before it is complete
-                if path.suffix[1:].isdigit():
-                    path.unlink(missing_ok=True)
+        inside = [folder for parent in (self.folder, self.state) for folder in parent.iterdir() if folder.is_dir()]
+        remove_leftovers(self.folder, *inside, self.preprocessed)
 
     def _require_free(self, plan_file: Path) -> None:
         in_use = self.folder.exists() and any(path.name != ".conversion" for path in self.folder.iterdir())

@@ -129,8 +129,7 @@ def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, Cas
     label_map = table.remap(np.where(unknown, 0, whole.label_map).astype(np.uint16), whole.classes_of, task.keeper)
     label_map[unknown] = PENDING_UNKNOWN
     target, keeper = task.target, records[task.keeper]
-    beside = target.unfinished(f"{task.keeper}.merged")
-    write_label_map(target.merged_label(task.keeper), label_map, affine, beside, task.compression)
+    write_label_map(target.merged_label(task.keeper), label_map, affine, task.compression)
     order = task.taxonomy.names.index
     presence = CasePresence(
         dataset=keeper.presence.dataset,

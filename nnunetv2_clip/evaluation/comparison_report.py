@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunetv2_clip.evaluation.comparison import Comparison
 from nnunetv2_clip.evaluation.figures import difference_figure, save_figure
-from nnunetv2_clip.evaluation.report import page, write_text
+from nnunetv2_clip.evaluation.report import page
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
-from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.files import write_json, write_text
 
 NOTE = (
     "Paired over cases. Interval: 95 % bootstrap of the mean difference. p: Wilcoxon signed-rank test, two-sided; "

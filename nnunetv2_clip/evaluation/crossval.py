@@ -14,6 +14,7 @@ from nnunetv2_clip.evaluation.results import Evaluation, Statistic
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
 from nnunetv2_clip.evaluation.volumes import PaintedCoding
+from nnunetv2_clip.files import replacing_folder
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import Manifest
 
@@ -87,17 +88,14 @@ def write_merged_folder(
     overwrite, so this has to run first.
     """
     merged = model / f"crossval_results_folds_{'_'.join(names)}"
-    beside = merged.with_name(f".{merged.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    for name in ("dataset.json", "plans.json"):
-        shutil.copyfile(model / name, beside / name)
-    for path in folds.prediction.files.values():
-        shutil.copyfile(path, beside / path.name)
-    content = load_dataset_json(model / "dataset.json")
-    masked_summary(reference, beside, content, manifest, beside / "summary.json", num_processes)
-    shutil.rmtree(merged, ignore_errors=True)
-    beside.rename(merged)
+    with replacing_folder(merged) as beside:
+        for name in ("dataset.json", "plans.json"):
+            shutil.copyfile(model / name, beside / name)
+        for path in folds.prediction.files.values():
+            shutil.copyfile(path, beside / path.name)
+        content = load_dataset_json(model / "dataset.json")
+        masked_summary(reference, beside, content, manifest, beside / "summary.json", num_processes)
+        shutil.rmtree(merged, ignore_errors=True)
     return merged
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from nnunetv2_clip.evaluation import detection
 from nnunetv2_clip.evaluation.detection import CaseDetection, Rate
 from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, SOURCE, TABLE_4
-from nnunetv2_clip.evaluation.report import leak_table, page, write_text
+from nnunetv2_clip.evaluation.report import leak_table, page
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
-from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.files import write_json, write_text
 
 
 def write_report(

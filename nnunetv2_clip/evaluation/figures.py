@@ -20,7 +20,7 @@ PALETTE = ("#2563a8", "#d08c2e", "#4f8f5b", "#b5402f", "#7a5ea8", "#5b6570")
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write <name>.svg and <name>.png; gives the SVG for a page."""
-    from nnunetv2_clip.evaluation.report import write_text
+    from nnunetv2_clip.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     stream = io.StringIO()

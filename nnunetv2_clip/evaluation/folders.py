@@ -10,8 +10,9 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding
+from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
-from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
+from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.trained_model import known_classes
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import html
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
 from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
+from nnunetv2_clip.files import write_text
 
 LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
 DIGITS = {"Dice": 3, "NSD": 3, "HD95": 2, "volume_difference_ml": 1}
@@ -123,13 +123,6 @@ def page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), picture
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
         f"<body><h1>{html.escape(title)}</h1>\n{body}<ul>{items}</ul></body></html>\n"
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def _cell(statistic: Statistic, metric: str) -> str:

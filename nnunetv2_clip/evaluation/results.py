@@ -10,7 +10,7 @@ from statistics import fmean, median, stdev
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.manifest import read_json, write_json
+from nnunetv2_clip.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 ANNOTATED, ABSENT = "annotated", "absent"

@@ -13,6 +13,7 @@ from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
 from nnunetv2_clip.evaluation.overlap import Overlap
 from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import Manifest
 
@@ -143,9 +144,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _save(result: dict, output_file: Path) -> None:
-    """Write beside, then rename."""
     from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 
-    beside = output_file.with_name(f".{output_file.name}")
-    save_summary_json(result, str(beside))
-    beside.replace(output_file)
+    with replacing(output_file) as beside:
+        save_summary_json(result, str(beside))

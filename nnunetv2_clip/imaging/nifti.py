@@ -15,6 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import replacing
 
 # Shapes: X Y Z voxels in the file's own axis order. Affines: 4 x 4, voxel index -> RAS+ position in mm.
 
@@ -163,18 +164,15 @@ def require_same_grid(image: Path, image_grid: Geometry, label: Path, label_grid
         )
 
 
-def write_nifti(
-    path: Path, data: np.ndarray, affine: np.ndarray, beside: Path, compression: int = COMPRESSION_LEVEL
-) -> None:
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, compression: int = COMPRESSION_LEVEL) -> None:
     """Write a .nii.gz whose bytes depend on voxels, affine and compression only (no time stamp, no name).
 
     Args:
-        beside: a file name on the same file system that is written first and then renamed to `path`.
         compression: gzip's level, 1 (fast) to 9 (small).
     """
     content = nib.Nifti1Image(data, affine).to_bytes()
-    beside.write_bytes(gzip.compress(content, compression, mtime=0))
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_bytes(gzip.compress(content, compression, mtime=0))
 
 
 def fingerprint(image: Volume) -> str:

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import changed_keys, read_json, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
-from nnunetv2_clip.manifest import changed_keys, read_json, write_json
 
 RECORD = "prediction"
 # What decides the voxels, and may not change in the middle of a folder.

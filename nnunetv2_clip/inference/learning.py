@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import Preprocessed, from_training
 from nnunetv2_clip.inference.loading import load_model
@@ -25,7 +26,7 @@ from nnunetv2_clip.inference.postprocessing import (
     apply_rule,
 )
 from nnunetv2_clip.inference.streaming import StreamingExport
-from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json, write_json
+from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 

@@ -12,10 +12,10 @@ import torch
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, rules_of_plans
 from nnunetv2_clip.inference.restricted import load_predictor, restricted_dataset_json
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.trained_model import taxonomy_of_plans
 
 # What nnU-Net and PyTorch raise on plans, label tables and checkpoints that are damaged or of another network.

@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,10 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.files import replacing, write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
-from nnunetv2_clip.manifest import write_json
 
 KINDS = ("labels", "masks", "statistics", "preview", "msd")
 STATISTICS = "statistics"
@@ -139,13 +138,12 @@ def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | N
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         picture = kind(data, None, header)  # no affine: sform and qform stay as they are, to the bit
     picture.header.set_slope_inter(slope or 1, 0)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file, gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as packed:
-            _write_nifti(packed, picture, data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with (
+        replacing(path) as beside,
+        open(beside, "wb") as file,
+        gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as packed,
+    ):
+        _write_nifti(packed, picture, data)
 
 
 def _write_nifti(stream, picture: nib.Nifti1Image, data: np.ndarray) -> None:
@@ -185,12 +183,10 @@ def collect_statistics(folder: Path) -> None:
     if not rows:
         return
     write_json(folder / "statistics.json", rows)
-    beside = folder / f".statistics.csv.{os.getpid()}"
-    with open(beside, "w", newline="", encoding="utf-8") as file:
+    with replacing(folder / "statistics.csv") as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*list(rows[0])[:-2], *_BOX_COLUMNS, "at_border"])
         writer.writeheader()
         writer.writerows(_flat(row) for row in rows)
-    os.replace(beside, folder / "statistics.csv")
 
 
 _BOX_COLUMNS = [f"{axis}_{end}" for axis in "xyz" for end in ("first", "last")]
@@ -222,10 +218,8 @@ def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iter
     for one in pictures:
         sheet.paste(one, (left, 0))
         left += one.width
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(beside, "png")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        sheet.save(beside, "png")
 
 
 def _slice_picture(ct: np.ndarray, indices: np.ndarray, spacing_mm: tuple, colors: np.ndarray, plane):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import read_json
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import read_json
 from nnunetv2_clip.text.table import text_hash
 from nnunetv2_clip.training.universal_plans import KEY
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.parallel import run_cases
+from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import read_image, write_nifti
-from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
@@ -175,16 +174,15 @@ def turn_if_half_turned(job: TurnJob) -> bool:
     if not check_anatomy(volume).is_half_turned:
         return False
     job.turned_mask.parent.mkdir(parents=True, exist_ok=True)
-    write_nifti(job.turned, volume.data, half_turn(volume).affine, job.turned.with_name(f".{job.turned.name}"))
+    write_nifti(job.turned, volume.data, half_turn(volume).affine)
     return True
 
 
 def turn_back(job: TurnJob, target: Path) -> None:
     """The mask of a turned copy, voxel by voxel, with the header of the test image itself."""
     mask = read_integers(open_image(job.turned_mask))
-    beside = target.with_name(f".{target.name}")
-    beside.write_bytes(mask_bytes(mask, open_image(job.image.path)))
-    os.replace(beside, target)
+    with replacing(target) as beside:
+        beside.write_bytes(mask_bytes(mask, open_image(job.image.path)))
 
 
 def remove_predictions(predictions: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, replacing
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import read_json
 from nnunetv2_clip.msd.masks import (
     BadMask,
     check_geometry,
@@ -166,7 +165,7 @@ def refuse(problems: Sequence[str], where: object, most: int = 200) -> None:
 
 
 def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, silent: bool = False) -> None:
-    """Write the zip beside its place, then rename it; an unusable prediction leaves nothing behind.
+    """Write the zip; an unusable prediction leaves nothing behind.
 
     Args:
         entries: from `plan`.
@@ -176,9 +175,7 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, s
         UserError: a list of all predictions with damaged or foreign voxels.
     """
     problems: list[str] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with replacing(output) as beside:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:  # masks are compressed already
             for entry, mask, problem in _masks(entries, workers, silent):
                 if problem:
@@ -186,9 +183,6 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, s
                 elif not problems:
                     archive.writestr(_zip_info(entry.image.label), mask)
         refuse(problems, output)
-        os.replace(beside, output)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _masks(entries: Sequence[Entry], workers: int, silent: bool) -> Iterator[tuple[Entry, bytes, str | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.files import read_json
 
 FILE_ENDING = ".nii.gz"
 

@@ -14,13 +14,14 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.conversion.splits import make_splits
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.imaging.nifti import checksum, write_nifti
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import CasePresence, Manifest, read_json, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.pseudo_labels.case import PairResult, complete_case
 from nnunetv2_clip.pseudo_labels.probabilities import LOWEST, ProbabilityExport
@@ -253,7 +254,7 @@ def _finish(
         pending = target.pending_label(case_id)
         final = np.array(values, np.uint16 if max(values) > 255 else np.uint8)[pending.data]
         path = target.label(case_id)
-        write_nifti(path, final, pending.affine, path.with_name(f".{path.name}.writing"))
+        write_nifti(path, final, pending.affine)
         target.place_image(case_id, source.image(case_id), copy_images)
         cases[case_id] = _presence(source.manifest.case(case_id), records[case_id].results, rules.weight)
     _write_description(source, target, cases)

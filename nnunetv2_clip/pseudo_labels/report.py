@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from nnunetv2_clip.files import write_text
 from nnunetv2_clip.pseudo_labels.case import PairResult
 
 TABLE, SUMMARY = "pseudo_labels.csv", "pseudo_labels.txt"
@@ -33,8 +33,8 @@ def write_report(folder: Path, results: Sequence[PairResult], rules, model: str)
                 reason(result, rules.max_uncertainty),
             )
         )
-    _write(folder / TABLE, table.getvalue())
-    _write(folder / SUMMARY, "\n".join([f"Model: {model}", *summary_lines(results, rules)]) + "\n")
+    write_text(folder / TABLE, table.getvalue())
+    write_text(folder / SUMMARY, "\n".join([f"Model: {model}", *summary_lines(results, rules)]) + "\n")
 
 
 def reason(result: PairResult, max_uncertainty: float) -> str:
@@ -66,10 +66,3 @@ def summary_lines(results: Sequence[PairResult], rules) -> list[str]:
         lines += ["", "Still unknown, because the prediction is too uncertain:"]
         lines += [f"  {result.case}: {result.name} ({result.uncertainty:.3f})" for result in left]
     return lines
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

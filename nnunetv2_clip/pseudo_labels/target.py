@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import changed_keys, read_json, replacing, write_json
 from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
 from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import changed_keys, read_json, write_json
 from nnunetv2_clip.pseudo_labels.case import PairResult
 from nnunetv2_clip.pseudo_labels.consistency import CodedMap
 from nnunetv2_clip.pseudo_labels.source import FILE_ENDING
@@ -114,7 +114,7 @@ class Target:
     def save_case(self, case_id: str, coded: CodedMap, affine: np.ndarray, results: Sequence[PairResult]) -> None:
         """Label map in the case's own codes, then its record."""
         path = self._pending(case_id)
-        write_nifti(path, coded.codes, affine, path.with_name(f".{path.name}.writing"))
+        write_nifti(path, coded.codes, affine)
         write_json(
             self._record(case_id),
             {
@@ -133,16 +133,13 @@ class Target:
 
     def place_image(self, case_id: str, source: Path, copy: bool) -> None:
         """Link the image, or copy it where that is wanted or links are not to be had."""
-        destination = self.image(case_id)
-        beside = destination.with_name(f".{destination.name}.writing")
-        beside.unlink(missing_ok=True)
-        try:
-            if copy:
-                raise OSError
-            os.symlink(source.resolve(), beside)
-        except (OSError, NotImplementedError):
-            shutil.copyfile(source, beside)
-        os.replace(beside, destination)
+        with replacing(self.image(case_id)) as beside:
+            try:
+                if copy:
+                    raise OSError
+                os.symlink(source.resolve(), beside)
+            except (OSError, NotImplementedError):
+                shutil.copyfile(source, beside)
 
     def finish(self, dataset_json: dict) -> None:
         """The dataset is complete: say so, and drop the label maps that were only waiting."""

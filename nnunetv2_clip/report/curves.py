@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.files import read_json
 
 FILE_NAME = "training_curves.json"
 WIDTH, HEIGHT = 160, 48  # user units of every small drawing

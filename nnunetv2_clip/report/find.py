@@ -9,9 +9,10 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
+from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import FILE_NAME, Manifest, read_json
+from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.report.cases import CaseFiles
 from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from importlib.resources import files
-from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
@@ -85,14 +83,6 @@ def render_page(
         css=_trusted(_asset("page.css")),
         js=_trusted(_asset("page.js")),
     )
-
-
-def write_page(path: Path, html: str) -> None:
-    """Write beside, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def worst_first(cases: Sequence[CaseReport]) -> list[CaseReport]:

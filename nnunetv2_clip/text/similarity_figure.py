@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.text.similarity import cosines
 from nnunetv2_clip.text.table import TextTable
 
@@ -28,11 +28,9 @@ def save_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
     for axis, (label, table) in zip(axes, tables.items(), strict=True):
         _draw_panel(figure, axis, label, table)
     files = path, path.with_suffix(".svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        beside = file.with_name(f".{os.getpid()}.{file.name}")
-        figure.savefig(beside, dpi=150, bbox_inches="tight")
-        os.replace(beside, file)
+        with replacing(file) as beside:
+            figure.savefig(beside, dpi=150, bbox_inches="tight", format=file.suffix[1:])
     return files
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.paths import dataset_name, nnunet_folder
 
 SCHEMA_VERSION = 1
@@ -119,14 +119,10 @@ class TextTable:
         return self.vectors[[position[name] for name in names]]
 
     def save(self, path: Path | str) -> None:
-        """Write beside, then rename: a reader never sees half a table."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the file; a reader never sees half a table."""
         metadata = {"schema_version": SCHEMA_VERSION, "created_by": f"nnunetv2_clip {__version__}", **self.provenance}
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(beside, "wb") as file:
+        with replacing(path) as beside, open(beside, "wb") as file:
             np.savez(file, vectors=self.vectors, metadata=np.array(json.dumps(metadata)))
-        os.replace(beside, path)
 
     @classmethod
     def load(cls, path: Path | str) -> TextTable:

@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest, read_json, write_json
+from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.universal_plans import KEY
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.losses.masked import Losses, world_size
-from nnunetv2_clip.manifest import write_json
 from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
 from nnunetv2_clip.training.progress_picture import draw_progress
 

@@ -5,7 +5,6 @@ The new training gets patch, voxel size, normalisation and architecture of the o
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -18,9 +17,10 @@ import torch
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest, read_json, write_json
+from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
 from nnunetv2_clip.text.extension import extended_table
 from nnunetv2_clip.text.similarity import warnings_of
@@ -365,6 +365,5 @@ def _copy_tables(new: NewDataset, preprocessed: Path) -> None:
 def _save_start(old: OldModel, extension: Extension, path: Path) -> None:
     vectors = {name: torch.from_numpy(row.copy()) for name, row in zip(old.classes, old.text.vectors, strict=True)}
     network = start_weights(old.weights, extension.mode, len(extension.parts))
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"network_weights": network, "text_embedding": vectors}, beside)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        torch.save({"network_weights": network, "text_embedding": vectors}, beside)

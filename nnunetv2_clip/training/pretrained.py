@@ -7,14 +7,13 @@ added here from a fresh initialisation.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json, replacing
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import read_json
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.training.universal_plans import text_for, universal_plans
@@ -60,9 +59,8 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
             "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them",
         )
     taken = {key: weights[key] for key in fresh if key in weights and weights[key].shape == fresh[key].shape}
-    beside = Path(target).with_name(f".{Path(target).name}.{os.getpid()}")
-    torch.save({"network_weights": {**fresh, **taken}}, beside)
-    os.replace(beside, target)
+    with replacing(target) as beside:
+        torch.save({"network_weights": {**fresh, **taken}}, beside)
     return (
         f"{target}: {len(taken)} tensors from {source}, {len(fresh) - len(taken)} fresh.\n"
         f"Next: nnUNetv2_train {dataset} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name} "

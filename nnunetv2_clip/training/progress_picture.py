@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from nnunetv2_clip.files import replacing
 
 FILE_NAME = "progress_classes.png"
 COLUMNS = 4
@@ -25,7 +26,7 @@ def draw_progress(
     """One small panel for each trained class: pseudo Dice and loss (lines), supervised patches so far (area).
 
     Args:
-        path: of the picture; written beside, then renamed.
+        path: of the picture.
         classes: (K,) names.
         trained: (K,) bool; the others get no panel.
         dice: (E, K), NaN where a class could not be measured.
@@ -64,6 +65,5 @@ def draw_progress(
         panel.set_title(f"{classes[k]}: {last}, {int(total[-1, k])} patches", fontsize=8)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
-    beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    FigureCanvasAgg(figure).print_png(beside)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        FigureCanvasAgg(figure).print_png(beside)

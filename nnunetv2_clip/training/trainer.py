@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.evaluation.summary import masked_summary
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
@@ -371,11 +371,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     # ---------------------------------------------------------------- checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
-        """Written beside, then renamed: a run that is killed while it writes keeps the checkpoint before."""
-        beside = f"{filename}.writing"
-        super().save_checkpoint(beside)
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            os.replace(beside, filename)
+        """Whole or not there: a run that is killed while it writes keeps the checkpoint before."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # which then writes nothing
+            return
+        with replacing(filename) as beside:
+            super().save_checkpoint(str(beside))
 
     def load_checkpoint(self, filename_or_checkpoint):
         super().load_checkpoint(filename_or_checkpoint)

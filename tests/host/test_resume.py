@@ -36,7 +36,7 @@ def test_continuing_restores_weights_optimizer_epoch_and_counts(make_trainer):
     first = make_trainer()
     first.run_training()
     path = Path(first.output_folder) / "checkpoint_final.pth"
-    assert [file.name for file in path.parent.iterdir() if file.name.endswith(".writing")] == []
+    assert [file.name for file in path.parent.iterdir() if file.name.endswith(".part")] == []
     second = make_trainer(continue_training=True)
     second.load_checkpoint(str(path))
     assert second.current_epoch == 1

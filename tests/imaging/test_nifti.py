@@ -149,7 +149,7 @@ def test_affine_without_volume_is_refused(tmp_path):
 def test_written_bytes_depend_on_voxels_only(tmp_path):
     data = np.arange(120, dtype=np.uint8).reshape(SHAPE)
     for name in ("a.nii.gz", "b.nii.gz"):
-        write_nifti(tmp_path / name, data, AFFINE, tmp_path / "beside")
+        write_nifti(tmp_path / name, data, AFFINE)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
     assert checksum(tmp_path / "a.nii.gz") == checksum(tmp_path / "b.nii.gz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii.gz", "b.nii.gz"]

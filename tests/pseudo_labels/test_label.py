@@ -13,11 +13,12 @@ from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.evaluation.volumes import LabelCoding
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
-from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.pseudo_labels import label
 from nnunetv2_clip.pseudo_labels.label import pseudo_label
 from tests.inference.conftest import make_ct, make_model, save_ct

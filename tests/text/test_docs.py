@@ -8,8 +8,9 @@ import pytest
 
 from nnunetv2_clip import cli
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_NAME
-from nnunetv2_clip.manifest import CasePresence, Manifest, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "text.md"
 NEEDS_WEIGHTS = "open_clip:"

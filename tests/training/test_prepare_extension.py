@@ -8,8 +8,9 @@ import torch
 
 from nnunetv2_clip import cli
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
+from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
-from nnunetv2_clip.manifest import CasePresence, Manifest, read_json, write_json
+from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.text.encode import encode
 from nnunetv2_clip.text.table import TextTable
 from tests.inference.conftest import make_plans, random_network

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.tables import Table, number
-from nnunetv2_clip.manifest import read_json
+from nnunetv2_clip.files import read_json
 from nnunetv2_clip.networks.head import CHANNELS, NUM_DYNAMIC_PARAMETERS, text_driven_head
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.phantom.layouts.base import APPLE_DOUBLE, Request, Scan, annotated_classes, paint
 
 RECIPE = (

@@ -9,8 +9,6 @@ that reads a value wrongly does not agree with its phantom.
 from __future__ import annotations
 
 import importlib
-import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,8 +19,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import read_json, replacing_folder, write_json
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
-from nnunetv2_clip.manifest import read_json, write_json
 from nnunetv2_clip.phantom.anatomy import DEFAULT_BODY_MM, DEFAULT_SPACING_MM, Phantom, make_phantom
 
 # What a publisher did to the header of a file.
@@ -291,30 +289,23 @@ def write_source(
         raise UserError(layout, "has no cases without label", "", "ask for none")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(folder, "is not empty", "a new folder", "choose another folder or remove this one")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    request = Request(
-        layout=layout,
-        folder=beside,
-        seeds=seeds,
-        test_seeds=test_seeds,
-        orientations=orientations,
-        spacing_mm=spacing_mm,
-        body_mm=body_mm,
-        anatomy=anatomy or {},
-        options=dict(options),
-        progress=progress,
-    )
-    try:
+    with replacing_folder(folder) as beside:
+        request = Request(
+            layout=layout,
+            folder=beside,
+            seeds=seeds,
+            test_seeds=test_seeds,
+            orientations=orientations,
+            spacing_mm=spacing_mm,
+            body_mm=body_mm,
+            anatomy=anatomy or {},
+            options=dict(options),
+            progress=progress,
+        )
         root = module.write(request)
         assert not request.options, f"{layout} has no options {sorted(request.options)}"
         write_json(beside / "truth" / "dataset.json", truth_dataset_json())
         SourceTruth(layout, beside, root, request.cases, order or {}).save()
-        os.replace(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return SourceTruth.load(folder)
 
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.phantom.layouts.base import Paint, Request, Scan, annotated_classes, oriented, paint, with_affine
 
 KIDNEYS = ("right_kidney", "left_kidney")

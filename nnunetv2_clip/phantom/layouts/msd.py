@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_clip.manifest import write_json
+from nnunetv2_clip.files import write_json
 from nnunetv2_clip.phantom.layouts.base import (
     UNIT_SPACING_NUMBERS,
     Paint,

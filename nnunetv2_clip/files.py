@@ -1,0 +1,150 @@
+"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from nnunetv2_clip.errors import UserError
+
+ENDING = ".part"  # of a file that is being written; hidden, and no ending that nnU-Net looks for
+MAX_NAME = 120  # characters of the file's own name in that of the unfinished file: file systems end at 255
+SECONDS_UNTIL_STALE = 24 * 3600
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A name beside `path` to write to; when the block ends well, the file takes the place of `path`.
+
+    Nobody ever sees half a file, not even after a power failure: content and name are on the disk when the block is
+    left. The name is unique across processes and hosts that share the folder. It is removed on any exception.
+    A symbolic link may be made instead of a file.
+
+    Args:
+        path: the folders above it are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _unfinished(path)
+    try:
+        yield beside
+        _flush(beside)
+        os.replace(beside, path)
+        _flush(path.parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path | str) -> Iterator[Path]:
+    """As `replacing`, for a new folder with all it holds. `path` must not exist, or is an empty folder."""
+    path = Path(path)
+    beside = _unfinished(path)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        os.replace(beside, path)
+        _flush(path.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what killed processes were writing directly in these folders; files of living ones stay."""
+    for path in (path for folder in folders if folder.is_dir() for path in folder.glob(f".*{ENDING}")):
+        with suppress(OSError):  # somebody else may remove it at the same time
+            if _is_left_over(path):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """A text file in UTF-8, whole or not there."""
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def write_json(path: Path | str, content: object) -> None:
+    """A JSON file, whole or not there."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path | str, remedy: str) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: not there or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error.strerror})", "a JSON file", remedy) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(path, f"is no JSON ({error})", "a JSON file", remedy) from None
+
+
+def read_record(path: Path | str) -> dict | None:
+    """The table in a JSON file of ours; None where it is missing, empty or broken: what it records is not done."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def changed_keys(before: object, now: dict, keys: Iterable[str] | None = None) -> list[str]:
+    """The keys under which a file that was read (`before`) does not say what would be written there `now`.
+
+    Args:
+        keys: to look at (default: all of `now`). What is no table differs in all of them.
+    """
+    now = json.loads(json.dumps(now))  # lists for tuples, as they come out of a file
+    found = before if isinstance(before, dict) else {}
+    return [key for key in (now if keys is None else keys) if found.get(key) != now.get(key)]
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name[:MAX_NAME]}.{_owner()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{ENDING}")
+
+
+def _owner() -> str:
+    """Eight hexadecimal digits of the host and, in containers, of their own numbering of processes."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # no Linux
+        namespace = 0
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _is_left_over(path: Path) -> bool:
+    owner, _, rest = path.name.removesuffix(ENDING).rpartition(".")[2].partition("-")
+    number = rest.partition("-")[0]
+    if owner == _owner() and number.isdigit():
+        return not psutil.pid_exists(int(number))
+    return time.time() - path.lstat().st_mtime > SECONDS_UNTIL_STALE
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file, or the names in a folder, are on the disk."""
+    if path.is_symlink():
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder on Windows
+        return
+    try:
+        with suppress(OSError):  # file systems that cannot flush a folder
+            os.fsync(handle)
+    finally:
+        os.close(handle)
