@@ -221,14 +221,14 @@ def test_a_converted_case_whose_files_are_gone_is_refused_until_it_is_skipped(ms
 def test_a_part_that_begins_while_another_makes_the_folders_takes_them_for_its_own(tmp_path, monkeypatch):
     plan = {"sources": []}
     folders = tmp_path / "raw" / "Dataset900_Universal", tmp_path / "preprocessed" / "Dataset900_Universal"
-    late = Target(*folders, part="part_1")
+    late = Target(*folders)
     is_file, asked = Path.is_file, []
 
     def the_other_part_is_faster(path):
         answer = is_file(path)
         if path.name == "plan.json" and not asked:
             asked.append(path)
-            Target(*folders, part="part_0").claim(plan)
+            Target(*folders).claim(plan)
         return answer
 
     monkeypatch.setattr(Path, "is_file", the_other_part_is_faster)
