@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_clip.evaluation.comparison import Comparison
 from nnunetv2_clip.evaluation.figures import difference_figure, save_figure
-from nnunetv2_clip.evaluation.report import page
+from nnunetv2_clip.evaluation.report import tables_page
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 from nnunetv2_clip.files import write_json, write_text
@@ -26,7 +26,7 @@ def write_report(rows: Sequence[Comparison], names: tuple[str, str], metric: str
     write_json(folder / "compare.json", strict_json(_json(rows, names, metric)))
     write_text(folder / "compare.md", table.markdown())
     write_text(folder / "compare.tex", table.latex())
-    write_text(folder / "compare.html", page("Comparison", [table], pictures=[svg]))
+    write_text(folder / "compare.html", tables_page("Comparison", [table], pictures=[svg]))
     return table
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunetv2_clip.evaluation import detection
 from nnunetv2_clip.evaluation.detection import CaseDetection, Rate
 from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, SOURCE, TABLE_4
-from nnunetv2_clip.evaluation.report import leak_table, page
+from nnunetv2_clip.evaluation.report import leak_table, tables_page
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 from nnunetv2_clip.files import write_json, write_text
@@ -36,7 +36,7 @@ def write_report(
     notes = [f"{name}: {value}" for name, value in settings.items()]
     lines = "\n".join(f"- {note}" for note in notes)
     write_text(folder / "detection.md", "\n".join(["# Detection\n", *(t.markdown() for t in tables), lines, ""]))
-    write_text(folder / "detection.html", page("Detection", tables, notes))
+    write_text(folder / "detection.html", tables_page("Detection", tables, notes))
     write_text(folder / "detection.tex", paper_table(unseen).latex())
     return tables
 

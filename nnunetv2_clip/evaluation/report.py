@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,26 +10,12 @@ from pathlib import Path
 from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
 from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
 from nnunetv2_clip.files import write_text
+from nnunetv2_clip.pages import render
 
 LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
 DIGITS = {"Dice": 3, "NSD": 3, "HD95": 2, "volume_difference_ml": 1}
 NUM_WORST = 10
 COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-section div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #dde3ea; }
-td { white-space: nowrap; } th { vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.wide { font-size: .8rem; } .wide th, .wide td { padding: .25rem .3rem; }
-tr.total td { border-top: 2px solid #7b8794; font-weight: 600; }
-thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
-figure { margin: 2rem 0; } figure svg { max-width: 100%; height: auto; }
-p, li { color: #44505e; max-width: 60rem; }
-"""
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> None:
@@ -40,7 +25,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "evaluation.csv", pairs_csv(evaluation))
     tables = report_tables(evaluation)
     write_text(folder / "evaluation.md", _markdown(evaluation, tables))
-    write_text(folder / "evaluation.html", page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
+    write_text(folder / "evaluation.html", tables_page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
 
 
 def write_tables(
@@ -54,7 +39,7 @@ def write_tables(
     """The tables as <name>.md, .html and .tex; notes and pictures (inline SVG texts) in the page only."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.md", "\n".join(table.markdown() for table in tables))
-    write_text(folder / f"{name}.html", page(title, tables, notes, pictures))
+    write_text(folder / f"{name}.html", tables_page(title, tables, notes, pictures))
     write_text(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
 
 
@@ -114,15 +99,9 @@ def rule_lines() -> list[str]:
     return [f"{name}: {rule}." for name, rule in RULES.items()]
 
 
-def page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
+def tables_page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
     """One self-contained HTML page; `pictures` are inline SVG texts."""
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    body = "".join(table.html() for table in tables) + "".join(f"<figure>{svg}</figure>" for svg in pictures)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{html.escape(title)}</h1>\n{body}<ul>{items}</ul></body></html>\n"
-    )
+    return render("tables.html.j2", title=title, tables=tables, notes=notes, pictures=pictures)
 
 
 def _cell(statistic: Statistic, metric: str) -> str:

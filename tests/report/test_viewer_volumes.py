@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.pages import asset
 from nnunetv2_clip.report.find import find_cases
-from nnunetv2_clip.report.page import ASSETS, render_page
+from nnunetv2_clip.report.page import render_page
 from nnunetv2_clip.report.viewer_volumes import ViewerCase, ViewerJob, thin_out, viewer_case
 
 
@@ -47,12 +48,13 @@ def test_data_cannot_close_its_script_element():
 
 def test_niivue_is_in_the_page_only_when_asked_for_and_its_licences_lie_beside_it():
     assert "niivue" not in render_page("t", [], UNIVERSAL)
-    licences = (ASSETS / "niivue.min.js.LICENSES.txt").read_text(encoding="utf-8")
+    licences = asset("niivue.min.js.LICENSES.txt")
     for text in ("@niivue/niivue 0.69.0 (BSD-2-Clause)", "Copyright (c) 2021, Niivue", "fflate", "MIT License"):
         assert text in licences
 
 
 def test_niivue_cannot_break_the_page():
-    code = (ASSETS / "niivue.min.js").read_text(encoding="ascii")
+    code = asset("niivue.min.js")
+    assert code.isascii()
     assert "</script" not in code
     assert "<!--" not in code
