@@ -91,8 +91,7 @@ def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, ru
 
 def _components(mask: np.ndarray, min_voxels: float) -> tuple[np.ndarray, np.ndarray]:
     """(X, Y, Z) components numbered from 1, and (n,) their sizes; small ones dropped."""
-    components, _ = connected_components(mask)
-    sizes = np.bincount(components.ravel())
+    components, sizes = connected_components(mask)
     keep = np.flatnonzero((sizes >= min_voxels * (1 - 1e-9)) & (np.arange(len(sizes)) > 0))
     number = np.zeros(len(sizes), np.int32)
     number[keep] = np.arange(1, len(keep) + 1)
