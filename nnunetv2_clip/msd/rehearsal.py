@@ -15,10 +15,10 @@ from nnunetv2_clip.evaluation.overlap import overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tolerances import TOLERANCE_MM
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.imaging.nifti import Geometry
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Geometry
 from nnunetv2_clip.msd.masks import BadMask, check_values, open_image, read_integers, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
-from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask
+from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
 
 CASE_PREFIX = "msd_"  # nnunetv2_clip convert names liver_0 of the Decathlon msd_liver_0
 

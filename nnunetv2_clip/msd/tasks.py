@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json
-
-FILE_ENDING = ".nii.gz"
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 
 
 @dataclass(frozen=True)
