@@ -18,7 +18,7 @@ NOTE = (
 )
 
 
-def write_report(rows: Sequence[Comparison], names: tuple[str, str], metric: str, folder: Path) -> Table:
+def write_comparison(rows: Sequence[Comparison], names: tuple[str, str], metric: str, folder: Path) -> Table:
     """compare.json, .md, .html, .tex, .svg and .png; gives the table."""
     folder.mkdir(parents=True, exist_ok=True)
     table = comparison_table(rows, names, metric)

@@ -16,7 +16,7 @@ from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 from nnunetv2_clip.files import write_json, write_text
 
 
-def write_report(
+def write_detection(
     cases: Sequence[CaseDetection], settings: dict, folder: Path, leaked: Mapping[str, str] | None = None
 ) -> list[Table]:
     """detection.json, .csv (one line per case and class), .md, .html and .tex; gives the tables.
@@ -27,7 +27,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     leaked = leaked or {}
     unseen, seen = detection.split_leaked(cases, leaked)
-    tables = [*detection_tables(unseen), paper_table(unseen)]
+    tables = [*detection_tables(unseen), table_4(unseen)]
     if leaked:
         tables += detection_tables(seen, ", cases seen in training") if seen else []
         tables.append(leak_table(leaked))
@@ -37,7 +37,7 @@ def write_report(
     lines = "\n".join(f"- {note}" for note in notes)
     write_text(folder / "detection.md", "\n".join(["# Detection\n", *(t.markdown() for t in tables), lines, ""]))
     write_text(folder / "detection.html", tables_page("Detection", tables, notes))
-    write_text(folder / "detection.tex", paper_table(unseen).latex())
+    write_text(folder / "detection.tex", table_4(unseen).latex())
     return tables
 
 
@@ -68,7 +68,7 @@ def detection_tables(cases: Sequence[CaseDetection], which: str = "") -> list[Ta
     ]
 
 
-def paper_table(cases: Sequence[CaseDetection]) -> Table:
+def table_4(cases: Sequence[CaseDetection]) -> Table:
     """Table 4 of the paper, with its three tumours and its own rows, and ours below, in percent."""
     figures = detection.figures(case for case in cases if case.class_name in TABLE_4)
     names = tuple(TABLE_4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_clip.evaluation.cases import CaseJob, read_case
+from nnunetv2_clip.evaluation.cases import CaseJob, read_label_pair
 from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
 from nnunetv2_clip.imaging.components import connected_components
 
@@ -61,7 +61,7 @@ class LesionJob:
 
 def case_lesions(job: LesionJob) -> dict[str, CaseLesions]:
     """Class -> lesions, for every class of the case."""
-    reference, prediction = read_case(job.case)
+    reference, prediction = read_label_pair(job.case)
     return {name: class_lesions(reference, prediction, name, job.rule) for name in job.case.names}
 
 

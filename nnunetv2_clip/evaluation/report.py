@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
+from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, Statistic
 from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
 from nnunetv2_clip.files import write_text
 from nnunetv2_clip.pages import render
@@ -18,7 +18,7 @@ NUM_WORST = 10
 COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
 
 
-def write_report(evaluation: Evaluation, folder: Path) -> None:
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """evaluation.json, evaluation.csv (one line per case and class), evaluation.md and evaluation.html in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     evaluation.save(folder / "evaluation.json")
@@ -64,7 +64,7 @@ def leak_table(leaked: Mapping[str, str]) -> Table:
     return Table("Why cases count as seen in training", ("Case", "Reason"), tuple(sorted(leaked.items())))
 
 
-def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note: str = "") -> Table:
+def class_table(evaluation: Evaluation, pairs: Sequence[PairScore], title: str, note: str = "") -> Table:
     """Mean ± standard deviation per class with n, the number of cases in which Dice is defined; last the mean."""
     pairs = tuple(pairs)
     metrics = evaluation.metrics

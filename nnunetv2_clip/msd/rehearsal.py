@@ -85,7 +85,7 @@ def find_rehearsal(
     return cases
 
 
-def score_case(case: RehearsalCase) -> list[Score]:
+def rehearse_case(case: RehearsalCase) -> list[Score]:
     """Dice and NSD of every target of a case, as the challenge computes them (surface-distance's rules).
 
     Raises:
@@ -128,7 +128,7 @@ def summarise(scores: Iterable[Score]) -> list[dict]:
     ]
 
 
-def as_text(rows: Sequence[Mapping]) -> str:
+def rehearsal_text(rows: Sequence[Mapping]) -> str:
     lines = [f"{'task':22} {'target':24} {'n':>4}  {'Dice':>6}  {'NSD':>6}"]
     for row in rows:
         dice, nsd = (f"{row[key]:.4f}" if row[key] is not None else "–" for key in ("dice", "nsd"))

@@ -17,7 +17,7 @@ from nnunetv2_clip.report.cases import CaseFiles
 from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 
 
-def find_cases(
+def find_files(
     images: Path,
     predictions: Path,
     references: Path | None = None,

@@ -12,7 +12,7 @@ INCHES_PER_CLASS = 0.2
 MARGIN_INCHES = 3.0  # class names and colour bar
 
 
-def save_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
+def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
     """Write `path` (PNG) and the same with the ending .svg; one panel per table, each with its own colour scale.
 
     Returns:

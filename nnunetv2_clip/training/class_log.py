@@ -57,7 +57,7 @@ class ClassCounts:
         return {SUPERVISED: supervised.tolist(), CLASS_LOSS: means.tolist()}
 
 
-def complete(log: dict[str, list], num_classes: int, num_epochs: int) -> None:
+def fill_up(log: dict[str, list], num_classes: int, num_epochs: int) -> None:
     """Fill in what a checkpoint of another trainer or an older version has not logged."""
     log.setdefault(SUPERVISED, [[0] * num_classes] * num_epochs)
     log.setdefault(CLASS_LOSS, [[float("nan")] * num_classes] * num_epochs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.pages import asset
-from nnunetv2_clip.report.find import find_cases
+from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
 from nnunetv2_clip.report.viewer_volumes import ViewerCase, ViewerJob, thin_out, viewer_case
 
@@ -32,7 +32,7 @@ def test_thinned_voxels_keep_their_position():
 
 
 def test_labels_are_universal_indices_on_both_sides(study):
-    files = find_cases(study.images, study.predictions, study.references)[0]
+    files = find_files(study.images, study.predictions, study.references)[0]
     case = viewer_case(ViewerJob(files, (2, 1, 1)))
     assert case.focus_mm == (4.0, 2.0, 5.0)
     assert set(np.unique(unpacked(case.prediction).dataobj)) == {0, 6, 27}
