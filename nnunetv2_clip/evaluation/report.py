@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, Statistic
 from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
-from nnunetv2_clip.files import write_text
+from nnunetv2_clip.files import write_csv, write_text
 from nnunetv2_clip.pages import render
 
 LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
@@ -20,26 +18,24 @@ COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """evaluation.json, evaluation.csv (one line per case and class), evaluation.md and evaluation.html in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     evaluation.save(folder / "evaluation.json")
-    write_text(folder / "evaluation.csv", pairs_csv(evaluation))
-    tables = report_tables(evaluation)
-    write_text(folder / "evaluation.md", _markdown(evaluation, tables))
-    write_text(folder / "evaluation.html", tables_page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
+    write_csv(folder / "evaluation.csv", _pair_rows(evaluation))
+    notes = [*evaluation.notes, *(f"{name}: {rule}." for name, rule in RULES.items())]
+    write_page(report_tables(evaluation), folder, "evaluation", "Evaluation", notes)
 
 
-def write_tables(
-    tables: Sequence[Table],
-    folder: Path,
-    name: str,
-    title: str,
-    notes: Iterable[str] = (),
-    pictures: Iterable[str] = (),
-) -> None:
-    """The tables as <name>.md, .html and .tex; notes and pictures (inline SVG texts) in the page only."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_page(tables: Sequence[Table], folder: Path, name: str, title: str, notes: Sequence[str]) -> None:
+    """The tables with title and notes as <name>.md and .html."""
+    lines = "\n".join(f"- {note}" for note in notes)
+    write_text(folder / f"{name}.md", "\n".join([f"# {title}\n", *(table.markdown() for table in tables), lines, ""]))
+    write_text(folder / f"{name}.html", render("tables.html.j2", title=title, tables=tables, notes=notes, pictures=()))
+
+
+def write_tables(tables: Sequence[Table], folder: Path, name: str, title: str, pictures: Iterable[str] = ()) -> None:
+    """The tables as <name>.md, .html and .tex; pictures (inline SVG texts) in the page only."""
     write_text(folder / f"{name}.md", "\n".join(table.markdown() for table in tables))
-    write_text(folder / f"{name}.html", tables_page(title, tables, notes, pictures))
+    page = render("tables.html.j2", title=title, tables=tables, notes=(), pictures=pictures)
+    write_text(folder / f"{name}.html", page)
     write_text(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
 
 
@@ -82,26 +78,14 @@ def class_table(evaluation: Evaluation, pairs: Sequence[PairScore], title: str, 
     return Table(title, columns, tuple(rows), note or COUNTS_NOTE, has_total=True)
 
 
-def pairs_csv(evaluation: Evaluation) -> str:
+def _pair_rows(evaluation: Evaluation) -> Iterator[tuple]:
     """One line per scored (case, class) pair; an empty field where a metric is not defined."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     columns = (*evaluation.metrics, *COUNTS)
-    writer.writerow(("case", "dataset", "class", "state", "seen_in_training", *columns))
+    yield ("case", "dataset", "class", "state", "seen_in_training", *columns)
     for pair in evaluation.pairs:
         values = (pair.metrics[column] for column in columns)
         start = (pair.case_id, pair.dataset, pair.class_name, pair.state, int(pair.case_id in evaluation.leaked))
-        writer.writerow((*start, *("" if value != value else value for value in values)))
-    return stream.getvalue()
-
-
-def rule_lines() -> list[str]:
-    return [f"{name}: {rule}." for name, rule in RULES.items()]
-
-
-def tables_page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
-    """One self-contained HTML page; `pictures` are inline SVG texts."""
-    return render("tables.html.j2", title=title, tables=tables, notes=notes, pictures=pictures)
+        yield (*start, *("" if value != value else value for value in values))
 
 
 def _cell(statistic: Statistic, metric: str) -> str:
@@ -117,8 +101,3 @@ def _worst_table(evaluation: Evaluation) -> Table:
         for pair in worst
     )
     return Table("Lowest Dice", ("Case", "Class", "Dice", "reference voxels", "predicted", "common"), rows)
-
-
-def _markdown(evaluation: Evaluation, tables: list[Table]) -> str:
-    notes = "\n".join(f"- {note}" for note in (*evaluation.notes, *rule_lines()))
-    return "\n".join(["# Evaluation\n", *(table.markdown() for table in tables), notes, ""])

@@ -60,8 +60,8 @@ def write_paper_tables(
         tables.append(paper_table(table, evaluations, all_datasets))
         bars = column_bars(table, evaluations, all_datasets)
         if table.is_figure and bars:
-            title = table.title.replace(", Dice in percent", "")
-            figure = grouped_bars(bars, title, "Dice, mean and standard deviation over cases")
+            heading = table.title.replace(", Dice in percent", "")
+            figure = grouped_bars(bars, heading, "Dice, mean and standard deviation over cases")
             drawn.append(save_figure(figure, folder, key))
     write_tables(tables, folder, name, title, pictures=drawn)
     return tables
