@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.files import replacing
 
-FILE_NAME = "progress_classes.png"
+CURVES_FILE, PICTURE_FILE = "training_curves.json", "progress_classes.png"  # in the fold's folder
 COLUMNS = 4
 
 
