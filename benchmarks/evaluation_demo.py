@@ -11,7 +11,6 @@ The numbers say nothing about any model.
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import os
 import re
@@ -25,9 +24,9 @@ from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, PublishedTable
-from nnunetv2_clip.evaluation.report import STYLE
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
+from nnunetv2_clip.pages import TEMPLATES
 from nnunetv2_clip.painting import paint
 from nnunetv2_clip.phantom.anatomy import Phantom, make_phantom
 
@@ -39,6 +38,17 @@ MISSED = 0.2  # of the tumours
 FALSE_ALARMS = 0.3  # of the patients known to be free
 MODELS = {"first": 0.6, "second": 1.2}  # how far a structure is misplaced, in voxels
 TRAINING_SPACING_MM = "15"
+INDEX = """{% extends "base.html.j2" %}
+{% block style %}
+img { max-width: min(100%, 60rem); }
+{% endblock %}
+{% block main %}
+<ul>{% for page in pages %}<li><a href="{{ page.as_posix() }}">{{ page }}</a></li>{% endfor %}</ul>
+{% for picture in pictures %}
+<figure><figcaption>{{ picture }}</figcaption><img src="{{ picture.as_posix() }}" alt="{{ picture }}"></figure>
+{% endfor %}
+{% endblock %}
+"""
 
 
 def main() -> None:
@@ -81,23 +91,12 @@ def write_index(folder: Path) -> None:
     """index.html: a link to every page, and every picture that was made."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     files = [path for path in files if path.parts[0] not in ("preprocessed", "raw") and "fold_0" not in path.parts]
-    links = "".join(_link(path, html.escape(str(path))) for path in files if path.suffix == ".html")
-    pictures = "".join(_picture(path) for path in files if path.suffix == ".png")
-    (folder / "index.html").write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}'
-        "img { max-width: min(100%, 60rem); } figcaption { font-weight: 600; }</style></head>"
-        f"<body><h1>Evaluation of synthetic predictions</h1><ul>{links}</ul>{pictures}</body></html>\n",
-        encoding="utf-8",
+    pages = [path for path in files if path.suffix == ".html"]
+    pictures = [path for path in files if path.suffix == ".png"]
+    index = TEMPLATES.from_string(INDEX).render(
+        title="Evaluation of synthetic predictions", pages=pages, pictures=pictures
     )
-
-
-def _link(path: Path, text: str) -> str:
-    return f'<li><a href="{html.escape(path.as_posix())}">{text}</a></li>'
-
-
-def _picture(path: Path) -> str:
-    name = html.escape(path.as_posix())
-    return f'<figure><figcaption>{name}</figcaption><img src="{name}" alt="{name}"></figure>'
+    (folder / "index.html").write_text(index, encoding="utf-8")
 
 
 # Source -> classes it annotates, classes its patients are known to be free of.

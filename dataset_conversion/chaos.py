@@ -25,7 +25,7 @@ class Chaos(Source):
     def find_cases(self, root: Path) -> list[SourceCase]:
         require_folder(root, self.unpack)
         found: dict[int, SourceCase] = {}
-        for patient in patient_folders(root.absolute()):
+        for patient in ct_folders(root.absolute()):
             number, has_masks = int(patient.name), (patient / MASKS).is_dir()
             if not has_masks and TEST_FOLDER in (part.lower() for part in patient.parts):
                 continue
@@ -57,7 +57,7 @@ class Chaos(Source):
         return loaded if self.repairs_with("known_absent") else replace(loaded, absent=())
 
 
-def patient_folders(root: Path) -> list[Path]:
+def ct_folders(root: Path) -> list[Path]:
     """Every folder CT/<number> below `root` (or `root` itself being CT) that holds DICOM slices."""
     return sorted(
         Path(parent)

@@ -25,28 +25,14 @@ from nnunetv2_clip.conversion.source import (
     require_folder,
     without,
 )
+from nnunetv2_clip.dataset_conversion.btcv import LABELS as BTCV_LABELS
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
-LABELS = (
-    "spleen",
-    "right_kidney",
-    "left_kidney",
-    "gallbladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "postcava",
-    "portal_and_splenic_vein",
-    "pancreas",
-    "right_adrenal_gland",
-    "left_adrenal_gland",
-    "duodenum",
-)
+LABELS = (*BTCV_LABELS, "duodenum")
 FOURTEEN = {value: (name,) for value, name in enumerate(LABELS, start=1)}
 EIGHT = {value: FOURTEEN[value] for value in (1, 3, 4, 5, 6, 7, 11, 14)}
 LAST_OF_FOURTEEN = 40  # BTCV's challenge training; its test cases from 61 on have 8 classes

@@ -34,7 +34,7 @@ class KitsSource(Source):
         images = {name: path / IMAGE for name, path in folders.items() if (path / IMAGE).is_file()}
         label = self.label_as_paper if self.as_paper else self.label
         labels = {name: path / label for name, path in folders.items() if (path / label).is_file()}
-        published = {name: path for name, path in images.items() if number(name) < self.num_labelled}
+        published = {name: path for name, path in images.items() if folder_number(name) < self.num_labelled}
         where = f"{parent} ({self.name}: {self.unpack})"
         pairs = match_pairs(published, labels, where)
         return [SourceCase(f"{self.name}_{name}", image, {"label": label}) for name, image, label in pairs]
@@ -44,7 +44,7 @@ class KitsSource(Source):
         is_kits23 = (
             any((folder / "kits23.json").is_file() for folder in (root, parent))
             or any((path / "instances").is_dir() for path in folders.values())
-            or any(number(name) >= FIRST_ONLY_IN_KITS23 for name in folders)
+            or any(folder_number(name) >= FIRST_ONLY_IN_KITS23 for name in folders)
         )
         if folders and self.name == "kits23" and not is_kits23:
             raise UserError(
@@ -57,7 +57,7 @@ class KitsSource(Source):
             raise UserError(parent, "holds KiTS23", self.unpack, f"use --source kits23={root}")
 
 
-def number(case: str) -> int:
+def folder_number(case: str) -> int:
     return int(case.removeprefix("case_"))
 
 

@@ -18,6 +18,7 @@ from nnunetv2_clip.conversion.source import (
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
 from nnunetv2_clip.imaging.nifti import read_pair
+from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
 
 HALF_TURN = "half_turn"
 REPAIRS = {HALF_TURN: "a header that is rotated by 180 degrees about the long axis, where the anatomy leaves no doubt"}
@@ -25,7 +26,7 @@ LIVER_REPAIRS = {UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x
 
 
 @dataclass(frozen=True)
-class MsdTask(Source):
+class MsdSource(Source):
     """A task folder with imagesTr and labelsTr; image and label have the same name, test images have no labels."""
 
     folder: str = ""
@@ -63,29 +64,21 @@ class MsdTask(Source):
         return root / self.folder if (root / self.folder).is_dir() else root
 
 
-def _task(name: str, folder: str, title: str, num_cases: int, *classes: str) -> MsdTask:
-    """A task whose label values 1, 2, ... are `classes`."""
-    return MsdTask(
-        name=name,
-        title=f"Medical Segmentation Decathlon, {title}",
+def _source(task: MsdTask) -> MsdSource:
+    return MsdSource(
+        name=f"msd_{task.stem}",
+        title=f"Medical Segmentation Decathlon, {task.title}",
         licence="CC BY-SA 4.0",
         url="http://medicaldecathlon.com",
-        unpack=f"the folder {folder} of {folder}.tar, with imagesTr and labelsTr",
-        num_cases=num_cases,
-        label_table={value: (class_name,) for value, class_name in enumerate(classes, start=1)},
-        annotated=classes,
-        repairs=REPAIRS | (LIVER_REPAIRS if name == "msd_liver" else {}),
-        folder=folder,
-        stem=name.removeprefix("msd_"),
+        unpack=f"the folder {task.folder} of {task.folder}.tar, with imagesTr and labelsTr",
+        num_cases=task.num_training,
+        label_table={value: (name,) for name, value in task.classes.items()},
+        annotated=tuple(task.classes),
+        repairs=REPAIRS | (LIVER_REPAIRS if task.stem == "liver" else {}),
+        folder=task.folder,
+        stem=task.stem,
     )
 
 
 # The lungs of Task06, the liver of Task08 and the colon of Task10 are not annotated: those classes stay unknown.
-SOURCES = (
-    _task("msd_liver", "Task03_Liver", "Liver", 131, "liver", "liver_tumor"),
-    _task("msd_lung", "Task06_Lung", "Lung", 63, "lung_tumor"),
-    _task("msd_pancreas", "Task07_Pancreas", "Pancreas", 281, "pancreas", "pancreas_tumor"),
-    _task("msd_hepaticvessel", "Task08_HepaticVessel", "Vessel", 303, "hepatic_vessel", "hepatic_vessel_tumor"),
-    _task("msd_spleen", "Task09_Spleen", "Spleen", 41, "spleen"),
-    _task("msd_colon", "Task10_Colon", "Colon", 126, "colon_tumor"),
-)
+SOURCES = tuple(map(_source, CT_TASKS))

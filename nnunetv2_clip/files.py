@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -73,6 +74,12 @@ def write_text(path: Path | str, text: str) -> None:
     """A text file in UTF-8, whole or not there."""
     with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         file.write(text)
+
+
+def write_csv(path: Path | str, rows: Iterable[Iterable[object]]) -> None:
+    """A table in UTF-8 with commas, whole or not there."""
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def write_json(path: Path | str, content: object) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
-from nnunetv2_clip.imaging.components import connected_components
+from nnunetv2_clip.imaging.components import connected_components, contacts
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
@@ -95,8 +94,8 @@ class Unpainted:
         box = _bounding_box(region, margin=1)
         if box is None:
             return
-        components, count = connected_components(region[box])
-        owner = self._owners(components, count, parents, box)
+        components, sizes = connected_components(region[box])
+        owner = self._owners(components, len(sizes) - 1, parents, box)
         for index, parent in enumerate(parents):
             mine = np.flatnonzero(owner == index)
             if mine.size:
@@ -108,9 +107,8 @@ class Unpainted:
         scene = components.astype(np.uint32)
         for index, parent in enumerate(parents):
             scene[np.isin(self.label_map[box], self.values[parent]) & (components == 0)] = count + 1 + index
-        for (first, second), pairs in cc3d.contacts(scene, connectivity=26, surface_area=False).items():
-            low, high = sorted((first, second))
-            if 0 < low <= count < high:
+        for (low, high), pairs in contacts(scene).items():
+            if low <= count < high:
                 contact[low, high - count - 1] = pairs
         owner = np.where(contact.any(axis=1), contact.argmax(axis=1), -1)
         owner[0] = -1

@@ -31,7 +31,7 @@ def run(args):
         prediction_side,
         reference_side,
     )
-    from nnunetv2_clip.evaluation.paper.agreement import agreement, agreement_table, summarise
+    from nnunetv2_clip.evaluation.paper.agreement import agreement_table, reader_agreement, summarise_agreement
     from nnunetv2_clip.evaluation.report import write_tables
 
     folders = named_paths([*args.labels, *args.painted], "--labels, --painted")
@@ -44,11 +44,11 @@ def run(args):
         name: reference_side(path, dataset_json, taxonomy) if name in readers else prediction_side(path, taxonomy, None)
         for name, path in folders.items()
     }
-    found = agreement(sources, taxonomy, manifest, args.np)
+    found = reader_agreement(sources, taxonomy, manifest, args.np)
     table = agreement_table(found)
     values = {
         name: {pair: (statistic.mean, statistic.std) for pair, statistic in row.items() if statistic.n}
-        for name, row in summarise(found).items()
+        for name, row in summarise_agreement(found).items()
     }
     svg = save_figure(
         grouped_bars(values, "Agreement", "Dice, mean and standard deviation over cases"), args.o, "agreement"

@@ -13,11 +13,11 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
-    from nnunetv2_clip.evaluation.comparison import compare
-    from nnunetv2_clip.evaluation.comparison_report import write_report
+    from nnunetv2_clip.evaluation.comparison import compare_models
+    from nnunetv2_clip.evaluation.comparison_report import write_comparison
     from nnunetv2_clip.evaluation.results import Evaluation
 
     evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
-    rows = compare(*evaluations.values(), metric=args.metric)
-    print(write_report(rows, tuple(evaluations), args.metric, args.o).markdown())
+    rows = compare_models(*evaluations.values(), metric=args.metric)
+    print(write_comparison(rows, tuple(evaluations), args.metric, args.o).markdown())
     print(f"Written: {args.o}/compare.json, .md, .html, .tex, .svg and .png")

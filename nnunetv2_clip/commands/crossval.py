@@ -25,8 +25,8 @@ def run(args):
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, with_folds, write_merged_folder
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
-    from nnunetv2_clip.evaluation.paper.tables import pairs_of, write_paper_tables
-    from nnunetv2_clip.evaluation.report import write_report
+    from nnunetv2_clip.evaluation.paper.tables import scores_of, write_paper_tables
+    from nnunetv2_clip.evaluation.report import write_evaluation
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
     from nnunetv2_clip.paths import dataset_folder
@@ -43,8 +43,8 @@ def run(args):
     )
     evaluation.settings.update(reference=str(args.ref), prediction=str(args.m), tolerances_mm=tolerances)
     folder = args.o or args.m / "evaluation"
-    write_report(evaluation, folder)
-    keys = [key for key, table in PUBLISHED_TABLES.items() if pairs_of(evaluation, table)]
+    write_evaluation(evaluation, folder)
+    keys = [key for key, table in PUBLISHED_TABLES.items() if scores_of(evaluation, table)]
     row = {args.m.resolve().name: evaluation}
     folds_table = fold_table(evaluation, folds.fold_of)
     tables = write_paper_tables(keys, row, folder, "crossval", "Cross-validation", before=[folds_table])

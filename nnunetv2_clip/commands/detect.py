@@ -34,7 +34,7 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import sides_of
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.detection import detect, tumor_classes
-    from nnunetv2_clip.evaluation.detection_report import write_report
+    from nnunetv2_clip.evaluation.detection_report import write_detection
     from nnunetv2_clip.evaluation.leaks import find_leaks, predicted_leaks
     from nnunetv2_clip.evaluation.lesions import LesionRule
 
@@ -62,7 +62,7 @@ def run(args):
         "empty_is_free": args.empty_is_free,
     }
     folder = args.o or args.pred / "evaluation"
-    for table in write_report(cases, settings, folder, leaked)[:2]:
+    for table in write_detection(cases, settings, folder, leaked)[:2]:
         print(table.markdown())
     if leaked:
         print(f"{len(leaked)} cases were seen in training and are reported apart.")

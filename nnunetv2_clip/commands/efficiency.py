@@ -25,7 +25,7 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.paper.efficiency import candidates, check_head, cost_table, measure_all
-    from nnunetv2_clip.evaluation.paper.efficiency_report import mean_dice, write_report
+    from nnunetv2_clip.evaluation.paper.efficiency_report import mean_dice, write_efficiency
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda", "torch finds no GPU", "a CUDA device", "use -device cpu")
@@ -53,4 +53,4 @@ def run(args):
         note = " ".join([*left_out, check_head(networks[0].num_classes, size), f"torch {torch.__version__}."])
         tables.append(cost_table(costs, size, where, note))
         print(tables[-1].markdown())
-    print(f"Written to {args.o}: {', '.join(write_report(tables, measured, dice, args.o))}")
+    print(f"Written to {args.o}: {', '.join(write_efficiency(tables, measured, dice, args.o))}")

@@ -178,7 +178,7 @@ def compare(files: list, output: str | None, dataset: str | None) -> None:
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.text.similarity import rank_report, warnings_of
-    from nnunetv2_clip.text.similarity_figure import save_figure
+    from nnunetv2_clip.text.similarity_figure import save_similarity_figure
     from nnunetv2_clip.text.table import TextTable
 
     if output and not output.endswith(".png"):
@@ -193,7 +193,7 @@ def compare(files: list, output: str | None, dataset: str | None) -> None:
         for warning in warnings_of(table):
             print(f"Warning: {label}: {warning}", file=sys.stderr)
     if output:
-        print("\n".join(str(file) for file in save_figure(tables, Path(output))))
+        print("\n".join(str(file) for file in save_similarity_figure(tables, Path(output))))
 
 
 def _refuse_with_compare(args) -> None:

@@ -15,7 +15,7 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.commands._evaluation import sides_of
     from nnunetv2_clip.evaluation.leaks import find_leaks
-    from nnunetv2_clip.evaluation.report import report_tables, write_report
+    from nnunetv2_clip.evaluation.report import report_tables, write_evaluation
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 
@@ -31,7 +31,7 @@ def run(args):
         tolerances_mm=tolerances,
     )
     folder = args.o or args.pred / "evaluation"
-    write_report(evaluation, folder)
+    write_evaluation(evaluation, folder)
     print(report_tables(evaluation)[0].markdown())
     for note in evaluation.notes:
         print(note)

@@ -71,7 +71,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.evaluation.parallel import run_cases
     from nnunetv2_clip.files import write_json
     from nnunetv2_clip.msd.post_processing import read_rules
-    from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
+    from nnunetv2_clip.msd.rehearsal import find_rehearsal, rehearsal_text, rehearse_case, summarise
     from nnunetv2_clip.trained_model import taxonomy_beside
 
     if args.i is None or not args.i.is_dir():
@@ -79,8 +79,8 @@ def _rehearse(args: argparse.Namespace) -> int:
     if args.o is not None and args.o.suffix != ".json":
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
     cases = find_rehearsal(args.i, args.msd, taxonomy_beside(args.i), read_rules(args.post))
-    rows = summarise(score for scores in run_cases(score_case, cases, args.np, "rehearsal") for score in scores)
-    print(as_text(rows))
+    rows = summarise(score for scores in run_cases(rehearse_case, cases, args.np, "rehearsal") for score in scores)
+    print(rehearsal_text(rows))
     if args.o is not None:
         write_json(args.o, rows)
     return 0
@@ -89,14 +89,14 @@ def _rehearse(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace, tasks) -> int:
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.predict import remove_predictions
-    from nnunetv2_clip.msd.submission import Source, count_notes, plan, write_submission
+    from nnunetv2_clip.msd.submission import PredictionFolder, count_notes, plan, write_submission
     from nnunetv2_clip.msd.tasks import MRI_TASKS
 
     _check_arguments(args)
     rules = read_rules(args.post)
     sources = {}
     if not args.ct_only:
-        sources.update({task.folder: Source(args.mri) for task in MRI_TASKS})
+        sources.update({task.folder: PredictionFolder(args.mri) for task in MRI_TASKS})
         plan(sources, args.msd)  # before hours of prediction
     ct_source, predictions = _ct_source(args)
     sources.update({task.folder: ct_source for task in tasks if task not in MRI_TASKS})
@@ -137,11 +137,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
     from nnunetv2_clip.msd.predict import Model, is_model_folder, predict_tasks
-    from nnunetv2_clip.msd.submission import Source, prediction_source
+    from nnunetv2_clip.msd.submission import PredictionFolder, prediction_source
 
     if not is_model_folder(args.i):
         return prediction_source(args.i), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
     model = Model(args.i, args.f, args.chk, args.device, args.np, args.trust_headers)
     predict_tasks(model, args.msd, predictions)
-    return Source(predictions), predictions
+    return PredictionFolder(predictions), predictions

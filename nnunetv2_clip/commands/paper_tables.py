@@ -20,7 +20,7 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.errors import UserError, suggestion
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
-    from nnunetv2_clip.evaluation.paper.tables import pairs_of, write_paper_tables
+    from nnunetv2_clip.evaluation.paper.tables import scores_of, write_paper_tables
     from nnunetv2_clip.evaluation.results import Evaluation
 
     evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
@@ -30,7 +30,7 @@ def run(args):
             hint = suggestion(key, PUBLISHED_TABLES)
             raise UserError("--table", f"unknown table {key!r}.{hint}", f"one of {', '.join(PUBLISHED_TABLES)}")
         for name, evaluation in evaluations.items():
-            if not args.all_datasets and not pairs_of(evaluation, table):
+            if not args.all_datasets and not scores_of(evaluation, table):
                 raise UserError(
                     f"-i {name}",
                     f"no case of a dataset {table.dataset}* is in this evaluation, but {_listed(evaluation)}",

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
-    from nnunetv2_clip.report.find import find_cases
+    from nnunetv2_clip.report.find import find_files
     from nnunetv2_clip.report.page import render_page, worst_first
     from nnunetv2_clip.report.viewer_volumes import ViewerJob, viewer_case
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.o.suffix not in (".html", ".htm"):
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .html")
     training = read_training(args.log_folder) if args.log_folder else None
-    found = find_cases(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
+    found = find_files(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
     cases = list(run_cases(describe_case, found, args.np, "report")) if found else []
     by_case = {files.case_id: files for files in found}
     viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]

@@ -13,11 +13,11 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
-from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target, file_states
+from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.anatomy import check_anatomy
-from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, Volume, checksum, fingerprint, write_nifti
+from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 

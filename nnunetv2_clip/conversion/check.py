@@ -17,6 +17,7 @@ from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, comp
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.colors import color_of
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
 
 THUMBNAIL_HEIGHT = 120  # pixels
@@ -213,7 +214,7 @@ def _describe(task: _Task, loaded: LoadedCase) -> CaseCheck:
         for name in classes_of[value]:
             voxels[name] += count
     voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
-    is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(".nii.gz")
+    is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
     picture, overlay, size = thumbnail(loaded, classes_of, task.taxonomy)
     return CaseCheck(
         case_id=task.case.case_id,

@@ -198,7 +198,7 @@ def _confirm(
         states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
         name = hashlib.sha256(repr(states).encode()).hexdigest()[:24]
         tasks[pair] = _Comparison(*sides, found, folder / f"{name}.json")
-    run_all(compare, [task for task in tasks.values() if not task.result.is_file()], "comparing copies")
+    run_all(compare_scans, [task for task in tasks.values() if not task.result.is_file()], "comparing copies")
     share = {pair: read_json(task.result, "convert again")["agreement"] for pair, task in tasks.items()}
     return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
 
@@ -227,7 +227,7 @@ class _Comparison:
     result: Path
 
 
-def compare(task: _Comparison) -> None:
+def compare_scans(task: _Comparison) -> None:
     """Compare two images over all voxels and write down how far they agree."""
     share = agreement(task.first.read(), task.found.apply(task.second.read()))
     write_json(task.result, {"first": task.first.key, "second": task.second.key, "agreement": round(share, 6)})

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 
 from nnunetv2_clip.imaging.body import Body, find_body, from_ras, ras_spacing, to_ras
+from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.imaging.nifti import Volume
 
 BONE_HU = 200
@@ -178,7 +178,7 @@ def side_of_lesions(lesion: np.ndarray, sides: Sides) -> tuple[np.ndarray, np.nd
     right, left = np.zeros(lesion.shape, dtype=bool), np.zeros(lesion.shape, dtype=bool)
     if not lesion.any():
         return right, left
-    components = cc3d.connected_components(lesion, connectivity=26)
+    components, _ = connected_components(lesion)
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
         own = components[box] == number
@@ -218,9 +218,7 @@ def _split(
     mask: np.ndarray, lesions: np.ndarray, offset: np.ndarray, spacing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list, list]:
     """(right, left, doubts, notes) of a RAS mask; `offset` is the distance to the right of the plane in mm."""
-    components = cc3d.connected_components(mask, connectivity=26)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
+    components, sizes = connected_components(mask)
     speck = min(SPECK_SHARE * sizes.max(), SPECK_ML * 1000 / float(np.prod(spacing)))
     right, left = np.zeros(mask.shape, dtype=bool), np.zeros(mask.shape, dtype=bool)
     doubts, notes, found = [], [], {"right": [], "left": []}
@@ -264,10 +262,8 @@ def _cut(mask: np.ndarray, distance: np.ndarray, spacing: np.ndarray) -> np.ndar
     is_right = distance > 0
     rounds = max(1, round(CONTACT_MM / float(spacing[:2].mean())))
     eroded = ndimage.binary_erosion(mask, iterations=rounds)
-    components = cc3d.connected_components(eroded, connectivity=6)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    if sizes.max() == 0:
+    components, sizes = connected_components(eroded, connectivity=6)
+    if not sizes.any():
         return mask & is_right
     piece_is_right = np.bincount(components.ravel(), weights=is_right.ravel()) * 2 > sizes
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())

@@ -25,13 +25,12 @@ from nnunetv2_clip.conversion.case import (
 )
 from nnunetv2_clip.conversion.copies import Decisions, KnownScan, OutsideScan, decide
 from nnunetv2_clip.conversion.source import Source, SourceCase
-from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
-from nnunetv2_clip.conversion.splits import make_splits
-from nnunetv2_clip.conversion.target import FILE_ENDING, CaseRecord, Target
+from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
+from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.conversion.union import UnionTask, unite_case
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, read_label_map
+from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
@@ -443,7 +442,7 @@ def _dataset_json(merge: Merge, labels: dict, order: list[int], num_cases: int) 
         "regions_class_order": order,
         "numTraining": num_cases,
         "file_ending": FILE_ENDING,
-        "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        "overwrite_image_reader_writer": REORIENTING_READER,
         "name": merge.target.folder.name,
         "description": f"Merge of {', '.join(source.title for source in sources)}",
         "licence": {source.name: source.licence for source in sources},

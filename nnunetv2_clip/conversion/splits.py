@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from nnunetv2_clip.manifest import CasePresence
 
-FILE_NAME = "splits_final.json"
+SPLITS_FILE = "splits_final.json"
 NUM_FOLDS = 5
 
 

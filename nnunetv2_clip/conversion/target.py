@@ -20,10 +20,9 @@ from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import changed_keys, read_json, remove_leftovers, write_json
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence
-
-FILE_ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Bootstrap intervals over cases."""
+"""Bootstrap intervals over cases.
+
+By hand, because scipy.stats.bootstrap refuses a single case and gives no interval as soon as the statistic is undefined
+for one draw (a recall without any lesion drawn). Classes with one case and rare tumours are our everyday.
+"""
 
 from __future__ import annotations
 

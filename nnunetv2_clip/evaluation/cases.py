@@ -32,7 +32,7 @@ class CaseJob:
     tolerances_mm: dict[str, float] | None = None
 
 
-def read_case(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
+def read_label_pair(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
     """Reference and prediction of one case.
 
     Raises:
@@ -54,13 +54,13 @@ def read_case(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
 
 def case_overlaps(job: CaseJob) -> dict[str, Overlap]:
     """The overlap of every class of the job."""
-    reference, prediction = read_case(job)
+    reference, prediction = read_label_pair(job)
     return overlaps(reference, prediction, job.names)
 
 
 def case_metrics(job: CaseJob) -> dict[str, dict[str, float]]:
     """Class -> metrics and voxel counts (the names of `results.METRICS` and `results.COUNTS`)."""
-    reference, prediction = read_case(job)
+    reference, prediction = read_label_pair(job)
     spacing_mm = reference.grid.spacing_mm
     voxel_ml = float(spacing_mm[0] * spacing_mm[1] * spacing_mm[2]) / 1000
     found = {}

@@ -37,7 +37,7 @@ class Comparison:
         return float(self.differences.mean())
 
 
-def compare(first: Evaluation, second: Evaluation, metric: str = "Dice") -> list[Comparison]:
+def compare_models(first: Evaluation, second: Evaluation, metric: str = "Dice") -> list[Comparison]:
     """One comparison per class, then one over all classes (per case the mean over its classes).
 
     Only pairs of case and class in which the metric is defined for both models count. Cases that either model saw in

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunetv2_clip.evaluation.comparison import Comparison
 from nnunetv2_clip.evaluation.figures import difference_figure, save_figure
-from nnunetv2_clip.evaluation.report import page
+from nnunetv2_clip.evaluation.report import write_tables
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
-from nnunetv2_clip.files import write_json, write_text
+from nnunetv2_clip.files import write_json
 
 NOTE = (
     "Paired over cases. Interval: 95 % bootstrap of the mean difference. p: Wilcoxon signed-rank test, two-sided; "
@@ -18,15 +18,12 @@ NOTE = (
 )
 
 
-def write_report(rows: Sequence[Comparison], names: tuple[str, str], metric: str, folder: Path) -> Table:
+def write_comparison(rows: Sequence[Comparison], names: tuple[str, str], metric: str, folder: Path) -> Table:
     """compare.json, .md, .html, .tex, .svg and .png; gives the table."""
-    folder.mkdir(parents=True, exist_ok=True)
     table = comparison_table(rows, names, metric)
     svg = save_figure(difference_figure(rows, names, metric), folder, "compare")
     write_json(folder / "compare.json", strict_json(_json(rows, names, metric)))
-    write_text(folder / "compare.md", table.markdown())
-    write_text(folder / "compare.tex", table.latex())
-    write_text(folder / "compare.html", page("Comparison", [table], pictures=[svg]))
+    write_tables([table], folder, "compare", "Comparison", [svg])
     return table
 
 

@@ -15,6 +15,7 @@ from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
 from nnunetv2_clip.evaluation.volumes import PaintedCoding
 from nnunetv2_clip.files import replacing_folder
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import Manifest
 
@@ -39,7 +40,7 @@ def collect_folds(model: Path, folds: Sequence[str], taxonomy: Taxonomy) -> Fold
         UserError: no model, a fold without final validation, or a case in two folds.
     """
     content = load_dataset_json(model / "dataset.json")
-    ending = content.get("file_ending", ".nii.gz")
+    ending = content.get("file_ending", FILE_ENDING)
     names = tuple(taxonomy.find(name, model / "dataset.json").name for name in class_names(content["labels"]))
     files: dict[str, Path] = {}
     fold_of: dict[str, str] = {}

@@ -126,7 +126,7 @@ def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:
     return FREE if empty_is_free and lesions.reference_voxels == 0 else OTHER
 
 
-def summarise(cases: Iterable[CaseDetection], seed: int = SEED) -> Detection:
+def summarise_class(cases: Iterable[CaseDetection], seed: int = SEED) -> Detection:
     """The figures of one class over its cases.
 
     Intervals: cases are drawn with replacement, for the harmonic mean those with tumour and free ones separately.
@@ -187,7 +187,7 @@ def figures(cases: Iterable[CaseDetection]) -> dict[str, Detection]:
     """Class -> figures, in the order in which the classes occur."""
     cases = list(cases)
     names = dict.fromkeys(case.class_name for case in cases)
-    return {name: summarise(case for case in cases if case.class_name == name) for name in names}
+    return {name: summarise_class(case for case in cases if case.class_name == name) for name in names}
 
 
 def to_json(cases: Sequence[CaseDetection], settings: dict, leaked: Mapping[str, str]) -> dict:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_clip.evaluation import detection
 from nnunetv2_clip.evaluation.detection import CaseDetection, Rate
 from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, SOURCE, TABLE_4
-from nnunetv2_clip.evaluation.report import leak_table, page
+from nnunetv2_clip.evaluation.report import leak_table, write_page
 from nnunetv2_clip.evaluation.results import strict_json
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
-from nnunetv2_clip.files import write_json, write_text
+from nnunetv2_clip.files import write_csv, write_json, write_text
 
 
-def write_report(
+def write_detection(
     cases: Sequence[CaseDetection], settings: dict, folder: Path, leaked: Mapping[str, str] | None = None
 ) -> list[Table]:
     """detection.json, .csv (one line per case and class), .md, .html and .tex; gives the tables.
@@ -24,20 +22,16 @@ def write_report(
     Args:
         leaked: case -> why its scan counts as seen in training; in tables of their own and in no other figure.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     leaked = leaked or {}
     unseen, seen = detection.split_leaked(cases, leaked)
-    tables = [*detection_tables(unseen), paper_table(unseen)]
+    tables = [*detection_tables(unseen), table_4(unseen)]
     if leaked:
         tables += detection_tables(seen, ", cases seen in training") if seen else []
         tables.append(leak_table(leaked))
     write_json(folder / "detection.json", strict_json(detection.to_json(cases, settings, leaked)))
-    write_text(folder / "detection.csv", _csv(cases, leaked))
-    notes = [f"{name}: {value}" for name, value in settings.items()]
-    lines = "\n".join(f"- {note}" for note in notes)
-    write_text(folder / "detection.md", "\n".join(["# Detection\n", *(t.markdown() for t in tables), lines, ""]))
-    write_text(folder / "detection.html", page("Detection", tables, notes))
-    write_text(folder / "detection.tex", paper_table(unseen).latex())
+    write_csv(folder / "detection.csv", _case_rows(cases, leaked))
+    write_page(tables, folder, "detection", "Detection", [f"{name}: {value}" for name, value in settings.items()])
+    write_text(folder / "detection.tex", table_4(unseen).latex())
     return tables
 
 
@@ -68,7 +62,7 @@ def detection_tables(cases: Sequence[CaseDetection], which: str = "") -> list[Ta
     ]
 
 
-def paper_table(cases: Sequence[CaseDetection]) -> Table:
+def table_4(cases: Sequence[CaseDetection]) -> Table:
     """Table 4 of the paper, with its three tumours and its own rows, and ours below, in percent."""
     figures = detection.figures(case for case in cases if case.class_name in TABLE_4)
     names = tuple(TABLE_4)
@@ -100,16 +94,13 @@ def _plain(rate: Rate) -> str:
     return f"{number(rate.value, 2)} [{low}, {high}] ({rate.n})"
 
 
-def _csv(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ("case", "dataset", "class", "truth", "seen_in_training", "suspected", "lesions", "found")
-        + ("predicted_lesions", "false_lesions")
+def _case_rows(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> Iterator[tuple]:
+    yield (
+        *("case", "dataset", "class", "truth", "seen_in_training"),
+        *("suspected", "lesions", "found", "predicted_lesions", "false_lesions"),
     )
     for case in cases:
         lesions = case.lesions
         start = case.case_id, case.dataset, case.class_name, case.truth, int(case.case_id in leaked)
         counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, lesions.num_false
-        writer.writerow((*start, int(case.suspected), *counts))
-    return stream.getvalue()
+        yield (*start, int(case.suspected), *counts)

@@ -37,7 +37,7 @@ class Side:
         return self.classes
 
 
-def find_cases(folder: Path) -> tuple[dict[str, Path], bool]:
+def find_label_files(folder: Path) -> tuple[dict[str, Path], bool]:
     """Case -> path, and whether the paths are folders of masks.
 
     Raises:
@@ -61,7 +61,7 @@ def reference_side(folder: Path, dataset_json: dict | None, taxonomy: Taxonomy) 
     Raises:
         UserError: label maps without a dataset.json.
     """
-    files, are_masks = find_cases(folder)
+    files, are_masks = find_label_files(folder)
     if are_masks:
         return _mask_side(folder, files, taxonomy)
     if dataset_json is None:
@@ -81,7 +81,7 @@ def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Si
     The classes that the model knows are those that its training supervised, as the dataset.json and plans.json say that
     nnU-Net leaves beside its predictions.
     """
-    files, are_masks = find_cases(folder)
+    files, are_masks = find_label_files(folder)
     if are_masks:
         return _mask_side(folder, files, taxonomy)
     if labels is not None:

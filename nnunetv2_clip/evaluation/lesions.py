@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_clip.evaluation.cases import CaseJob, read_case
+from nnunetv2_clip.evaluation.cases import CaseJob, read_label_pair
 from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
 from nnunetv2_clip.imaging.components import connected_components
 
@@ -61,7 +61,7 @@ class LesionJob:
 
 def case_lesions(job: LesionJob) -> dict[str, CaseLesions]:
     """Class -> lesions, for every class of the case."""
-    reference, prediction = read_case(job.case)
+    reference, prediction = read_label_pair(job.case)
     return {name: class_lesions(reference, prediction, name, job.rule) for name in job.case.names}
 
 
@@ -91,8 +91,7 @@ def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, ru
 
 def _components(mask: np.ndarray, min_voxels: float) -> tuple[np.ndarray, np.ndarray]:
     """(X, Y, Z) components numbered from 1, and (n,) their sizes; small ones dropped."""
-    components, _ = connected_components(mask)
-    sizes = np.bincount(components.ravel())
+    components, sizes = connected_components(mask)
     keep = np.flatnonzero((sizes >= min_voxels * (1 - 1e-9)) & (np.arange(len(sizes)) > 0))
     number = np.zeros(len(sizes), np.int32)
     number[keep] = np.arange(1, len(keep) + 1)

@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, Pair, Statistic
+from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, Statistic
 from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
-from nnunetv2_clip.files import write_text
+from nnunetv2_clip.files import write_csv, write_text
+from nnunetv2_clip.pages import render
 
 LABELS = {"Dice": "Dice", "NSD": "NSD", "HD95": "HD95 (mm)", "volume_difference_ml": "Volume difference (ml)"}
 DIGITS = {"Dice": 3, "NSD": 3, "HD95": 2, "volume_difference_ml": 1}
 NUM_WORST = 10
 COUNTS_NOTE = "cases: class annotated or known absent; n: Dice is defined."
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-section div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #dde3ea; }
-td { white-space: nowrap; } th { vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.wide { font-size: .8rem; } .wide th, .wide td { padding: .25rem .3rem; }
-tr.total td { border-top: 2px solid #7b8794; font-weight: 600; }
-thead th { border-bottom: 2px solid #7b8794; } tbody tr:hover { background: #f2f6fa; }
-figure { margin: 2rem 0; } figure svg { max-width: 100%; height: auto; }
-p, li { color: #44505e; max-width: 60rem; }
-"""
 
-
-def write_report(evaluation: Evaluation, folder: Path) -> None:
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """evaluation.json, evaluation.csv (one line per case and class), evaluation.md and evaluation.html in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     evaluation.save(folder / "evaluation.json")
-    write_text(folder / "evaluation.csv", pairs_csv(evaluation))
-    tables = report_tables(evaluation)
-    write_text(folder / "evaluation.md", _markdown(evaluation, tables))
-    write_text(folder / "evaluation.html", page("Evaluation", tables, [*evaluation.notes, *rule_lines()]))
+    write_csv(folder / "evaluation.csv", _pair_rows(evaluation))
+    notes = [*evaluation.notes, *(f"{name}: {rule}." for name, rule in RULES.items())]
+    write_page(report_tables(evaluation), folder, "evaluation", "Evaluation", notes)
 
 
-def write_tables(
-    tables: Sequence[Table],
-    folder: Path,
-    name: str,
-    title: str,
-    notes: Iterable[str] = (),
-    pictures: Iterable[str] = (),
-) -> None:
-    """The tables as <name>.md, .html and .tex; notes and pictures (inline SVG texts) in the page only."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_page(tables: Sequence[Table], folder: Path, name: str, title: str, notes: Sequence[str]) -> None:
+    """The tables with title and notes as <name>.md and .html."""
+    lines = "\n".join(f"- {note}" for note in notes)
+    write_text(folder / f"{name}.md", "\n".join([f"# {title}\n", *(table.markdown() for table in tables), lines, ""]))
+    write_text(folder / f"{name}.html", render("tables.html.j2", title=title, tables=tables, notes=notes, pictures=()))
+
+
+def write_tables(tables: Sequence[Table], folder: Path, name: str, title: str, pictures: Iterable[str] = ()) -> None:
+    """The tables as <name>.md, .html and .tex; pictures (inline SVG texts) in the page only."""
     write_text(folder / f"{name}.md", "\n".join(table.markdown() for table in tables))
-    write_text(folder / f"{name}.html", page(title, tables, notes, pictures))
+    page = render("tables.html.j2", title=title, tables=tables, notes=(), pictures=pictures)
+    write_text(folder / f"{name}.html", page)
     write_text(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
 
 
@@ -79,7 +60,7 @@ def leak_table(leaked: Mapping[str, str]) -> Table:
     return Table("Why cases count as seen in training", ("Case", "Reason"), tuple(sorted(leaked.items())))
 
 
-def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note: str = "") -> Table:
+def class_table(evaluation: Evaluation, pairs: Sequence[PairScore], title: str, note: str = "") -> Table:
     """Mean ± standard deviation per class with n, the number of cases in which Dice is defined; last the mean."""
     pairs = tuple(pairs)
     metrics = evaluation.metrics
@@ -97,32 +78,14 @@ def class_table(evaluation: Evaluation, pairs: Sequence[Pair], title: str, note:
     return Table(title, columns, tuple(rows), note or COUNTS_NOTE, has_total=True)
 
 
-def pairs_csv(evaluation: Evaluation) -> str:
+def _pair_rows(evaluation: Evaluation) -> Iterator[tuple]:
     """One line per scored (case, class) pair; an empty field where a metric is not defined."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     columns = (*evaluation.metrics, *COUNTS)
-    writer.writerow(("case", "dataset", "class", "state", "seen_in_training", *columns))
+    yield ("case", "dataset", "class", "state", "seen_in_training", *columns)
     for pair in evaluation.pairs:
         values = (pair.metrics[column] for column in columns)
         start = (pair.case_id, pair.dataset, pair.class_name, pair.state, int(pair.case_id in evaluation.leaked))
-        writer.writerow((*start, *("" if value != value else value for value in values)))
-    return stream.getvalue()
-
-
-def rule_lines() -> list[str]:
-    return [f"{name}: {rule}." for name, rule in RULES.items()]
-
-
-def page(title: str, tables: Iterable[Table], notes: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
-    """One self-contained HTML page; `pictures` are inline SVG texts."""
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    body = "".join(table.html() for table in tables) + "".join(f"<figure>{svg}</figure>" for svg in pictures)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{html.escape(title)}</h1>\n{body}<ul>{items}</ul></body></html>\n"
-    )
+        yield (*start, *("" if value != value else value for value in values))
 
 
 def _cell(statistic: Statistic, metric: str) -> str:
@@ -138,8 +101,3 @@ def _worst_table(evaluation: Evaluation) -> Table:
         for pair in worst
     )
     return Table("Lowest Dice", ("Case", "Class", "Dice", "reference voxels", "predicted", "common"), rows)
-
-
-def _markdown(evaluation: Evaluation, tables: list[Table]) -> str:
-    notes = "\n".join(f"- {note}" for note in (*evaluation.notes, *rule_lines()))
-    return "\n".join(["# Evaluation\n", *(table.markdown() for table in tables), notes, ""])

@@ -27,7 +27,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairScore:
     """One class in one case.
 
     Attributes:
@@ -71,18 +71,18 @@ class Evaluation:
         notes: what a reader must know (classes left out, references without prediction).
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PairScore, ...]
     class_order: tuple[str, ...]
     leaked: dict[str, str] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
-    def headline_pairs(self) -> tuple[Pair, ...]:
+    def headline_pairs(self) -> tuple[PairScore, ...]:
         return tuple(pair for pair in self.pairs if pair.case_id not in self.leaked)
 
     @property
-    def leaked_pairs(self) -> tuple[Pair, ...]:
+    def leaked_pairs(self) -> tuple[PairScore, ...]:
         return tuple(pair for pair in self.pairs if pair.case_id in self.leaked)
 
     @property
@@ -94,9 +94,9 @@ class Evaluation:
     def datasets(self) -> tuple[str, ...]:
         return tuple(sorted({pair.dataset for pair in self.headline_pairs}))
 
-    def summarise(self, pairs: Iterable[Pair]) -> dict[str, dict[str, Statistic]]:
+    def summarise(self, pairs: Iterable[PairScore]) -> dict[str, dict[str, Statistic]]:
         """Class -> metric -> statistic, for the classes that occur in `pairs`."""
-        by_class: dict[str, list[Pair]] = {}
+        by_class: dict[str, list[PairScore]] = {}
         for pair in pairs:
             by_class.setdefault(pair.class_name, []).append(pair)
         return {
@@ -105,7 +105,7 @@ class Evaluation:
             if name in by_class
         }
 
-    def mean_over_classes(self, pairs: Iterable[Pair]) -> dict[str, Statistic]:
+    def mean_over_classes(self, pairs: Iterable[PairScore]) -> dict[str, Statistic]:
         """Metric -> statistic over the class means: every class counts the same."""
         table = self.summarise(pairs)
         return {metric: Statistic.of(row[metric].mean for row in table.values()) for metric in self.metrics}
@@ -145,7 +145,7 @@ class Evaluation:
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "pairs" not in content:
             raise UserError(path, "is no evaluation.json of this version", "the file that 'evaluate' writes")
         try:
-            pairs = tuple(Pair(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
+            pairs = tuple(PairScore(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
             leaked = content.get("leaked", {}).get("cases", {})
             notes, order = tuple(content.get("notes", ())), tuple(content["class_order"])
         except (AttributeError, KeyError, TypeError):

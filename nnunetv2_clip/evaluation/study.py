@@ -10,7 +10,7 @@ from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
 from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.leaks import predicted_leaks
 from nnunetv2_clip.evaluation.parallel import run_cases
-from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, Pair
+from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, PairScore
 from nnunetv2_clip.evaluation.volumes import MaskCoding
 from nnunetv2_clip.manifest import CasePresence, Manifest
 
@@ -44,7 +44,7 @@ def evaluate(
         dataset = presence.dataset if presence else UNKNOWN_DATASET
         for name, values in metrics.items():
             state = ABSENT if presence and name in presence.absent else ANNOTATED
-            pairs.append(Pair(job.case_id, dataset, name, state, values))
+            pairs.append(PairScore(job.case_id, dataset, name, state, values))
     seen = predicted_leaks(leaked, prediction.files)
     return Evaluation(tuple(pairs), taxonomy.names, seen, notes=_notes(reference, prediction, manifest))
 

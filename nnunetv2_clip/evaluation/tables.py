@@ -1,13 +1,11 @@
-"""Tables of text and numbers, written as Markdown, HTML or LaTeX."""
+"""Tables of text and numbers, written as Markdown or LaTeX (as HTML: report/assets/tables.html.j2)."""
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 
 MISSING = "-"
-WIDE = 14  # columns; tables with more are set smaller in a page
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,6 @@ class Table:
         lines += [_markdown_line(row, widths) for row in self.rows]
         parts = [f"### {self.title}", "\n".join(lines)] + ([self.note] if self.note else [])
         return "\n\n".join(parts) + "\n"
-
-    def html(self) -> str:
-        """A <section>; texts are escaped."""
-        head = "".join(f"<th>{html.escape(text)}</th>" for text in self.columns)
-        lines = ["<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>\n" for row in self.rows]
-        if self.has_total and lines:
-            lines[-1] = lines[-1].replace("<tr>", '<tr class="total">', 1)
-        body = "".join(lines)
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        wide = ' class="wide"' if len(self.columns) > WIDE else ""
-        table = f"<table{wide}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
-        return f"<section><h2>{html.escape(self.title)}</h2>\n<div>{table}</div>\n{note}</section>\n"
 
     def latex(self) -> str:
         """A table environment for the package booktabs."""

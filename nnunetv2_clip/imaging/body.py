@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from scipy import ndimage
 
+from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.imaging.nifti import Volume
 
 BODY_HU = -300
@@ -71,9 +71,7 @@ def ras_spacing(affine: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    components = cc3d.connected_components(mask, connectivity=6)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
+    components, sizes = connected_components(mask, connectivity=6)
     return components == sizes.argmax() if sizes.any() else mask
 
 

@@ -19,7 +19,9 @@ from nnunetv2_clip.files import replacing
 
 # Shapes: X Y Z voxels in the file's own axis order. Affines: 4 x 4, voxel index -> RAS+ position in mm.
 
-SUFFIXES = (".nii.gz", ".nii")
+FILE_ENDING = ".nii.gz"  # of everything that we write
+SUFFIXES = (FILE_ENDING, ".nii")
+REORIENTING_READER = "NibabelIOWithReorient"  # nnU-Net's reader that turns every volume to RAS
 # Headers store 32-bit floats, and a rotation as a quaternion: positions agree to about a hundredth of a voxel.
 POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor

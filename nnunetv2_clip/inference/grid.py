@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
+from nnunetv2_clip.imaging.nifti import REORIENTING_READER
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Placement
 from nnunetv2_clip.inference.resampling import AxisMap, axis_maps
-
-REORIENTING_READER = "NibabelIOWithReorient"
 
 
 @dataclass(frozen=True, eq=False)

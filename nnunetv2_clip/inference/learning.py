@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume
 from nnunetv2_clip.files import read_json, write_json
@@ -133,7 +134,7 @@ def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None
 def _validation_cases(preprocessed: Path, fold: str, predictor) -> Iterator[tuple[str, Preprocessed]]:
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    splits = read_json(preprocessed / "splits_final.json", "convert the dataset again")
+    splits = read_json(preprocessed / SPLITS_FILE, "convert the dataset again")
     folder = preprocessed / predictor.configuration_manager.data_identifier
     if not folder.is_dir() or int(fold) >= len(splits):
         raise UserError(folder, f"or fold {fold} is not there", "the data that the model was trained on", "preprocess")

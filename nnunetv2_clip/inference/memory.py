@@ -8,6 +8,8 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
+
 from nnunetv2_clip.errors import UserError
 
 GB = 1e9
@@ -33,28 +35,19 @@ def parse_size(text: str) -> int:
 
 
 def used_bytes() -> int:
-    """Memory of this process now (its peak where the system does not tell)."""
-    return _status("VmRSS") or _peak_since_start()
+    """Memory of this process now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_bytes() -> int:
-    """The most since `reset_peak`, or since the start where the system cannot reset it."""
-    return _status("VmHWM") or _peak_since_start()
+    """The most since `reset_peak`, or since the start where the system cannot reset it (psutil knows no peak)."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE) if _STATUS.exists() else None
+    if match:
+        return int(match[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reset_peak() -> None:
     """Start a new measurement."""
     with contextlib.suppress(OSError):  # another system than Linux: then peaks count from the start, the safe side
         _CLEAR.write_text("5")
-
-
-def _status(key: str) -> int:
-    if not _STATUS.exists():
-        return 0
-    match = re.search(rf"^{key}:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    return int(match[1]) * 1024 if match else 0
-
-
-def _peak_since_start() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -23,7 +23,6 @@ from nnunetv2_clip.inference.masks import Mask
 KINDS = ("labels", "masks", "statistics", "preview", "msd")
 STATISTICS = "statistics"
 PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
-PREVIEW_WINDOW_HU = (-160.0, 240.0)
 
 
 @dataclass(frozen=True)
@@ -225,10 +224,11 @@ def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iter
 def _slice_picture(ct: np.ndarray, indices: np.ndarray, spacing_mm: tuple, colors: np.ndarray, plane):
     from PIL import Image
 
+    from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU
     from nnunetv2_clip.imaging.slices import cut, informative_slice, picture_size
 
     position = informative_slice(indices > 0, plane)
-    low, high = PREVIEW_WINDOW_HU
+    low, high = CT_WINDOW_HU
     grey = np.clip((cut(ct, plane, position).astype(np.float32) - low) / (high - low), 0, 1)[..., None] * 255
     labels = cut(indices, plane, position)
     share = np.where(labels > 0, PREVIEW_ALPHA, 0)[..., None]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.components import connected_components
+from nnunetv2_clip.imaging.components import keep_largest, keep_touching
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
@@ -86,45 +86,17 @@ def postprocess(masks: Mapping[str, Mask], rules: Mapping[str, Rule]) -> dict[st
 def apply_rule(mask: Mask, rule: Rule, organs: Iterable[Mask] = ()) -> Mask:
     """One mask, given the masks of the classes that it must touch."""
     if mask and rule.largest_components is not None:
-        mask = largest_components(mask, rule.largest_components)
+        mask = Mask.of(mask.shape, mask.box, keep_largest(mask.voxels(), rule.largest_components))
     if mask and rule.touches:
-        mask = touching_components(mask, [organ for organ in organs if organ])
+        mask = _touching(mask, organs)
     return mask
 
 
-def largest_components(mask: Mask, count: int) -> Mask:
-    """The `count` largest 26-connected components (fewer if there are fewer)."""
-    components, found = connected_components(mask.voxels())
-    if found <= count:
-        return mask
-    sizes = np.bincount(components.ravel(), minlength=found + 1)
-    sizes[0] = 0
-    largest = np.argsort(sizes, kind="stable")[-count:]
-    return Mask.of(mask.shape, mask.box, np.isin(components, largest))
-
-
-def touching_components(mask: Mask, organs: Iterable[Mask]) -> Mask:
-    """The 26-connected components that share or touch a voxel of some organ."""
+def _touching(mask: Mask, organs: Iterable[Mask]) -> Mask:
     box = tuple(
         slice(max(part.start - 1, 0), min(part.stop + 1, size)) for part, size in zip(mask.box, mask.shape, strict=True)
     )
     organ = np.zeros([part.stop - part.start for part in box], bool)
     for one in organs:
         organ |= one.within(box)
-    components, found = connected_components(mask.within(box))
-    reached = np.zeros(found + 1, bool)
-    reached[np.unique(components[_grown(organ)])] = True
-    reached[0] = False
-    return Mask.of(mask.shape, box, reached[components])
-
-
-def _grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and its 26-neighbours."""
-    for axis in range(mask.ndim):
-        grown = mask.copy()
-        low, high = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
-        low[axis], high[axis] = slice(0, -1), slice(1, None)
-        grown[tuple(low)] |= mask[tuple(high)]
-        grown[tuple(high)] |= mask[tuple(low)]
-        mask = grown
-    return mask
+    return Mask.of(mask.shape, box, keep_touching(mask.within(box), organ))

@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cc3d
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.imaging.components import keep_from_volume, keep_largest, keep_touching
 from nnunetv2_clip.msd.tasks import MsdTask, find_task
 
 RULES = ("keep_largest", "touching_organ", "min_ml")
@@ -38,45 +38,23 @@ class PostProcessing:
         """A new mask of the task's values; what a rule takes from a tumour inside its organ becomes organ."""
         mask = mask.copy()
         for name in self.keep_largest:
-            components, sizes = self._components(mask, name)
-            if len(sizes) > 1:
-                dropped = (components > 0) & (components != 1 + np.argmax(sizes[1:]))
-                self._drop(mask, dropped, name)
+            self._keep(mask, name, keep_largest)
         for name in self.touching_organ:
-            components, _ = self._components(mask, name)
-            self._drop(mask, (components > 0) & ~np.isin(components, self._touching(components, mask, name)), name)
+            organ = mask == self.task.classes[_organ(self.task, name)]
+            self._keep(mask, name, lambda region, organ=organ: keep_touching(region, organ))
         for name, least in self.min_ml.items():
-            components, sizes = self._components(mask, name)
-            small = np.flatnonzero(sizes * voxel_ml < least)
-            self._drop(mask, (components > 0) & np.isin(components, small), name)
+            self._keep(mask, name, lambda region, least=least: keep_from_volume(region, least, voxel_ml))
         return mask
 
-    def _components(self, mask: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Component numbers of a class with everything inside it, and the voxels of each (0: the rest)."""
+    def _keep(self, mask: np.ndarray, name: str, rule: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Of a class with everything inside it only what the rule keeps; the rest becomes organ where it touches it."""
         inside = {name, *UNIVERSAL.descendants(name)} & set(self.task.classes)
         region = np.isin(mask, [self.task.classes[each] for each in inside])
-        components = cc3d.connected_components(region, connectivity=26)
-        return components, np.bincount(components.ravel())
-
-    def _touching(self, components: np.ndarray, mask: np.ndarray, name: str) -> list[int]:
-        """The components that share a face, edge or corner with the organ."""
-        scene = components.astype(np.uint32)
-        organ = int(scene.max()) + 1
-        scene[mask == self.task.classes[_organ(self.task, name)]] = organ
-        return [min(pair) for pair in cc3d.contacts(scene, connectivity=26, surface_area=False) if organ in pair]
-
-    def _drop(self, mask: np.ndarray, voxels: np.ndarray, name: str) -> None:
-        """Voxels of a lesion that touches its organ become organ, all others background."""
-        if not voxels.any():
-            return
-        organ = _organ(self.task, name)
-        if organ is None:
-            mask[voxels] = 0
-            return
-        components = cc3d.connected_components(voxels, connectivity=26)
-        touching = np.isin(components, self._touching(components, mask, name)) & (components > 0)
-        mask[voxels] = 0
-        mask[touching] = self.task.classes[organ]
+        dropped = region & ~rule(region)
+        mask[dropped] = 0
+        if organ := _organ(self.task, name):
+            value = self.task.classes[organ]
+            mask[keep_touching(dropped, mask == value)] = value
 
 
 def _organ(task: MsdTask, name: str) -> str | None:

@@ -15,10 +15,10 @@ from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
-from nnunetv2_clip.imaging.nifti import read_image, write_nifti
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, read_image, write_nifti
 from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
-from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.trained_model import taxonomy_beside
 
 RECORD = "predictions_of.json"

@@ -15,10 +15,10 @@ from nnunetv2_clip.evaluation.overlap import overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tolerances import TOLERANCE_MM
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.imaging.nifti import Geometry
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Geometry
 from nnunetv2_clip.msd.masks import BadMask, check_values, open_image, read_integers, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
-from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask
+from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
 
 CASE_PREFIX = "msd_"  # nnunetv2_clip convert names liver_0 of the Decathlon msd_liver_0
 
@@ -85,7 +85,7 @@ def find_rehearsal(
     return cases
 
 
-def score_case(case: RehearsalCase) -> list[Score]:
+def rehearse_case(case: RehearsalCase) -> list[Score]:
     """Dice and NSD of every target of a case, as the challenge computes them (surface-distance's rules).
 
     Raises:
@@ -128,7 +128,7 @@ def summarise(scores: Iterable[Score]) -> list[dict]:
     ]
 
 
-def as_text(rows: Sequence[Mapping]) -> str:
+def rehearsal_text(rows: Sequence[Mapping]) -> str:
     lines = [f"{'task':22} {'target':24} {'n':>4}  {'Dice':>6}  {'NSD':>6}"]
     for row in rows:
         dice, nsd = (f"{row[key]:.4f}" if row[key] is not None else "–" for key in ("dice", "nsd"))

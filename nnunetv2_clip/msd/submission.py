@@ -33,7 +33,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictionFolder:
     """Where the predictions of a task lie.
 
     Attributes:
@@ -54,11 +54,11 @@ class Entry:
     """One file of the submission that is to be made."""
 
     image: TestImage
-    source: Source
+    source: PredictionFolder
     post: PostProcessing | None = None
 
 
-def prediction_source(folder: Path) -> Source:
+def prediction_source(folder: Path) -> PredictionFolder:
     """A folder of painted label maps as nnUNetv2_predict writes them.
 
     Raises:
@@ -74,7 +74,7 @@ def prediction_source(folder: Path) -> Source:
         if (place / "dataset.json").is_file():
             check_universal_model(place / "dataset.json", own)
             check_model_knows(place, tasks)
-    return Source(folder, taxonomy)
+    return PredictionFolder(folder, taxonomy)
 
 
 def check_universal_model(path: Path, taxonomy: Taxonomy) -> None:
@@ -109,7 +109,7 @@ def check_model_knows(folder: Path, tasks: Iterable[MsdTask]) -> None:
 
 
 def plan(
-    sources: Mapping[str, Source], msd_root: Path, rules: Mapping[str, PostProcessing] = MappingProxyType({})
+    sources: Mapping[str, PredictionFolder], msd_root: Path, rules: Mapping[str, PostProcessing] = MappingProxyType({})
 ) -> list[Entry]:
     """Every file of the submission, after checks that need file headers only.
 

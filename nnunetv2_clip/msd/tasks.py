@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json
-
-FILE_ENDING = ".nii.gz"
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,8 @@ class MsdTask:
         values: label values of its masks beside 0.
         num_test: number of test images of the published task.
         classes: universal class -> label value, organ before tumour; empty for MRI.
+        num_training: number of labelled images of the published task, where it is converted.
+        title: for people.
     """
 
     folder: str
@@ -30,27 +31,34 @@ class MsdTask:
     values: tuple[int, ...]
     num_test: int
     classes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    num_training: int | None = None
+    title: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files start with."""
+        return self.folder.split("_")[1].lower()
 
     def __reduce__(self):  # the read-only table does not cross process borders by itself
         return _task, (self.folder,)
 
 
-def _ct(folder: str, num_test: int, **classes: int) -> MsdTask:
-    return MsdTask(folder, "CT", tuple(classes.values()), num_test, MappingProxyType(classes))
+def _ct(folder: str, title: str, num_training: int, num_test: int, **classes: int) -> MsdTask:
+    return MsdTask(folder, "CT", tuple(classes.values()), num_test, MappingProxyType(classes), num_training, title)
 
 
 # Label values: each task's dataset.json. Order: the challenge's.
 TASKS: tuple[MsdTask, ...] = (
     MsdTask("Task01_BrainTumour", "MRI", (1, 2, 3), 266),
     MsdTask("Task02_Heart", "MRI", (1,), 10),
-    _ct("Task03_Liver", 70, liver=1, liver_tumor=2),
+    _ct("Task03_Liver", "Liver", 131, 70, liver=1, liver_tumor=2),
     MsdTask("Task04_Hippocampus", "MRI", (1, 2), 130),
     MsdTask("Task05_Prostate", "MRI", (1, 2), 16),
-    _ct("Task06_Lung", 32, lung_tumor=1),
-    _ct("Task07_Pancreas", 139, pancreas=1, pancreas_tumor=2),
-    _ct("Task08_HepaticVessel", 140, hepatic_vessel=1, hepatic_vessel_tumor=2),
-    _ct("Task09_Spleen", 20, spleen=1),
-    _ct("Task10_Colon", 64, colon_tumor=1),
+    _ct("Task06_Lung", "Lung", 63, 32, lung_tumor=1),
+    _ct("Task07_Pancreas", "Pancreas", 281, 139, pancreas=1, pancreas_tumor=2),
+    _ct("Task08_HepaticVessel", "Vessel", 303, 140, hepatic_vessel=1, hepatic_vessel_tumor=2),
+    _ct("Task09_Spleen", "Spleen", 41, 20, spleen=1),
+    _ct("Task10_Colon", "Colon", 126, 64, colon_tumor=1),
 )
 CT_TASKS = tuple(task for task in TASKS if task.modality == "CT")
 MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")

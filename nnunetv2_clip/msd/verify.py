@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, check_geometry, check_values, open_image
-from nnunetv2_clip.msd.tasks import FILE_ENDING, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.trained_model import leaves_its_folder
 
 MAX_BYTES_PER_VOXEL = 8

@@ -11,8 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip import __version__
-from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
-from nnunetv2_clip.conversion.splits import make_splits
+from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.imaging.nifti import checksum, write_nifti

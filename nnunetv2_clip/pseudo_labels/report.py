@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from nnunetv2_clip.files import write_text
+from nnunetv2_clip.files import write_csv, write_text
 from nnunetv2_clip.pseudo_labels.case import PairResult
 
 TABLE, SUMMARY = "pseudo_labels.csv", "pseudo_labels.txt"
@@ -17,23 +15,20 @@ COLUMNS = ("case", "class", "voxels", "ml", "uncertainty", "contradicted_voxels"
 
 def write_report(folder: Path, results: Sequence[PairResult], rules, model: str) -> None:
     """pseudo_labels.csv and pseudo_labels.txt in the dataset's folder; `rules` is label.Rules, `model` its name."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for result in results:
-        writer.writerow(
-            (
-                result.case,
-                result.name,
-                result.voxels,
-                f"{result.ml:.3f}",
-                f"{result.uncertainty:.4f}",
-                result.contradicted,
-                "yes" if result.is_kept else "no",
-                reason(result, rules.max_uncertainty),
-            )
+    rows = [
+        (
+            result.case,
+            result.name,
+            result.voxels,
+            f"{result.ml:.3f}",
+            f"{result.uncertainty:.4f}",
+            result.contradicted,
+            "yes" if result.is_kept else "no",
+            reason(result, rules.max_uncertainty),
         )
-    write_text(folder / TABLE, table.getvalue())
+        for result in results
+    ]
+    write_csv(folder / TABLE, [COLUMNS, *rows])
     write_text(folder / SUMMARY, "\n".join([f"Model: {model}", *summary_lines(results, rules)]) + "\n")
 
 

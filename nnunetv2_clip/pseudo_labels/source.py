@@ -11,13 +11,11 @@ import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
-from nnunetv2_clip.imaging.nifti import Volume, inspect, read_label_map, require_same_grid
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid
 from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, occurring_values
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.pseudo_labels.consistency import CodedMap
-
-FILE_ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)

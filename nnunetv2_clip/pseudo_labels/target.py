@@ -20,12 +20,11 @@ import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import changed_keys, read_json, replacing, write_json
-from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, read_label_map, write_nifti
 from nnunetv2_clip.labels import ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.pseudo_labels.case import PairResult
 from nnunetv2_clip.pseudo_labels.consistency import CodedMap
-from nnunetv2_clip.pseudo_labels.source import FILE_ENDING
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class CaseReport:
 
 
 @dataclass(frozen=True)
-class Scan:
+class CaseArrays:
     """The arrays of one case, all (X, Y, Z); `painted` and `truth` hold universal indices."""
 
     hu: np.ndarray
@@ -137,7 +137,7 @@ def describe_case(files: CaseFiles) -> CaseReport:
     return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views), nsd)
 
 
-def _nsd(files: CaseFiles, scan: Scan) -> dict[str, float]:
+def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
     if scan.reference is None or files.tolerances_mm is None:
         return {}
     found = {
@@ -147,7 +147,7 @@ def _nsd(files: CaseFiles, scan: Scan) -> dict[str, float]:
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def read_scan(files: CaseFiles) -> Scan:
+def read_scan(files: CaseFiles) -> CaseArrays:
     """The arrays of a case.
 
     Raises:
@@ -161,7 +161,7 @@ def read_scan(files: CaseFiles) -> Scan:
         reference = files.reference_coding.read(files.reference)
         _same_grid(files, grid, reference.grid, files.reference)
     truth = None if reference is None else _painted_indices(reference, files.taxonomy)
-    return Scan(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
+    return CaseArrays(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
 
 
 def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -191,7 +191,7 @@ def _painted_indices(volume: LabelVolume, taxonomy: Taxonomy) -> np.ndarray:
     return index_of[volume.label_map]
 
 
-def _volume_ml(scan: Scan, counts: np.ndarray, name: str) -> float:
+def _volume_ml(scan: CaseArrays, counts: np.ndarray, name: str) -> float:
     values = [value for value in scan.prediction.values[name] if value < len(counts)]
     return float(counts[values].sum()) * _voxel_ml(scan.grid)
 
@@ -210,14 +210,14 @@ def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[s
     return largest if largest and inner[largest] else None
 
 
-def _overview(files: CaseFiles, scan: Scan) -> View:
+def _overview(files: CaseFiles, scan: CaseArrays) -> View:
     anything = scan.painted > 0
     if not anything.any() and scan.truth is not None:
         anything = scan.truth > 0
     return _view("Largest predicted area", files, scan, anything, tuple(slice(0, size) for size in scan.hu.shape))
 
 
-def _detail(files: CaseFiles, scan: Scan, name: str, found: dict[str, Overlap]) -> View:
+def _detail(files: CaseFiles, scan: CaseArrays, name: str, found: dict[str, Overlap]) -> View:
     mask = scan.prediction.mask(name)
     title = f"Detail: {name.replace('_', ' ')}"
     if found:
@@ -226,12 +226,12 @@ def _detail(files: CaseFiles, scan: Scan, name: str, found: dict[str, Overlap]) 
     return _view(title, files, scan, mask, detail_box(mask, scan.grid.spacing_mm, DETAIL_MM))
 
 
-def _view(title: str, files: CaseFiles, scan: Scan, mask: np.ndarray, box: tuple[slice, ...]) -> View:
+def _view(title: str, files: CaseFiles, scan: CaseArrays, mask: np.ndarray, box: tuple[slice, ...]) -> View:
     """Three planes through the largest areas of `mask`, as far as the box reaches."""
     return View(title, tuple(_panel(plane, files, scan, informative_slice(mask, plane), box) for plane in PLANES))
 
 
-def _panel(plane: Plane, files: CaseFiles, scan: Scan, position: int, box: tuple[slice, ...]) -> Panel:
+def _panel(plane: Plane, files: CaseFiles, scan: CaseArrays, position: int, box: tuple[slice, ...]) -> Panel:
     colors = {row.index: color_of(row) for row in files.taxonomy}
     here = tuple(slice(position, position + 1) if axis == plane.axis else part for axis, part in enumerate(box))
     size = picture_size(scan.hu[box].shape, scan.grid.spacing_mm, plane, LONGEST_SIDE_PX)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from nnunetv2_clip import __version__
 from nnunetv2_clip.imaging.colors import hex_color
-
-ASSETS = files("nnunetv2_clip.report") / "assets"
+from nnunetv2_clip.pages import render
 
 
 def render_check(check) -> str:
     """The HTML of a `dataset_conversion.check.Check`."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((ASSETS / "check.html.j2").read_text(encoding="utf-8"))
     names = check.class_names
-    return template.render(
+    return render(
+        "check.html.j2",
+        title="Check of downloads",
         check=check,
-        css=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
         problems=check.problems,
         class_names=names,
         matrix=[
@@ -31,7 +24,6 @@ def render_check(check) -> str:
         num_cases=sum(source.num_found for source in check.sources),
         space=in_words(sum(source.num_bytes for source in check.sources)),
         created=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        version=__version__,
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
+from nnunetv2_clip.training.progress_picture import CURVES_FILE
 
-FILE_NAME = "training_curves.json"
 WIDTH, HEIGHT = 160, 48  # user units of every small drawing
 Series = Sequence[float | None]
 
@@ -57,7 +57,7 @@ def read_training(fold_folder: Path) -> TrainingReport:
     Raises:
         UserError: no training_curves.json, or one whose lists do not fit each other.
     """
-    path = fold_folder / FILE_NAME
+    path = fold_folder / CURVES_FILE
     content = read_json(path, "give a fold folder (fold_0) of a training with CLIPUniversalTrainer")
     try:
         names = [str(name) for name in content["classes"]]

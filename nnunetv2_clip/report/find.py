@@ -7,17 +7,16 @@ from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, load_dataset_json
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
-from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
 from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.report.cases import CaseFiles
 from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 
 
-def find_cases(
+def find_files(
     images: Path,
     predictions: Path,
     references: Path | None = None,
@@ -48,8 +47,8 @@ def find_cases(
             "check -i",
         )
     json_path = _find_dataset_json(predictions, references, dataset_json)
-    labels = None if json_path is None else _labels(json_path)
-    presence = _manifest(json_path, manifest)
+    labels = load_dataset_json(json_path)["labels"] if json_path else None
+    presence = find_manifest(manifest, json_path)
     taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
     names = known_classes(predictions) or (class_names(labels) if labels else taxonomy.names)
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
@@ -103,11 +102,7 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _find_dataset_json(predictions: Path, references: Path | None, given: Path | None) -> Path | None:
-    if given is not None:
-        return given
-    beside = [references / "dataset.json", references.parent / "dataset.json"] if references else []
-    candidates = [*beside, predictions / "dataset.json"]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = given or (references and find_dataset_json(references)) or find_dataset_json(predictions, levels=0)
     if found is None and references is not None:
         raise UserError(
             "--dataset-json",
@@ -116,18 +111,3 @@ def _find_dataset_json(predictions: Path, references: Path | None, given: Path |
             "give it with --dataset-json",
         )
     return found
-
-
-def _labels(path: Path) -> dict:
-    content = read_json(path, "give the dataset.json of the references with --dataset-json")
-    labels = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(labels, dict):
-        raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
-    return labels
-
-
-def _manifest(json_path: Path | None, given: Path | None) -> Manifest | None:
-    if given is not None:
-        return Manifest.load(given)
-    beside = json_path.parent / FILE_NAME if json_path else None
-    return Manifest.load(beside) if beside and beside.is_file() else None

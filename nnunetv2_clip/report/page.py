@@ -7,21 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
-
-from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.colors import color_of, hex_color
 from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU
+from nnunetv2_clip.pages import render
 from nnunetv2_clip.report import tables
 from nnunetv2_clip.report.cases import CaseReport
 from nnunetv2_clip.report.curves import TrainingReport
 from nnunetv2_clip.report.viewer_volumes import FINEST_MM, ViewerCase
 
 MAX_CHIPS = 8  # Dice figures beside a case's pictures; the table has them all
-ASSETS = files("nnunetv2_clip.report") / "assets"
 
 
 def render_page(
@@ -48,9 +44,8 @@ def render_page(
     predicted = [name for name in names if any(case.volumes_ml.get(name) for case in cases)]
     class_rows = [tables.class_row(cases, name) for name in scored]
     means = [row.mean.value for row in class_rows if row.mean.value is not None]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_asset("page.html.j2"))
-    return template.render(
+    return render(
+        "page.html.j2",
         title=title,
         cases=cases,
         training=training,
@@ -68,20 +63,15 @@ def render_page(
         max_chips=MAX_CHIPS,
         window=CT_WINDOW_HU,
         created=datetime.now().strftime("%d %B %Y, %H:%M"),
-        version=__version__,
         dice_cell=tables.dice_cell,
         has_nsd=any(case.nsd for case in cases),
         nsd_cell=tables.nsd_cell,
         mean_cell=tables.mean_cell,
         volume_cell=tables.volume_cell,
         viewer=viewer,
-        viewer_data=_trusted(_viewer_data(viewer, taxonomy)),
-        viewer_js=_trusted(_asset("viewer.js")),
-        niivue_js=_trusted(_asset("niivue.min.js")) if viewer else "",
+        viewer_data=_viewer_data(viewer, taxonomy),
         finest_mm=FINEST_MM,
         classes=taxonomy.rows,
-        css=_trusted(_asset("page.css")),
-        js=_trusted(_asset("page.js")),
     )
 
 
@@ -107,13 +97,3 @@ def _viewer_data(viewer: Sequence[ViewerCase], taxonomy: Taxonomy) -> str:
         ],
     }
     return json.dumps(content).replace("<", "\\u003c")
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def _trusted(text: str):
-    from markupsafe import Markup
-
-    return Markup(text)

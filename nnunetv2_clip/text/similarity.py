@@ -64,7 +64,7 @@ def warnings_of(table: TextTable) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Relation:
+class TextRelation:
     """Two classes that anatomy puts together, and where the text puts them.
 
     Attributes:
@@ -81,7 +81,7 @@ class Relation:
     cosine: float
 
 
-def relations(table: TextTable, taxonomy: Taxonomy) -> Iterator[Relation]:
+def relations(table: TextTable, taxonomy: Taxonomy) -> Iterator[TextRelation]:
     """Every organ with its parts and every left-right pair of which the table has both classes."""
     position = {name: k for k, name in enumerate(table.class_names)}
     similarity = cosines(table)
@@ -96,7 +96,7 @@ def relations(table: TextTable, taxonomy: Taxonomy) -> Iterator[Relation]:
                 nearer = (others > similarity[a, r] + ROUNDING).sum()
                 equal = (np.abs(others - similarity[a, r]) <= ROUNDING).sum()
                 rank = 1 + float(nearer) + float(equal) / 2
-                yield Relation(kind, anchor, relative, rank, float(similarity[a, r]))
+                yield TextRelation(kind, anchor, relative, rank, float(similarity[a, r]))
 
 
 def rank_report(tables: dict[str, TextTable], taxonomy: Taxonomy) -> str:

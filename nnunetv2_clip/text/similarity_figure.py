@@ -12,18 +12,16 @@ INCHES_PER_CLASS = 0.2
 MARGIN_INCHES = 3.0  # class names and colour bar
 
 
-def save_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
+def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
     """Write `path` (PNG) and the same with the ending .svg; one panel per table, each with its own colour scale.
 
     Returns:
         The two files.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     side = max(INCHES_PER_CLASS * max(len(table.class_names) for table in tables.values()), 2.0) + MARGIN_INCHES
     figure = Figure(figsize=(side * len(tables), side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(tables), squeeze=False)[0]
     for axis, (label, table) in zip(axes, tables.items(), strict=True):
         _draw_panel(figure, axis, label, table)

@@ -14,14 +14,12 @@ from torch import distributed as dist
 
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.losses.masked import Losses, world_size
-from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
-from nnunetv2_clip.training.progress_picture import draw_progress
+from nnunetv2_clip.training.progress_picture import CURVES_FILE, PICTURE_FILE, draw_progress
 
 # Keys of nnU-Net's logger: a list of (K,) values for each epoch.
 SUPERVISED = "supervised_patches"
 CLASS_LOSS = "class_loss"  # mean over the training pairs of an epoch, NaN without any
 DICE = "dice_per_class_or_region"  # nnU-Net's own: the pseudo Dice
-CURVES = "training_curves.json"
 
 
 class ClassCounts:
@@ -57,7 +55,7 @@ class ClassCounts:
         return {SUPERVISED: supervised.tolist(), CLASS_LOSS: means.tolist()}
 
 
-def complete(log: dict[str, list], num_classes: int, num_epochs: int) -> None:
+def fill_up(log: dict[str, list], num_classes: int, num_epochs: int) -> None:
     """Fill in what a checkpoint of another trainer or an older version has not logged."""
     log.setdefault(SUPERVISED, [[0] * num_classes] * num_epochs)
     log.setdefault(CLASS_LOSS, [[float("nan")] * num_classes] * num_epochs)
@@ -81,7 +79,7 @@ def lines(log: dict[str, list], classes: Sequence[str], trained: np.ndarray, kno
 def write(folder: Path | str, log: dict[str, list], classes: Sequence[str], trained: np.ndarray, epochs: int) -> None:
     """training_curves.json, which the report draws, and progress_classes.png, in the fold's folder."""
     write_json(
-        Path(folder) / CURVES,
+        Path(folder) / CURVES_FILE,
         {
             "epochs": epochs,
             "classes": list(classes),
@@ -93,7 +91,7 @@ def write(folder: Path | str, log: dict[str, list], classes: Sequence[str], trai
         },
     )
     dice, loss = (np.array(log[key], dtype=float) for key in (DICE, CLASS_LOSS))
-    draw_progress(Path(folder) / PICTURE, classes, trained, dice, loss, np.array(log[SUPERVISED]))
+    draw_progress(Path(folder) / PICTURE_FILE, classes, trained, dice, loss, np.array(log[SUPERVISED]))
 
 
 def _as_json(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:

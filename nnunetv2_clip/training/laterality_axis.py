@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-REORIENTING_READER = "NibabelIOWithReorient"
+from nnunetv2_clip.imaging.nifti import REORIENTING_READER
+
 LEFT_RIGHT_OF_READER = 2  # the reader gives arrays (z, y, x) of a volume in RAS
 
 

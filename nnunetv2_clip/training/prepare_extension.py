@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
-from nnunetv2_clip.conversion.splits import FILE_NAME as SPLITS_FILE
+from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.labels import class_names

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.files import replacing
 
-FILE_NAME = "progress_classes.png"
+CURVES_FILE, PICTURE_FILE = "training_curves.json", "progress_classes.png"  # in the fold's folder
 COLUMNS = 4
 
 
@@ -33,7 +33,6 @@ def draw_progress(
         loss: (E, K) mean training loss, NaN where nothing supervised a class. Its scale is that of all classes.
         patches: (E, K) supervised patches of each epoch; an area up to the most of all classes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = np.flatnonzero(trained)
@@ -66,4 +65,4 @@ def draw_progress(
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     with replacing(path) as beside:
-        FigureCanvasAgg(figure).print_png(beside)
+        figure.savefig(beside, format="png")

@@ -106,7 +106,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
         self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
-        class_log.complete(self._log, len(self.classes), 0)
+        class_log.fill_up(self._log, len(self.classes), 0)
 
     def _trained_classes(self) -> set[str]:
         """The classes to which some training case of this fold gives loss, or that the old model knew.
@@ -380,7 +380,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint):
         super().load_checkpoint(filename_or_checkpoint)
-        class_log.complete(self._log, len(self.classes), self.current_epoch)
+        class_log.fill_up(self._log, len(self.classes), self.current_epoch)
 
     # ---------------------------------------------------------------- the end of the training
 

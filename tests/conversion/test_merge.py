@@ -13,7 +13,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.conversion.merge import Input, Merge, run_merge
 from nnunetv2_clip.conversion.target import Target
-from nnunetv2_clip.dataset_conversion.msd import MsdTask
+from nnunetv2_clip.dataset_conversion.msd import MsdSource
 from nnunetv2_clip.dataset_conversion.registry import find_source
 from nnunetv2_clip.imaging.nifti import inspect
 from nnunetv2_clip.labels import static_class_sets
@@ -138,7 +138,7 @@ def test_workers_give_the_same_files(msd, nnunet, convert, monkeypatch, tmp_path
 
 
 @dataclass(frozen=True)
-class OverlappingMasks(MsdTask):
+class OverlappingMasks(MsdSource):
     """A source of which only the data tell which classes overlap: value 2 is another pair of classes in each case."""
 
     def load_case(self, case):

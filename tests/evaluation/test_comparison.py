@@ -9,8 +9,8 @@ from scipy.stats import wilcoxon
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.comparison import ALL_CLASSES, compare, holm
-from nnunetv2_clip.evaluation.results import Evaluation, Pair
+from nnunetv2_clip.evaluation.comparison import ALL_CLASSES, compare_models, holm
+from nnunetv2_clip.evaluation.results import Evaluation, PairScore
 from tests.evaluation.drawings import TABLE, dataset_json, row, save
 
 LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
@@ -19,7 +19,7 @@ LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
 def evaluation(values: dict, leaked=()) -> Evaluation:
     """From {class: {case: Dice}}."""
     pairs = [
-        Pair(case, "d", name, "annotated", {"Dice": dice})
+        PairScore(case, "d", name, "annotated", {"Dice": dice})
         for name, cases in values.items()
         for case, dice in cases.items()
     ]
@@ -33,7 +33,7 @@ def scores(*values: float) -> dict:
 def test_differences_are_second_minus_first_over_common_cases():
     first = evaluation({"liver": scores(0.5, 0.6, 0.7)})
     second = evaluation({"liver": {"case_01": 0.8, "case_00": 0.6, "stranger": 0.1}})
-    liver = compare(first, second)[0]
+    liver = compare_models(first, second)[0]
     np.testing.assert_allclose(liver.differences, [0.1, 0.2])
     assert liver.means == (pytest.approx(0.55), pytest.approx(0.7))
 
@@ -41,7 +41,7 @@ def test_differences_are_second_minus_first_over_common_cases():
 def test_undefined_pairs_and_seen_cases_do_not_count():
     first = evaluation({"liver": scores(0.5, float("nan"), 0.7, 0.2)}, leaked=["case_03"])
     second = evaluation({"liver": scores(0.6, 0.9, 0.9, 0.9)})
-    assert len(compare(first, second)[0].differences) == 2
+    assert len(compare_models(first, second)[0].differences) == 2
 
 
 def test_test_is_wilcoxon_and_holm_takes_the_number_of_classes():
@@ -49,7 +49,7 @@ def test_test_is_wilcoxon_and_holm_takes_the_number_of_classes():
     base, gain = rng.uniform(0.4, 0.6, 12), rng.uniform(0.01, 0.2, 12)
     first = evaluation({"liver": scores(*base), "spleen": scores(*base)})
     second = evaluation({"liver": scores(*(base + gain)), "spleen": scores(*(base + gain - 0.1))})
-    liver, spleen, both = compare(first, second)
+    liver, spleen, both = compare_models(first, second)
     assert liver.p_value == pytest.approx(wilcoxon(gain).pvalue)
     assert liver.p_holm == pytest.approx(2 * liver.p_value)
     assert spleen.p_holm == pytest.approx(max(spleen.p_value, liver.p_holm))
@@ -67,21 +67,21 @@ def test_holm_on_the_textbook_example():
 
 def test_equal_models_do_not_differ():
     same = evaluation({"liver": scores(0.5, 0.6, 0.7)})
-    liver = compare(same, same)[0]
+    liver = compare_models(same, same)[0]
     assert (liver.mean_difference, liver.p_value, liver.interval) == (0, 1, (0, 0))
 
 
 def test_interval_holds_the_mean_difference():
     first, second = evaluation({"liver": scores(0.5, 0.6, 0.7, 0.4)}), evaluation({"liver": scores(0.7, 0.5, 0.9, 0.5)})
-    liver = compare(first, second)[0]
+    liver = compare_models(first, second)[0]
     assert liver.interval[0] < liver.mean_difference < liver.interval[1]
 
 
 def test_evaluations_without_common_pair_are_refused():
     with pytest.raises(UserError, match="share no case"):
-        compare(evaluation({"liver": scores(0.5)}), evaluation({"spleen": scores(0.5)}))
+        compare_models(evaluation({"liver": scores(0.5)}), evaluation({"spleen": scores(0.5)}))
     with pytest.raises(UserError, match="NSD was not computed"):
-        compare(evaluation({"liver": scores(0.5)}), evaluation({"liver": scores(0.5)}), "NSD")
+        compare_models(evaluation({"liver": scores(0.5)}), evaluation({"liver": scores(0.5)}), "NSD")
 
 
 def test_compare_command_writes_table_and_picture(tmp_path, capsys):

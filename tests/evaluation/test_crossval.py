@@ -8,7 +8,7 @@ import pytest
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, TABLE_3, TABLE_5_IRCADB
 from nnunetv2_clip.evaluation.paper.tables import paper_table
-from nnunetv2_clip.evaluation.results import Evaluation, Pair
+from nnunetv2_clip.evaluation.results import Evaluation, PairScore
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 
 LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
@@ -96,7 +96,7 @@ def test_nnunet_keeps_the_merged_folder_and_its_masked_summary(model):
 
 def evaluation_of(dice: dict, dataset: str) -> Evaluation:
     pairs = [
-        Pair(f"case_{number}", dataset, name, "annotated", {"Dice": value})
+        PairScore(f"case_{number}", dataset, name, "annotated", {"Dice": value})
         for name, values in dice.items()
         for number, value in enumerate(values)
     ]

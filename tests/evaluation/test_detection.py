@@ -8,7 +8,7 @@ import pytest
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.bootstrap import interval, mean_interval
-from nnunetv2_clip.evaluation.detection import CaseDetection, harmonic_mean, summarise
+from nnunetv2_clip.evaluation.detection import CaseDetection, harmonic_mean, summarise_class
 from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionRule, class_lesions
 from nnunetv2_clip.evaluation.paper.published import TABLE_4
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save, volume
@@ -198,13 +198,13 @@ def case(truth, suspected) -> CaseDetection:
 
 
 def test_figures_without_cases_are_not_defined():
-    found = summarise([case("tumor", True)])
+    found = summarise_class([case("tumor", True)])
     assert found.sensitivity.value == 1
     assert math.isnan(found.specificity.value) and math.isnan(found.harmonic_mean.value)
 
 
 def test_harmonic_mean_of_nothing_right_is_zero():
-    assert summarise([case("tumor", False), case("free", True)]).harmonic_mean.value == 0
+    assert summarise_class([case("tumor", False), case("free", True)]).harmonic_mean.value == 0
     assert harmonic_mean(np.array(0.0), np.array(0.0)) == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.leaks import leaked_cases
-from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
+from nnunetv2_clip.evaluation.results import Evaluation, PairScore, Statistic
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 
 LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
@@ -201,8 +201,8 @@ def test_statistic_leaves_out_what_is_not_defined():
 
 
 def test_every_class_counts_the_same_in_the_mean():
-    pairs = [Pair("a", "d", "liver", "annotated", {"Dice": value}) for value in (0.2, 0.4, 0.6)]
-    pairs.append(Pair("a", "d", "spleen", "annotated", {"Dice": 1.0}))
+    pairs = [PairScore("a", "d", "liver", "annotated", {"Dice": value}) for value in (0.2, 0.4, 0.6)]
+    pairs.append(PairScore("a", "d", "spleen", "annotated", {"Dice": 1.0}))
     evaluation = Evaluation(tuple(pairs), ("spleen", "liver"))
     np.testing.assert_allclose(evaluation.mean_over_classes(pairs)["Dice"].mean, (0.4 + 1) / 2)
 

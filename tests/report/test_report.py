@@ -15,7 +15,7 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.report.cases import describe_case, read_ct
-from nnunetv2_clip.report.find import find_cases
+from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
 
 
@@ -37,7 +37,7 @@ def cells(html: str, table: str, case_id: str) -> list[str]:
 
 def test_dice_is_computed_over_regions_and_only_where_annotated(study):
     cases = {
-        case.case_id: describe_case(case) for case in find_cases(study.images, study.predictions, study.references)
+        case.case_id: describe_case(case) for case in find_files(study.images, study.predictions, study.references)
     }
     # liver: 16 voxels on both sides, tumour included; tumour: 2 of 4 voxels, 2 * 2 / (4 + 2)
     assert cases["case_a"].dice == {"liver": 1.0, "liver_tumor": pytest.approx(2 / 3)}
@@ -46,7 +46,7 @@ def test_dice_is_computed_over_regions_and_only_where_annotated(study):
 
 
 def test_volumes_are_in_ml_and_an_organ_holds_its_tumour(study):
-    case = describe_case(find_cases(study.images, study.predictions)[0])
+    case = describe_case(find_files(study.images, study.predictions)[0])
     assert case.volumes_ml["liver"] == pytest.approx(16 * 2 * 2 * 5 / 1000)
     assert case.volumes_ml["liver_tumor"] == pytest.approx(2 * 20 / 1000)
 
@@ -163,7 +163,7 @@ def test_wrong_options_are_explained(arguments, message, capsys, tmp_path, monke
 def test_references_without_dataset_json_are_refused(study):
     (study.raw / "dataset.json").unlink()
     with pytest.raises(UserError, match="--dataset-json"):
-        find_cases(study.images, study.predictions, study.references)
+        find_files(study.images, study.predictions, study.references)
 
 
 def test_a_class_that_the_model_does_not_know_is_not_scored(study):
@@ -171,7 +171,7 @@ def test_a_class_that_the_model_does_not_know_is_not_scored(study):
     content = json.loads((study.raw / "dataset.json").read_text())
     content["labels"] = {name: content["labels"][name] for name in ("background", "liver", "liver_tumor")}
     (study.predictions / "dataset.json").write_text(json.dumps(content))
-    case = find_cases(study.images, study.predictions, study.references)[0]
+    case = find_files(study.images, study.predictions, study.references)[0]
     assert case.supervised == case.names == ("liver", "liver_tumor")
 
 
@@ -180,7 +180,7 @@ def test_a_class_that_was_declared_and_never_trained_is_not_scored(study):
     (study.predictions / "dataset.json").write_text((study.raw / "dataset.json").read_text())
     plans = {"nnunetv2_clip": {"datasets": {"msd_liver": {"cases": 1, "supervised": {"liver": 1}}}}}
     (study.predictions / "plans.json").write_text(json.dumps(plans))
-    assert find_cases(study.images, study.predictions, study.references)[0].supervised == ("liver",)
+    assert find_files(study.images, study.predictions, study.references)[0].supervised == ("liver",)
 
 
 def test_surface_dice_stands_beside_dice_when_asked_for(study):

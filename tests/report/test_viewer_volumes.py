@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.report.find import find_cases
-from nnunetv2_clip.report.page import ASSETS, render_page
+from nnunetv2_clip.pages import asset
+from nnunetv2_clip.report.find import find_files
+from nnunetv2_clip.report.page import render_page
 from nnunetv2_clip.report.viewer_volumes import ViewerCase, ViewerJob, thin_out, viewer_case
 
 
@@ -31,7 +32,7 @@ def test_thinned_voxels_keep_their_position():
 
 
 def test_labels_are_universal_indices_on_both_sides(study):
-    files = find_cases(study.images, study.predictions, study.references)[0]
+    files = find_files(study.images, study.predictions, study.references)[0]
     case = viewer_case(ViewerJob(files, (2, 1, 1)))
     assert case.focus_mm == (4.0, 2.0, 5.0)
     assert set(np.unique(unpacked(case.prediction).dataobj)) == {0, 6, 27}
@@ -47,12 +48,13 @@ def test_data_cannot_close_its_script_element():
 
 def test_niivue_is_in_the_page_only_when_asked_for_and_its_licences_lie_beside_it():
     assert "niivue" not in render_page("t", [], UNIVERSAL)
-    licences = (ASSETS / "niivue.min.js.LICENSES.txt").read_text(encoding="utf-8")
+    licences = asset("niivue.min.js.LICENSES.txt")
     for text in ("@niivue/niivue 0.69.0 (BSD-2-Clause)", "Copyright (c) 2021, Niivue", "fflate", "MIT License"):
         assert text in licences
 
 
 def test_niivue_cannot_break_the_page():
-    code = (ASSETS / "niivue.min.js").read_text(encoding="ascii")
+    code = asset("niivue.min.js")
+    assert code.isascii()
     assert "</script" not in code
     assert "<!--" not in code

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nnunetv2_clip.training.laterality_axis import REORIENTING_READER, mirror_axes_without_left_right
+from nnunetv2_clip.imaging.nifti import REORIENTING_READER
+from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nnunetv2_clip.manifest import Manifest
 Agreement = dict[str, Evaluation]  # "first - second" -> Dice of every common case and class
 
 
-def agreement(
+def reader_agreement(
     sources: Mapping[str, Side], taxonomy: Taxonomy, manifest: Manifest | None = None, num_processes: int = 1
 ) -> Agreement:
     """Dice between every two sources, over the cases that all sources have and the classes that both know.
@@ -40,7 +40,7 @@ def agreement(
     }
 
 
-def summarise(found: Agreement) -> dict[str, dict[str, Statistic]]:
+def summarise_agreement(found: Agreement) -> dict[str, dict[str, Statistic]]:
     """Class -> pair of sources -> statistic of Dice, classes in painting order."""
     table: dict[str, dict[str, Statistic]] = {}
     order = next(iter(found.values())).class_order
@@ -55,7 +55,7 @@ def summarise(found: Agreement) -> dict[str, dict[str, Statistic]]:
 def agreement_table(found: Agreement) -> Table:
     """Mean ± standard deviation of Dice over cases and their number, per class and pair of sources."""
     rows = []
-    for name, row in summarise(found).items():
+    for name, row in summarise_agreement(found).items():
         cells = [_cell(row[pair]) if pair in row else MISSING for pair in found]
         rows.append((name, *cells))
     note = "Dice, mean ± standard deviation over the cases in which one of the two sources has the class; then n."

@@ -144,7 +144,7 @@ def measure_all(
         reason = misfit(network, size)
         try:
             if not reason:
-                costs.append(measure(network, size, device, repeats))
+                costs.append(measure_network(network, size, device, repeats))
                 costs += [six_networks(costs[-1])] if network.key == ONE_TASK else []
         except RuntimeError as error:  # a size that is no multiple of the strides, or not enough memory
             reason = str(error).splitlines()[0]
@@ -153,7 +153,7 @@ def measure_all(
     return costs, left_out
 
 
-def measure(
+def measure_network(
     candidate: Candidate, size: Sequence[int], device: torch.device, repeats: int, num_channels: int = 1
 ) -> Cost:
     """The cost of one forward pass; FLOPs are counted on the CPU, where no operation is hidden in a fused kernel."""

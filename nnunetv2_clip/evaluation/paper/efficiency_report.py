@@ -15,7 +15,7 @@ from nnunetv2_clip.evaluation.tables import Table
 WITH_DICE = (UNIVERSAL_NET, NNUNET, TASKS, SWIN)  # networks that can have an evaluation
 
 
-def write_report(
+def write_efficiency(
     tables: Sequence[Table], costs: Mapping[tuple[int, ...], list[Cost]], dice: Mapping[str, float], folder: Path
 ) -> list[str]:
     """efficiency.md, .html and .tex, a picture per size, and Dice against FLOPs where Dice is known.

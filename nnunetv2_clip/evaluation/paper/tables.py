@@ -8,11 +8,11 @@ from pathlib import Path
 from nnunetv2_clip.evaluation.figures import grouped_bars, save_figure
 from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, PUBLISHED_TABLES, SOURCE, PublishedTable
 from nnunetv2_clip.evaluation.report import write_tables
-from nnunetv2_clip.evaluation.results import Evaluation, Pair, Statistic
+from nnunetv2_clip.evaluation.results import Evaluation, PairScore, Statistic
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number
 
 
-def pairs_of(evaluation: Evaluation, table: PublishedTable) -> list[Pair]:
+def scores_of(evaluation: Evaluation, table: PublishedTable) -> list[PairScore]:
     """The headline pairs of the table's source datasets."""
     return [pair for pair in evaluation.headline_pairs if pair.dataset.startswith(table.dataset)]
 
@@ -60,8 +60,8 @@ def write_paper_tables(
         tables.append(paper_table(table, evaluations, all_datasets))
         bars = column_bars(table, evaluations, all_datasets)
         if table.is_figure and bars:
-            title = table.title.replace(", Dice in percent", "")
-            figure = grouped_bars(bars, title, "Dice, mean and standard deviation over cases")
+            heading = table.title.replace(", Dice in percent", "")
+            figure = grouped_bars(bars, heading, "Dice, mean and standard deviation over cases")
             drawn.append(save_figure(figure, folder, key))
     write_tables(tables, folder, name, title, pictures=drawn)
     return tables
@@ -83,7 +83,7 @@ def column_bars(
 
 def _statistics(table: PublishedTable, evaluation: Evaluation, all_datasets: bool) -> dict[str, Statistic]:
     """Class -> Dice over the cases of the table."""
-    pairs = evaluation.headline_pairs if all_datasets else pairs_of(evaluation, table)
+    pairs = evaluation.headline_pairs if all_datasets else scores_of(evaluation, table)
     return {key: row["Dice"] for key, row in evaluation.summarise(pairs).items()}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import APPLE_DOUBLE, Request, Scan, annotated_classes, paint
+from nnunetv2_clip.phantom.layouts.base import APPLE_DOUBLE, Request, Scan, annotated_classes, painted
 
 RECIPE = (
     (1, ("spleen",)),
@@ -73,7 +73,7 @@ def write(request: Request) -> Path:
         image = scan.save(root / f"images{part}" / f"{name}.nii.gz", scan.phantom.image)
         labels, annotated = [], set()
         if labelled:
-            labels = [scan.save(root / f"labels{part}" / f"{name}.nii.gz", paint(scan.phantom, RECIPE))]
+            labels = [scan.save(root / f"labels{part}" / f"{name}.nii.gz", painted(scan.phantom, RECIPE))]
             annotated = set(annotated_classes(RECIPE)) - ({"prostate"} if is_female else set())
         request.add(name, _as_woman(scan) if is_female else scan, image, labels, annotated)
         key = {"Tr": "training", "Va": "validation", "Ts": "test"}[part]
@@ -101,7 +101,7 @@ def _write_mri(root: Path, scan: Scan, training: list) -> None:
     """A labelled scan that is no CT: no negative value, other contrast."""
     signal = np.clip(300 + scan.phantom.image // 2, 0, None).astype(np.int16)
     scan.save(root / "imagesTr" / f"amos_{MRI:04d}.nii.gz", signal)
-    scan.save(root / "labelsTr" / f"amos_{MRI:04d}.nii.gz", paint(scan.phantom, RECIPE))
+    scan.save(root / "labelsTr" / f"amos_{MRI:04d}.nii.gz", painted(scan.phantom, RECIPE))
     training.append(_entry("Tr", f"amos_{MRI:04d}"))
 
 

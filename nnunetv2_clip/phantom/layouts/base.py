@@ -335,7 +335,7 @@ def layout_orientations(layout: str, orientations: Iterable[str]) -> tuple[str, 
     return found
 
 
-def paint(phantom: Phantom, recipe: Paint) -> np.ndarray:
+def painted(phantom: Phantom, recipe: Paint) -> np.ndarray:
     """(X, Y, Z) uint8 label map of a recipe, which may name classes and `extras`."""
     label_map = np.zeros(phantom.image.shape, dtype=np.uint8)
     for value, names in recipe:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from nnunetv2_clip.phantom.layouts.base import Request, Scan
-from nnunetv2_clip.phantom.layouts.dicom import Series, write_series
+from nnunetv2_clip.phantom.layouts.dicom import SeriesFiles, write_series
 
 NUMBERS = (1, 2, 5, 6, 8, 10, 14, 16, 18, 19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
 TEST_NUMBERS = (3, 4, 7, 9, 11, 12, 13, 15, 17, 20)
@@ -32,12 +32,12 @@ def write(request: Request) -> Path:
     return root
 
 
-def _series(n: int, scan: Scan) -> Series:
+def _series(n: int, scan: Scan) -> SeriesFiles:
     """Two ways of naming files: one counts from the head, the other from the feet."""
     count = scan.phantom.image.shape[2]
     if n % 2:
-        return Series(f"CHAOS_CT_{n}", lambda k: f"i{count - 1 - k:04d},0000b.dcm", lambda k: count - k)
-    return Series(f"CHAOS_CT_{n}", lambda k: f"IMG-0004-{k + 1:05d}.dcm", lambda k: k + 1)
+        return SeriesFiles(f"CHAOS_CT_{n}", lambda k: f"i{count - 1 - k:04d},0000b.dcm", lambda k: count - k)
+    return SeriesFiles(f"CHAOS_CT_{n}", lambda k: f"IMG-0004-{k + 1:05d}.dcm", lambda k: k + 1)
 
 
 def _write_masks(folder: Path, scan: Scan, n: int, flip: str) -> Path:
@@ -54,7 +54,7 @@ def _write_masks(folder: Path, scan: Scan, n: int, flip: str) -> Path:
 
 def _write_mr(folder: Path, scan: Scan) -> None:
     """A magnetic resonance series with its grey-coded truth, which is none of our business."""
-    series = Series("CHAOS_MR_1", lambda k: f"IMG-0004-{k + 1:05d}.dcm", lambda k: k + 1, "T1 DUAL")
+    series = SeriesFiles("CHAOS_MR_1", lambda k: f"IMG-0004-{k + 1:05d}.dcm", lambda k: k + 1, "T1 DUAL")
     write_series(folder / "DICOM_anon" / "InPhase", scan, np.clip(scan.phantom.image, 0, None), series)
     (folder / "Ground").mkdir(parents=True)
     codes = scan.array(scan.phantom.masks["liver"].astype(np.uint8) * 63)

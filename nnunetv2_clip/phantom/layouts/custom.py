@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from nnunetv2_clip.phantom.layouts.base import Request, annotated_classes, paint
+from nnunetv2_clip.phantom.layouts.base import Request, annotated_classes, painted
 
 RECIPE = ((1, ("liver",)), (2, ("liver_tumor",)), (5, ("right_kidney", "left_kidney")), (7, ("spleen",)))
 
@@ -20,6 +20,6 @@ def write(request: Request) -> Path:
     for number, seed, labelled in request.numbers(count(1), count(len(request.seeds) + 1)):
         scan, name = request.scan(seed), f"{prefix}_{number:03d}"
         image = scan.save(root / ("images" if labelled else "images_test") / f"{name}.nii.gz", scan.phantom.image)
-        labels = [scan.save(root / "labels" / f"{name}.nii.gz", paint(scan.phantom, recipe))] if labelled else []
+        labels = [scan.save(root / "labels" / f"{name}.nii.gz", painted(scan.phantom, recipe))] if labelled else []
         request.add(name, scan, image, labels, annotated_classes(recipe) if labelled else ())
     return root

@@ -18,7 +18,7 @@ INTERCEPT = -1024
 
 
 @dataclass(frozen=True)
-class Series:
+class SeriesFiles:
     """What one series looks like on disk.
 
     Attributes:
@@ -34,7 +34,7 @@ class Series:
     is_mask: bool = False
 
 
-def write_series(folder: Path, scan: Scan, array: np.ndarray, series: Series) -> Path:
+def write_series(folder: Path, scan: Scan, array: np.ndarray, series: SeriesFiles) -> Path:
     """Write a RAS array as axial slices; returns the folder.
 
     The scan must be stored in LPS order, the one in which pixels of axial slices lie.
@@ -61,7 +61,7 @@ def write_series(folder: Path, scan: Scan, array: np.ndarray, series: Series) ->
     return folder
 
 
-def _header(series: Series, affine: np.ndarray, pixels: np.ndarray, seed: int) -> FileDataset:
+def _header(series: SeriesFiles, affine: np.ndarray, pixels: np.ndarray, seed: int) -> FileDataset:
     """What all slices share. Equal arguments give equal bytes."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\0\1"

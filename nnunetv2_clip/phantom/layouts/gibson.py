@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.phantom.layouts.base import Request, annotated_classes, paint
+from nnunetv2_clip.phantom.layouts.base import Request, annotated_classes, painted
 from nnunetv2_clip.phantom.layouts.pancreas_ct import HEALTHY, write_images, write_label
 
 EIGHT = (
@@ -60,7 +60,7 @@ def _write_btcv_case(request: Request, root: Path, n: int, seed: int) -> Box:
     scan = request.scan(seed, ("LAS",))
     recipe, part = (FOURTEEN, "Training") if n <= 40 else (EIGHT, "Testing")
     image = scan.save(root / "RawData" / part / "img" / f"img{n:04d}.nii.gz", scan.phantom.image)
-    stored = scan.array(paint(scan.phantom, recipe))
+    stored = scan.array(painted(scan.phantom, recipe))
     box = crop_box(stored.shape)
     label_map = scan.ras(stored * _inside(stored.shape, box))
     label = scan.save(root / "label_btcv_multiorgan" / f"label{n:04d}.nii.gz", label_map)
@@ -71,7 +71,7 @@ def _write_btcv_case(request: Request, root: Path, n: int, seed: int) -> Box:
 def _write_tcia_case(request: Request, root: Path, n: int, seed: int) -> Box:
     scan = request.scan(seed, ("LPS",), missing=HEALTHY)
     image = write_images(root, scan, n)
-    stored = scan.array(paint(scan.phantom, EIGHT))
+    stored = scan.array(painted(scan.phantom, EIGHT))
     box = crop_box(stored.shape)
     label_map = scan.ras(stored * _inside(stored.shape, box))
     label = write_label(root / "label_tcia_multiorgan" / f"label{n:04d}.nii.gz", scan, label_map, n)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.phantom.layouts.base import Request, Scan
-from nnunetv2_clip.phantom.layouts.dicom import Series, write_series
+from nnunetv2_clip.phantom.layouts.dicom import SeriesFiles, write_series
 
 # Structure folder -> classes or extras; "#1" and "#2" are the two halves of a mask that comes in two folders.
 RICH = {
@@ -94,10 +94,10 @@ def write(request: Request) -> Path:
     return root
 
 
-def _series(n: int, scan: Scan, description: str, is_mask: bool = False) -> Series:
+def _series(n: int, scan: Scan, description: str, is_mask: bool = False) -> SeriesFiles:
     """image_0 is the uppermost slice; names are not padded, so that their text order is wrong."""
     count = scan.phantom.image.shape[2]
-    return Series(f"3Dircadb1.{n}", lambda k: f"image_{count - 1 - k}", lambda k: count - k, description, is_mask)
+    return SeriesFiles(f"3Dircadb1.{n}", lambda k: f"image_{count - 1 - k}", lambda k: count - k, description, is_mask)
 
 
 def _part(scan: Scan, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import Paint, Request, Scan, annotated_classes, oriented, paint, with_affine
+from nnunetv2_clip.phantom.layouts.base import Paint, Request, Scan, annotated_classes, oriented, painted, with_affine
 
 KIDNEYS = ("right_kidney", "left_kidney")
 RECIPES: dict[str, Paint] = {
@@ -58,7 +58,7 @@ def sform_only(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 
 def _write_labels(layout: str, n: int, folder: Path, scan: Scan) -> list[Path]:
-    label_map = paint(scan.phantom, RECIPES[layout])
+    label_map = painted(scan.phantom, RECIPES[layout])
     if layout == "kits21":
         return _write_aggregated(folder, scan, label_map)
     if layout == "kits19" and n in UINT16_QFORM_ONLY:

@@ -14,7 +14,7 @@ from nnunetv2_clip.phantom.layouts.base import (
     annotated_classes,
     apple_double_twins,
     claims_ras,
-    paint,
+    painted,
     unit_spacing,
 )
 
@@ -103,7 +103,7 @@ def write(request: Request) -> Path:
             request.add(name, scan, image)
             continue
         training.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
-        label = scan.save(root / "labelsTr" / f"{name}.nii.gz", paint(scan.phantom, task.recipe), change)
+        label = scan.save(root / "labelsTr" / f"{name}.nii.gz", painted(scan.phantom, task.recipe), change)
         request.add(name, scan, image, [label], annotated_classes(task.recipe))
     (root / "imagesTs").mkdir(exist_ok=True)
     write_json(root / "dataset.json", _dataset_json(task, training, test))

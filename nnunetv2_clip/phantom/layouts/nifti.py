@@ -17,7 +17,7 @@ from nnunetv2_clip.phantom.layouts.base import (
     Request,
     annotated_classes,
     claims_ras,
-    paint,
+    painted,
     unit_spacing,
     with_affine,
 )
@@ -216,7 +216,7 @@ def write(request: Request) -> Path:
             continue
         image = scan.save(root / layout.image.format(**names), scan.phantom.image, change)
         label_change = claims_ras if wrong_labels else change
-        label = scan.save(root / layout.label.format(**names), paint(scan.phantom, layout.recipe), label_change)
+        label = scan.save(root / layout.label.format(**names), painted(scan.phantom, layout.recipe), label_change)
         annotated = set(annotated_classes(layout.recipe))
         if request.layout == "ct_org" and not scan.phantom.masks["bladder"].any():
             annotated -= {"bladder"}

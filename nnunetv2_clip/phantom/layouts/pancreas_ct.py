@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nnunetv2_clip.phantom.layouts.base import Request, Scan, claims_ras, paint, save_nifti, with_affine
-from nnunetv2_clip.phantom.layouts.dicom import Series, write_series
+from nnunetv2_clip.phantom.layouts.base import Request, Scan, claims_ras, painted, save_nifti, with_affine
+from nnunetv2_clip.phantom.layouts.dicom import SeriesFiles, write_series
 
 RECIPE = ((1, ("pancreas",)),)
 WITHDRAWN = (25, 70)  # their labels are still in the archive
@@ -30,10 +30,10 @@ def write(request: Request) -> Path:
     for n, seed, _ in request.numbers(NUMBERS):
         scan = request.scan(seed, ("LPS",), missing=HEALTHY)
         image = write_images(root, scan, n)
-        label = write_label(labels / f"label{n:04d}.nii.gz", scan, paint(scan.phantom, RECIPE), n, flip)
+        label = write_label(labels / f"label{n:04d}.nii.gz", scan, painted(scan.phantom, RECIPE), n, flip)
         request.add(f"PANCREAS_{n:04d}", scan, image, [label], ("pancreas",), HEALTHY)
     for n in WITHDRAWN:
-        write_label(labels / f"label{n:04d}.nii.gz", scan, paint(scan.phantom, RECIPE), n, flip)
+        write_label(labels / f"label{n:04d}.nii.gz", scan, painted(scan.phantom, RECIPE), n, flip)
     return root
 
 
@@ -41,7 +41,7 @@ def write_images(root: Path, scan: Scan, n: int) -> Path:
     """TCIA's tree of one patient; slices are numbered from the head. Returns the series folder."""
     name, count = f"PANCREAS_{n:04d}", scan.phantom.image.shape[2]
     folder = root / "Pancreas-CT" / name / f"11-24-2015-PANCREAS{n:04d}-Pancreas-{18000 + n}" / f"Pancreas-{63000 + n}"
-    series = Series(name, lambda k: f"1-{count - k:03d}.dcm", lambda k: count - k, "Pancreas")
+    series = SeriesFiles(name, lambda k: f"1-{count - k:03d}.dcm", lambda k: count - k, "Pancreas")
     return write_series(folder, scan, scan.phantom.image, series)
 
 

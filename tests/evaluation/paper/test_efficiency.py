@@ -18,12 +18,12 @@ from nnunetv2_clip.evaluation.paper.efficiency import (
     count_flops,
     head_flops,
     matrix_head_flops,
-    measure,
     measure_all,
+    measure_network,
     misfit,
     six_networks,
 )
-from nnunetv2_clip.evaluation.results import Evaluation, Pair
+from nnunetv2_clip.evaluation.results import Evaluation, PairScore
 from nnunetv2_clip.networks.head import text_driven_head
 
 CONV, NORM = "torch.nn.modules.conv.Conv3d", "torch.nn.modules.instancenorm.InstanceNorm3d"
@@ -72,7 +72,7 @@ def test_head_formula_is_that_of_the_papers_layers():
 def test_more_classes_cost_head_and_controller_only(plans):
     """All classes against one: 31 heads over all voxels, and 31 rows in the controller's three layers."""
     networks, patch = candidates(plans, "3d_fullres")
-    every, single = (measure(network, patch, torch.device("cpu"), 1) for network in networks[:2])
+    every, single = (measure_network(network, patch, torch.device("cpu"), 1) for network in networks[:2])
     voxels = 16 * 16 * 8
     controller = 2 * 31 * (512 * 256 + 512 * 256 + 256 * 153)
     assert every.flops - single.flops == matrix_head_flops(31, voxels) + controller
@@ -81,14 +81,14 @@ def test_more_classes_cost_head_and_controller_only(plans):
 
 def test_stock_network_differs_by_its_last_layer(plans):
     networks, patch = candidates(plans, "3d_fullres")
-    every, single = (measure(network, patch, torch.device("cpu"), 1) for network in networks[2:4])
+    every, single = (measure_network(network, patch, torch.device("cpu"), 1) for network in networks[2:4])
     assert every.flops - single.flops == 2 * 4 * 30 * 16 * 16 * 8
     assert every.parameters - single.parameters == 30 * (4 + 1)
 
 
 def test_six_networks_cost_six_times_one_and_are_not_measured(plans):
     networks, patch = candidates(plans, "3d_fullres")
-    cost = measure(networks[3], patch, torch.device("cpu"), 1)
+    cost = measure_network(networks[3], patch, torch.device("cpu"), 1)
     many = six_networks(cost)
     assert (many.flops, many.parameters, many.num_classes) == (6 * cost.flops, 6 * cost.parameters, 12)
     row = cost_table([many], patch, "cpu").rows[0]
@@ -103,7 +103,7 @@ def test_figures_per_class_are_those_of_all_divided_by_their_number():
 def test_peak_memory_on_the_cpu_is_that_of_all_tensors_at_once():
     """Image, weights, and the maps of two layers, since the second reads the first."""
     network = nn.Sequential(nn.Conv3d(1, 8, 1, bias=False), nn.Conv3d(8, 4, 1, bias=False), nn.Conv3d(4, 1, 1))
-    cost = measure(Candidate("x", "x", lambda: network, 1), (16, 16, 16), torch.device("cpu"), 1)
+    cost = measure_network(Candidate("x", "x", lambda: network, 1), (16, 16, 16), torch.device("cpu"), 1)
     assert cost.peak_bytes == 4 * ((1 + 8 + 4) * 16**3 + (8 + 32 + 4 + 1))
 
 
@@ -125,7 +125,7 @@ def test_networks_that_cannot_take_a_size_are_left_out_with_a_reason(plans, monk
 
 def test_command_writes_tables_and_pictures(plans, tmp_path, capsys):
     size = "-size", "16", "16", "8"
-    pair = Pair("a", "d", "liver", "annotated", {"Dice": 0.5})
+    pair = PairScore("a", "d", "liver", "annotated", {"Dice": 0.5})
     Evaluation((pair,), ("liver",)).save(tmp_path / "evaluation.json")
     evaluations = "-i", f"universal={tmp_path}", f"nnunet-per-task={tmp_path}"
     command = ["efficiency", "-plans", str(plans), "-repeats", "1", "-o", str(tmp_path / "out")]

@@ -1,0 +1,29 @@
+"""HTML pages: self-contained files from the templates of report/assets, all texts escaped."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nnunetv2_clip import __version__
+
+TEMPLATES = Environment(
+    loader=PackageLoader("nnunetv2_clip", "report/assets"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def asset(name: str) -> Markup:
+    """The text of a file beside the templates (style, script) that is put into a page as it is."""
+    return Markup(TEMPLATES.loader.get_source(TEMPLATES, name)[0])
+
+
+TEMPLATES.globals |= {"asset": asset, "version": __version__}
+
+
+def render(template: str, **values: object) -> str:
+    """The text of a page; every value that the template names must be given."""
+    return TEMPLATES.get_template(template).render(values)
