@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo demo-small test test-slow lint clean
+.PHONY: install demo demo-small test test-slow lint schema clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,11 @@ demo-small: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The JSON schema of the manifest, after a change of its model.
+schema: install
+	$(BIN)/python -c "from nnunetv2_clip.files import write_json; from nnunetv2_clip.manifest import json_schema; \
+	  write_json('docs/label_presence.schema.json', json_schema())"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"

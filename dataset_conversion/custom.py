@@ -13,44 +13,34 @@ absent: [spleen]                      # classes known not to occur; default none
 root: /data/my_hospital               # default: the folder of the table
 modality: MRI                         # nnU-Net's channel name; default CT. Others than CT are normalised by z-score
 
-Instead of `labels` and `values`: `masks`, one file per class (custom_masks.py).
+Instead of `labels` and `values`, one mask file per class:
+
+masks:
+  liver: segmentations/{case}/liver.nii.gz
+  left_lung: [segmentations/{case}/upper_lobe.nii.gz, segmentations/{case}/lower_lobe.nii.gz]   # all of them together
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, Field, StrictInt, ValidationInfo, model_validator
 
-from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, require_one_state
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
-from nnunetv2_clip.conversion.patterns import PLACEHOLDER, find_by_pattern
-from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
-from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
-from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.imaging.nifti import SUFFIXES, read_pair
-from nnunetv2_clip.labels import IGNORE
-
-KEYS = (
-    "name",
-    "images",
-    "labels",
-    "values",
-    "masks",
-    "annotated",
-    "absent",
-    "other_values",
-    "root",
-    "title",
-    "licence",
-    "url",
-    "modality",
-)
-REQUIRED = ("name", "images", "labels", "values")
-REQUIRED_WITH_MASKS = ("name", "images", "masks")
+from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
+from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete, match_pairs
+from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.nifti import read_image, read_label_map, read_pair, require_same_grid
+from nnunetv2_clip.labels import IGNORE, overlay
+from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 
 
 @dataclass(frozen=True)
@@ -69,17 +59,7 @@ class CustomSource(Source):
     others_are_background: bool = False
 
     def find_cases(self, root: Path) -> list[SourceCase]:
-        if not root.is_dir():
-            raise UserError(root, "is no folder", self.unpack, "correct 'root' in the table")
         images, labels = find_by_pattern(root, self.images), find_by_pattern(root, self.labels)
-        for pattern, found in (("images", images), ("labels", labels)):
-            if not found:
-                raise UserError(
-                    root,
-                    f"no file fits {pattern}: {getattr(self, pattern)!r}",
-                    "at least one .nii or .nii.gz file",
-                    "correct the pattern or 'root' in the table",
-                )
         if PLACEHOLDER not in self.labels:
             labels = dict.fromkeys(images, next(iter(labels.values()))) if len(images) == 1 else labels
         return [
@@ -107,114 +87,152 @@ class CustomSource(Source):
         }
 
 
+@dataclass(frozen=True)
+class CustomMaskSource(Source):
+    """Images and masks found by pattern.
+
+    Attributes:
+        images: pattern below the root folder.
+        masks: class -> patterns of its masks; every case has all of them.
+    """
+
+    images: str = ""
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def find_cases(self, root: Path) -> list[SourceCase]:
+        images = find_by_pattern(root, self.images)
+        files = {role: find_by_pattern(root, pattern) for role, pattern in self._patterns().items()}
+        for role, found in files.items():
+            missing = sorted(set(images) - set(found))
+            if missing:
+                raise UserError(
+                    root,
+                    f"case {missing[0]!r} has no mask {self._patterns()[role]!r}"
+                    + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else ""),
+                    "every mask for every image (empty where the class does not occur)",
+                    "correct the pattern, or convert these cases with a table of their own",
+                )
+        return [
+            SourceCase(f"{self.name}_{key}", image, {role: files[role][key] for role in files})
+            for key, image in images.items()
+        ]
+
+    def _patterns(self) -> dict[str, str]:
+        """Role of a file -> its pattern."""
+        return {f"{name}_{n}": text for name, each in self.masks.items() for n, text in enumerate(each, start=1)}
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        image = read_image(case.image)
+        label_map, classes_of = overlay(image.data.shape, self._masks(case, image))
+        return LoadedCase(image, label_map, classes_of, self.annotated, self.absent)
+
+    def _masks(self, case: SourceCase, image) -> Iterator[tuple[np.ndarray, tuple[str, ...]]]:
+        for role, path in case.labels.items():
+            mask = read_label_map(path)
+            require_same_grid(case.image, image.geometry, path, mask.geometry)
+            if len(np.unique(mask.data)) > 2 or mask.data.min() < 0:
+                found = f"has the values {np.unique(mask.data)[:5].tolist()}"
+                raise UserError(path, found, "0 and one other", "use 'labels' and 'values' for label maps")
+            yield mask.data > 0, (role.rpartition("_")[0],)
+
+    def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
+        return {complete((name,), self.annotated, taxonomy) for name in self.masks}
+
+    def settings(self) -> dict:
+        masks = {name: list(patterns) for name, patterns in self.masks.items()}
+        return {**super().settings(), "images": self.images, "masks": masks}
+
+
+def _meaning(given: object, info: ValidationInfo[Any]) -> tuple[str, ...] | None:
+    """The classes of a label value; None: to be ignored."""
+    names = [given] if isinstance(given, str) else given or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("", f"stands for {quoted(given)}", "a class or a list of classes")
+    return None if given == IGNORE else tuple(class_name(name, info) for name in names)
+
+
+_Meaning = Annotated[tuple[str, ...] | None, BeforeValidator(_meaning)]
+_Values = dict[Annotated[StrictInt, Field(ge=0)], _Meaning]
+_OneOrMore = BeforeValidator(lambda given: given if given and isinstance(given, list) else [given])
+_Masks = PerClass[Annotated[tuple[Annotated[Pattern, Field(pattern=re.escape(PLACEHOLDER))], ...], _OneOrMore]]
+VALUES = "a table label value -> class, values from 0 on"
+MASKS = f"for each class {PATTERN}, always a pattern with {PLACEHOLDER}"
+
+
+@dataclass(frozen=True)
+class Table(Row):
+    """The table as it is written: with `labels` and `values`, or with `masks`."""
+
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, _ and -")]
+    images: Pattern
+    labels: Pattern = ""
+    values: Annotated[_Values, Field(min_length=1, description=VALUES)] = field(default_factory=dict)
+    masks: Annotated[_Masks, Field(min_length=1, description=MASKS)] = field(default_factory=dict)
+    annotated: ClassNames = None  # those of `values` or `masks`
+    absent: ClassNames = ()
+    other_values: Annotated[Literal["background"] | None, Field(description="background, or no such key")] = None
+    root: Text = ""
+    title: Text = ""
+    licence: Text = "not stated"
+    url: Text = ""
+    modality: Annotated[str, Field(pattern=r"^\w+$", description="one word such as CT or MRI")] = CT
+
+    def __post_init__(self):
+        if self.annotated is None:
+            object.__setattr__(self, "annotated", tuple(self._named()))
+
+    def _named(self) -> set[str]:
+        """Classes for which a label value or a mask stands."""
+        return set(self.masks or chain.from_iterable(classes or () for classes in self.values.values()))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Table:
+        given = [key for key in ("labels", "values", "other_values") if getattr(self, key)]
+        missing = [key for key in ("labels", "values") if key not in given]
+        foreign = sorted(set(self.annotated) - self._named())
+        if self.masks and given:
+            raise UserError("", f"has 'masks' and {given}", "masks, or a label map with values", "remove one of them")
+        if missing and not self.masks:
+            raise UserError("", f"lacks {missing}", "'labels' and 'values', or 'masks'")
+        if foreign:
+            found = f"annotated names {foreign}, but no label value or mask stands for it"
+            remedy = "add the label value or mask, or list the class under 'absent' if it is known not to occur"
+            raise UserError("", found, "annotated classes that occur in 'values' or 'masks'", remedy)
+        if not self.annotated:
+            raise UserError("", "no class is annotated", "at least one")
+        require_one_state(self.annotated, self.absent, "annotated and absent")
+        return self
+
+
 def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMaskSource, Path]:
     """The source that a YAML table describes, and the folder in which it lies.
 
     Raises:
         UserError: unreadable, an unknown or missing key, or a class that does not exist.
     """
-    table = _load(path)
-    name = table["name"]
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(path, f"name: {name!r}", "letters, digits, _ and -")
-    _check_pattern(path, "images", table["images"])
-    modality = table.get("modality", CT)
-    if not isinstance(modality, str) or not re.fullmatch(r"\w+", modality):
-        raise UserError(path, f"modality: {modality!r}", "one word such as CT or MRI")
-    if "masks" in table:
-        masks = _read_masks(path, table["masks"], taxonomy)
-        label_table, ignored, named, pairs = {}, (), set(masks), ()
-    else:
-        _check_pattern(path, "labels", table["labels"])
-        label_table, ignored = _read_values(path, table["values"], taxonomy)
-        named = {class_name for classes in label_table.values() for class_name in classes}
-        label_table, pairs = _split_off_pairs(path, label_table, taxonomy)
-        if pairs and modality.upper() != CT:
-            raise UserError(
-                path, f"both sides under one value, modality {modality}", "CT: the split looks for the spine"
-            )
-    if table.get("other_values", "background") != "background":
-        raise UserError(path, f"other_values: {table['other_values']!r}", "background, or no such key")
-    annotated = _class_list(path, "annotated", table, taxonomy) if "annotated" in table else named
-    absent = _class_list(path, "absent", table, taxonomy)
-    if annotated - named:
-        raise UserError(
-            path,
-            f"annotated names {sorted(annotated - named)}, but no label value or mask stands for it",
-            "annotated classes that occur in 'values' or 'masks'",
-            "add the label value or mask, or list the class under 'absent' if it is known not to occur",
-        )
-    if annotated & absent:
-        raise UserError(path, f"{sorted(annotated & absent)} are annotated and absent at once", "one of the two")
-    if not annotated:
-        raise UserError(path, "no class is annotated", "at least one")
+    table = checked(Table, read_yaml(path, "a table of a custom source"), path, context=taxonomy)
+    classes_of = {value: classes or () for value, classes in table.values.items()}
+    label_table, pairs = _split_off_pairs(path, classes_of, taxonomy)
+    modality = CT if table.modality.upper() == CT else table.modality
+    if pairs and modality != CT:
+        raise UserError(path, f"both sides under one value, modality {modality}", "CT: the split looks for the spine")
     facts = dict(
-        name=name,
-        modality=CT if modality.upper() == CT else modality,
-        title=str(table.get("title", name)),
-        licence=str(table.get("licence", "not stated")),
-        url=str(table.get("url", "")),
+        **{key: getattr(table, key) for key in ("name", "licence", "url", "images")},
+        title=table.title or table.name,
         unpack=f"the folder that {path} describes",
         num_cases=None,
         label_table=label_table,
-        annotated=_ordered(annotated, taxonomy),
-        absent=_ordered(absent, taxonomy),
+        annotated=_ordered(table.annotated, taxonomy),
+        absent=_ordered(table.absent, taxonomy),
         pairs=pairs,
-        images=table["images"],
+        modality=modality,
     )
-    if "masks" in table:
-        source = CustomMaskSource(**facts, masks=masks)
-    else:
-        others = "other_values" in table
-        source = CustomSource(**facts, labels=table["labels"], ignored=ignored, others_are_background=others)
-    return source, path.parent / Path(str(table.get("root", "."))).expanduser()
-
-
-def _load(path: Path) -> dict:
-    import yaml
-
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(path, f"cannot be read as YAML ({error})", "a table of a custom source") from None
-    if not isinstance(table, dict):
-        raise UserError(path, "is no table", f"the keys {', '.join(REQUIRED)}")
-    for key in table:
-        if key not in KEYS:
-            raise UserError(path, f"unknown key {key!r}.{suggestion(str(key), KEYS)}", f"keys out of {list(KEYS)}")
-    required = REQUIRED_WITH_MASKS if "masks" in table else REQUIRED
-    missing = [key for key in required if key not in table]
-    if missing:
-        raise UserError(path, f"lacks {missing}", f"the keys {', '.join(required)}")
-    both = [key for key in ("labels", "values", "other_values") if key in table and "masks" in table]
-    if both:
-        raise UserError(path, f"has 'masks' and {both}", "masks, or a label map with values", "remove one of the two")
-    return table
-
-
-def _check_pattern(path: Path, key: str, pattern: object) -> None:
-    if not isinstance(pattern, str) or not pattern.endswith(SUFFIXES) or pattern.startswith("/") or "**" in pattern:
-        raise UserError(path, f"{key}: {pattern!r}", "a pattern below 'root' such as images/{case}.nii.gz")
-
-
-def _read_values(path: Path, values: object, taxonomy: Taxonomy) -> tuple[dict[int, tuple[str, ...]], tuple[int, ...]]:
-    """The label table and the values that are to be ignored."""
-    if not isinstance(values, dict) or not values:
-        raise UserError(path, f"values: {values!r}", "a table label value -> class")
-    table: dict[int, tuple[str, ...]] = {}
-    ignored = []
-    for value, classes in values.items():
-        where = f"{path}, label value {value!r}"
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UserError(where, "is no label value", "an integer from 0 on")
-        if classes == IGNORE:
-            ignored.append(value)
-            classes = []
-        names = [classes] if isinstance(classes, str) else classes or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(where, f"stands for {classes!r}", "a class or a list of classes")
-        table[value] = tuple(taxonomy.find(name, where).name for name in names)
-    return table, tuple(ignored)
+    root = path.parent / Path(table.root).expanduser()
+    if table.masks:
+        return CustomMaskSource(**facts, masks=table.masks), root
+    ignored = tuple(value for value, classes in table.values.items() if classes is None)
+    others = table.other_values is not None
+    return CustomSource(**facts, labels=table.labels, ignored=ignored, others_are_background=others), root
 
 
 def _split_off_pairs(
@@ -240,30 +258,5 @@ def _split_off_pairs(
     return table, tuple(pairs)
 
 
-def _read_masks(path: Path, masks: object, taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
-    """Class -> patterns of its masks."""
-    if not isinstance(masks, dict) or not masks:
-        raise UserError(path, f"masks: {masks!r}", "a table class -> pattern")
-    found: dict[str, tuple[str, ...]] = {}
-    for given, patterns in masks.items():
-        name = taxonomy.find(str(given), f"{path}, masks").name
-        each = patterns if isinstance(patterns, list) and patterns else [patterns]
-        for pattern in each:
-            _check_pattern(path, f"masks, {given}", pattern)
-            if PLACEHOLDER not in pattern:
-                raise UserError(path, f"masks, {given}: {pattern!r}", f"a pattern with {PLACEHOLDER}")
-        if name in found:
-            raise UserError(path, f"masks names {name!r} twice", "one entry per class", "list its files in one entry")
-        found[name] = tuple(each)
-    return found
-
-
-def _class_list(path: Path, key: str, table: dict, taxonomy: Taxonomy) -> set[str]:
-    names = table.get(key) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(path, f"{key}: {names!r}", "a list of classes")
-    return {taxonomy.find(name, f"{path}, {key}").name for name in names}
-
-
-def _ordered(names: set[str], taxonomy: Taxonomy) -> tuple[str, ...]:
+def _ordered(names: Iterable[str], taxonomy: Taxonomy) -> tuple[str, ...]:
     return tuple(row.name for row in taxonomy if row.name in names)

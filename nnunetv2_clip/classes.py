@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, WrapValidator
 
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.tables import AsWritten, Finite, Names, NoneIsEmpty, Row, Text, checked, read_yaml
 
 FIRST_USER_INDEX = 33
 LAST_USER_INDEX = 255  # predicted label maps of nnU-Net are uint8
 RESERVED_NAMES = ("background", "ignore")  # other things in the `labels` of a dataset.json
 
 
+def normalise(name: str) -> str:
+    """The form in which names are compared: small letters, words joined by _."""
+    return "_".join(str(name).lower().replace("-", " ").replace("_", " ").split())
+
+
+def _own_name(name: str) -> str:
+    """The name of a class in a table, as it is to be written."""
+    if not name or normalise(name) != name:
+        raise UserError("", repr(name), f"small letters, digits and _: {normalise(name)!r}")
+    if name in RESERVED_NAMES:
+        raise UserError("", repr(name), "another name; nnU-Net uses this one itself")
+    return name
+
+
 @dataclass(frozen=True)
-class ClassRow:
+class ClassRow(Row):
     """One class of the taxonomy.
 
     Attributes:
         index: the universal index (1..32 as in the paper's code, from 33 on the user's own).
         name: identifier in files, options and logs.
-        prompt: the noun that stands in the text prompt.
+        prompt: the noun that stands in the text prompt; the name with spaces unless given.
         aliases: other names under which users and datasets know the class.
         parents: organs of which this class is a part; a voxel of the class belongs to one of them
             (a kidney tumour to the right or the left kidney).
@@ -30,13 +47,16 @@ class ClassRow:
             organ; painted after all classes with a volume.
     """
 
-    index: int
-    name: str
-    prompt: str
-    aliases: tuple[str, ...] = ()
-    parents: tuple[str, ...] = ()
-    partner: str | None = None
-    volume_ml: float = 0
+    index: StrictInt
+    name: Annotated[str, AfterValidator(_own_name)]
+    prompt: Annotated[Text, Field(description="the noun that stands in the sentence")] = ""
+    aliases: Names = ()
+    parents: Names = ()
+    partner: Annotated[str | None, Field(description="the name of one class")] = None
+    volume_ml: Annotated[Finite, Field(ge=0, description="a volume in ml, for instance 80"), AsWritten] = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "prompt", self.prompt.strip() or self.name.replace("_", " "))
 
 
 def _row(
@@ -48,9 +68,9 @@ def _row(
     parents: str = "",
     partner: str | None = None,
 ):
-    """A row from comma-separated texts; the prompt noun is the name with spaces unless given."""
+    """A row from comma-separated texts."""
     split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
-    return ClassRow(index, name, prompt or name.replace("_", " "), split(aliases), split(parents), partner, volume_ml)
+    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml)
 
 
 # Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
@@ -232,9 +252,9 @@ class Taxonomy:
         return [asdict(row) for row in self.rows]
 
     @classmethod
-    def from_json(cls, rows: list[dict], source: str) -> Taxonomy:
+    def from_json(cls, rows: object, source: str) -> Taxonomy:
         """The inverse of `to_json`; also reads a user's rows, in which only index and name are required."""
-        return cls(tuple(_parse_row(row, source) for row in rows), source)
+        return cls(checked(_Classes, {"classes": rows}, source).classes, source)
 
     def extended(self, table: Path | str) -> Taxonomy:
         """This taxonomy plus the rows of a user's YAML table (key `classes`, indices from 33 on).
@@ -242,17 +262,8 @@ class Taxonomy:
         Raises:
             UserError: the file cannot be read or a row does not fit.
         """
-        import yaml
-
-        try:
-            content = yaml.safe_load(Path(table).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            remedy = "see docs/classes.md"
-            raise UserError(table, f"cannot be read as YAML ({error})", "a class table", remedy) from None
-        rows = content.get("classes") if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UserError(table, "has no list under the key 'classes'", "classes: [{index: 33, name: renal_vein}]")
-        new = tuple(_parse_row(row, str(table)) for row in rows)
+        remedy = "write classes: [{index: 33, name: renal_vein}]; see docs/classes.md"
+        new = checked(_Classes, read_yaml(table, "a class table", remedy), table, remedy).classes
         for row in new:
             if not FIRST_USER_INDEX <= row.index <= LAST_USER_INDEX:
                 raise UserError(
@@ -266,47 +277,33 @@ class Taxonomy:
         return taxonomy
 
 
-def _parse_row(row: object, source: str) -> ClassRow:
-    if not isinstance(row, dict):
-        raise UserError(source, f"the class row is {row!r}", "a table with 'index' and 'name'")
-    known = {attribute.name for attribute in fields(ClassRow)}
-    unknown = sorted(set(row) - known)
-    if unknown:
-        raise UserError(source, f"unknown keys {unknown} in the class row {row}", f"keys out of {sorted(known)}")
-    index, name = row.get("index"), row.get("name")
-    if not isinstance(index, int) or isinstance(index, bool) or not isinstance(name, str) or not name:
-        raise UserError(source, f"the class row {row} lacks an integer 'index' or a 'name'", "both in every row")
-    if normalise(name) != name:
-        raise UserError(source, f"the class name {name!r}", f"small letters, digits and _: {normalise(name)!r}")
-    if name in RESERVED_NAMES:
-        raise UserError(source, f"a class is called {name!r}", "another name; nnU-Net uses this one itself")
-    prompt = row.get("prompt")
-    if prompt is not None and not isinstance(prompt, str):
-        raise UserError(source, f"'prompt' of class {name!r} is {prompt!r}", "the noun that stands in the sentence")
-    partner = row.get("partner")
-    if partner is not None and not isinstance(partner, str):
-        raise UserError(source, f"'partner' of class {name!r} is {partner!r}", "the name of one class")
-    volume = row.get("volume_ml", 0)
-    if isinstance(volume, bool) or not isinstance(volume, int | float) or not 0 <= volume < math.inf:
-        raise UserError(source, f"'volume_ml' of class {name!r} is {volume!r}", "a volume in ml, for instance 80")
-    lists = {key: row.get(key) or [] for key in ("aliases", "parents")}
-    for key, value in lists.items():
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise UserError(source, f"{key!r} of class {name!r} is {value!r}", "a list of names")
-    return ClassRow(
-        index,
-        name,
-        (prompt or "").strip() or name.replace("_", " "),
-        tuple(lists["aliases"]),
-        tuple(lists["parents"]),
-        partner,
-        volume,
-    )
-
-
-def normalise(name: str) -> str:
-    """The form in which names are compared: small letters, words joined by _."""
-    return "_".join(str(name).lower().replace("-", " ").replace("_", " ").split())
-
-
 UNIVERSAL = Taxonomy()
+
+
+@dataclass(frozen=True)
+class _Classes:
+    classes: tuple[ClassRow, ...]
+
+
+def class_name(name: str, info: ValidationInfo[Any]) -> str:
+    """For validators: the name of the class that a table calls by its name or an alias."""
+    return info.context.find(name).name
+
+
+def _each_once(table: Any, check: Any) -> Any:
+    found = check(table or {})
+    if table and len(found) < len(table):
+        raise UserError("", f"names a class twice: {', '.join(table)}", "one entry per class")
+    return found
+
+
+# In tables that are checked with the taxonomy as context.
+ClassName = Annotated[str, AfterValidator(class_name)]
+ClassNames = Annotated[tuple[ClassName, ...], Field(description="a list of names of classes"), NoneIsEmpty]
+PerClass = Annotated[dict[ClassName, TypeVar("T")], WrapValidator(_each_once)]
+
+
+def require_one_state(first: Iterable[str], second: Iterable[str], states: str) -> None:
+    """Raises a UserError without a place if a class is in both."""
+    if both := sorted(set(first) & set(second)):
+        raise UserError("", f"{both} are {states} at once", "one of the two", "correct one list")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter, model_validator
 
 from nnunetv2_clip import __version__
-from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.classes import ClassNames, ClassRow, PerClass, Taxonomy, require_one_state
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json, write_json
+from nnunetv2_clip.tables import Finite, Names, Row, Text, checked
 
 SCHEMA_VERSION = 1
 FILE_NAME = "label_presence.json"
+_Weight = Annotated[Finite, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
-class CasePresence:
+class CasePresence(Row):
     """What is known about one case.
 
     Attributes:
@@ -34,13 +38,19 @@ class CasePresence:
     """
 
     dataset: str
-    annotated: tuple[str, ...]
-    absent: tuple[str, ...] = ()
-    group: str = ""
+    annotated: ClassNames
+    absent: ClassNames = ()
+    group: Text = ""
     source_files: dict[str, str] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
-    geometry_fixes: tuple[str, ...] = ()
-    pseudo: dict[str, float] = field(default_factory=dict)
+    geometry_fixes: Names = ()
+    pseudo: Annotated[PerClass[_Weight], Field(description="weights above 0, at most 1")] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_state_per_class(self) -> CasePresence:
+        require_one_state(self.annotated, self.absent, "annotated and absent")
+        require_one_state(self.known, self.pseudo, "pseudo labels and annotated or absent")
+        return self
 
     @property
     def known(self) -> frozenset[str]:
@@ -83,13 +93,12 @@ class Manifest:
         Raises:
             UserError: a case is not in the manifest.
         """
-        case_ids, names = list(case_ids), list(class_names)
-        weights = self.presence(case_ids, names).astype(np.float32)
-        for row, case_id in zip(weights, case_ids, strict=True):
-            pseudo = self.case(case_id).pseudo
-            for k, name in enumerate(names):
-                row[k] = pseudo.get(name, row[k])
-        return weights
+        names = list(class_names)
+        rows = []
+        for case in map(self.case, case_ids):
+            known = case.known
+            rows.append([case.pseudo.get(name, name in known) for name in names])
+        return np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
 
     @property
     def has_pseudo_labels(self) -> bool:
@@ -150,7 +159,8 @@ class Manifest:
                 is none.
         """
         content = read_json(path, "run 'nnunetv2_clip convert', which writes it")
-        version = content.get("schema_version") if isinstance(content, dict) else None
+        content = content if isinstance(content, dict) else {}
+        version = content.get("schema_version")
         if version != SCHEMA_VERSION:
             raise UserError(
                 path,
@@ -158,62 +168,29 @@ class Manifest:
                 f"{SCHEMA_VERSION}",
                 "convert again with this version, or install the version of nnunetv2_clip that wrote the file",
             )
-        if not isinstance(content.get("classes"), list) or not isinstance(content.get("cases"), dict):
-            raise UserError(path, "lacks the list 'classes' or the table 'cases'", "both", "convert again")
-        taxonomy = Taxonomy.from_json(content["classes"], str(path))
-        cases = {case_id: _parse_case(path, case_id, entry, taxonomy) for case_id, entry in content["cases"].items()}
-        return cls(taxonomy, cases, str(path))
+        taxonomy = Taxonomy.from_json(content.get("classes"), str(path))
+        cases = checked(_Content, content, path, "convert again", context=taxonomy).cases
+        groups = {case_id: case if case.group else replace(case, group=case_id) for case_id, case in cases.items()}
+        return cls(taxonomy, groups, str(path))
+
+
+@dataclass(frozen=True)
+class _Content:
+    schema_version: Literal[1]
+    classes: tuple[ClassRow, ...]
+    cases: dict[str, CasePresence]
+    created_by: str = ""
+
+
+def json_schema() -> dict:
+    """The JSON schema of the file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **TypeAdapter(_Content).json_schema(),
+        "title": FILE_NAME,
+    }
 
 
 def _entry(case: CasePresence) -> dict:
     """As JSON. Without pseudo labels as it was before there were any, so that older versions read it."""
     return {key: value for key, value in asdict(case).items() if key != "pseudo" or value}
-
-
-def _parse_case(path: Path | str, case_id: str, entry: object, taxonomy: Taxonomy) -> CasePresence:
-    where = f"{path}, case {case_id!r}"
-    if not isinstance(entry, dict):
-        raise UserError(where, f"the entry is {entry!r}", "a table with 'dataset' and 'annotated'")
-    unknown = sorted(set(entry) - set(CasePresence.__dataclass_fields__))
-    if unknown:
-        raise UserError(where, f"unknown keys {unknown}", f"keys out of {list(CasePresence.__dataclass_fields__)}")
-    if not isinstance(entry.get("dataset"), str) or "annotated" not in entry:
-        raise UserError(where, "lacks 'dataset' or 'annotated'", "both")
-    lists = {}
-    for key in ("annotated", "absent", "geometry_fixes"):
-        value = entry.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UserError(where, f"{key!r} is {value!r}", "a list of names")
-        lists[key] = value
-    for key in ("annotated", "absent"):
-        lists[key] = [taxonomy.find(name, where).name for name in lists[key]]
-    both = sorted(set(lists["annotated"]) & set(lists["absent"]))
-    if both:
-        raise UserError(where, f"{both} are annotated and absent at once", "one of the two", "correct one list")
-    tables = {}
-    for key in ("source_files", "checksums", "pseudo"):
-        tables[key] = entry.get(key, {})
-        if not isinstance(tables[key], dict):
-            expected = "a table class -> weight" if key == "pseudo" else "a table role -> text"
-            raise UserError(where, f"{key!r} is {tables[key]!r}", expected)
-    return CasePresence(
-        dataset=entry["dataset"],
-        annotated=tuple(lists["annotated"]),
-        absent=tuple(lists["absent"]),
-        group=str(entry.get("group") or case_id),
-        source_files=tables["source_files"],
-        checksums=tables["checksums"],
-        geometry_fixes=tuple(lists["geometry_fixes"]),
-        pseudo=_parse_pseudo(where, tables["pseudo"], {*lists["annotated"], *lists["absent"]}, taxonomy),
-    )
-
-
-def _parse_pseudo(where: str, table: dict, known: set[str], taxonomy: Taxonomy) -> dict[str, float]:
-    weights = {taxonomy.find(name, where).name: weight for name, weight in table.items()}
-    both = sorted(known & set(weights))
-    if both:
-        raise UserError(where, f"{both} are pseudo labels and annotated or absent at once", "truth or pseudo label")
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1:
-            raise UserError(where, f"the weight of {name!r} in 'pseudo' is {weight!r}", "above 0, at most 1")
-    return {name: float(weight) for name, weight in weights.items()}

@@ -1,12 +1,13 @@
 """The manifest: what is written is read back; what was edited wrongly is refused and names the case."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.manifest import CasePresence, Manifest
+from nnunetv2_clip.manifest import CasePresence, Manifest, json_schema
 
 CASES = {
     "a": CasePresence(
@@ -48,21 +49,29 @@ def test_a_missing_case_is_named(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["cases"]["a"]["annotated"].append("livr"), "case 'a': unknown class 'livr'. Did you mean 'liver'"),
+        (
+            lambda m: m["cases"]["a"]["annotated"].append("livr"),
+            "case 'a', annotated: unknown class 'livr'. Did you mean 'liver'",
+        ),
         (lambda m: m["cases"]["a"]["absent"].append("liver"), "case 'a'.*annotated and absent at once"),
         (lambda m: m["cases"]["a"].update(annotated="liver"), "case 'a'.*a list of names"),
         (lambda m: m["cases"]["a"].pop("dataset"), "case 'a'.*lacks 'dataset'"),
-        (lambda m: m["cases"].update(a=3), "case 'a'.*the entry is 3"),
-        (lambda m: m["cases"]["a"].update(anotated=[]), "unknown keys"),
+        (lambda m: m["cases"].update(a=3), "case 'a': holds no table but 3"),
+        (lambda m: m["cases"]["a"].update(anotated=[]), "case 'a': unknown key 'anotated'. Did you mean 'annotated'"),
         (lambda m: m.update(schema_version=9), "schema_version is 9"),
-        (lambda m: m["classes"].append(3), "the class row is 3"),
-        (lambda m: m.pop("cases"), "lacks the list 'classes' or the table 'cases'"),
+        (lambda m: m["classes"].append(3), "row 33: holds no table but 3"),
+        (lambda m: m.pop("cases"), "lacks 'cases'"),
     ],
 )
 def test_edited_by_hand(saved, change, message):
     edit(saved, change)
     with pytest.raises(UserError, match=message):
         Manifest.load(saved)
+
+
+def test_the_schema_in_the_documentation_is_that_of_the_code():
+    published = Path(__file__).parents[1] / "docs" / "label_presence.schema.json"
+    assert json.loads(published.read_text()) == json_schema(), "run 'make schema'"
 
 
 def test_truncated_file(saved):

@@ -58,21 +58,12 @@ def read_sources(file):
     """(name, path) of every source in a YAML list."""
     from pathlib import Path
 
-    import yaml
+    from nnunetv2_clip.tables import checked, read_yaml
 
-    from nnunetv2_clip.errors import UserError
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(file, f"cannot be read as YAML ({error})", "a list of NAME: PATH") from None
+    content = read_yaml(file, "a list of NAME: PATH")
     rows = [content] if isinstance(content, dict) else content
-    pairs = []
-    for row in rows if isinstance(rows, list) else [rows]:
-        if not isinstance(row, dict) or not all(isinstance(text, str) for pair in row.items() for text in pair):
-            raise UserError(file, f"{row!r} is no source", "a list of NAME: PATH")
-        pairs.extend((name, file.parent / Path(path).expanduser()) for name, path in row.items())
-    return pairs
+    rows = checked(list[dict[str, str]], rows, file, "NAME: PATH in each row; a text alone is no source")
+    return [(name, file.parent / Path(path).expanduser()) for row in rows for name, path in row.items()]
 
 
 def find_input(name, path, taxonomy):

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from nnunetv2_clip.conversion.source import is_junk
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.nifti import SUFFIXES
 
 PLACEHOLDER = "{case}"
+PATTERN = f"a pattern below 'root' such as images/{PLACEHOLDER}.nii.gz"
+
+
+def _below_root(pattern: str) -> str:
+    assert pattern.endswith(SUFFIXES) and not pattern.startswith("/") and "**" not in pattern
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_below_root), Field(description=PATTERN)]
 
 
 def find_by_pattern(root: Path, pattern: str) -> dict[str, Path]:
     """Case -> file. The text at {case} names the case; without {case} there is one file, whose case is "".
 
     Raises:
-        UserError: two files of one case.
+        UserError: no folder, no file, or two files of one case.
     """
+    if not root.is_dir():
+        raise UserError(root, "is no folder", "the folder of the files", "correct 'root' in the table")
     parts = re.split(r"(\{case\}|\*)", pattern)
     expression, seen = "", False
     for part in parts:
@@ -39,4 +54,7 @@ def find_by_pattern(root: Path, pattern: str) -> dict[str, Path]:
                 "make the pattern narrower",
             )
         found[case] = path
+    if not found:
+        remedy = "correct the pattern or 'root' in the table"
+        raise UserError(root, f"no file fits {pattern!r}", "at least one .nii or .nii.gz file", remedy)
     return found

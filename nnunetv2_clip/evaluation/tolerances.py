@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.errors import UserError
+from pydantic import Field
+
+from nnunetv2_clip.classes import PerClass, Taxonomy
+from nnunetv2_clip.tables import Finite, Row, checked, read_yaml
 
 DEFAULT_MM = 3.0
 
@@ -25,6 +29,16 @@ TOLERANCE_MM: dict[str, float] = {
 }
 
 
+_Mm = Annotated[Finite, Field(gt=0)]
+_EXPECTED = Field(description="a positive number of millimetres")
+
+
+@dataclass(frozen=True)
+class _Table(Row):
+    default_mm: Annotated[_Mm | None, _EXPECTED] = None
+    classes: Annotated[PerClass[_Mm], _EXPECTED] = field(default_factory=dict)
+
+
 def tolerances_mm(names: Iterable[str], taxonomy: Taxonomy, table: Path | None = None) -> dict[str, float]:
     """Class -> tolerance in mm: the user's YAML table first, then the Decathlon's values, then its default.
 
@@ -35,33 +49,8 @@ def tolerances_mm(names: Iterable[str], taxonomy: Taxonomy, table: Path | None =
     Raises:
         UserError: the table cannot be read, names no class, or holds no positive number.
     """
-    default, given = None, {}
-    if table is not None:
-        default, given = _read(table, taxonomy)
-    built_in: Mapping[str, float] = TOLERANCE_MM if default is None else {}
-    fallback = DEFAULT_MM if default is None else default
-    return {name: given.get(name, built_in.get(name, fallback)) for name in names}
-
-
-def _read(table: Path, taxonomy: Taxonomy) -> tuple[float | None, dict[str, float]]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(table).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(table, f"cannot be read as YAML ({error})", "a table of tolerances") from None
-    form = "default_mm: 3 and classes: {liver: 7}, both optional"
-    if not isinstance(content, dict) or set(content) - {"default_mm", "classes"}:
-        raise UserError(table, "has other keys than 'default_mm' and 'classes'", form)
-    classes = content.get("classes") or {}
-    if not isinstance(classes, dict):
-        raise UserError(table, "'classes' is no table", form)
-    default = content.get("default_mm")
-    given = {taxonomy.find(str(name), table).name: _positive(value, name, table) for name, value in classes.items()}
-    return (None if default is None else _positive(default, "default_mm", table)), given
-
-
-def _positive(value: object, name: object, table: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UserError(table, f"the tolerance of {name!r} is {value!r}", "a positive number of millimetres")
-    return float(value)
+    content = None if table is None else read_yaml(table, "a table of tolerances")
+    given = checked(_Table, {} if content is None else content, table, context=taxonomy)
+    built_in: Mapping[str, float] = TOLERANCE_MM if given.default_mm is None else {}
+    fallback = given.default_mm or DEFAULT_MM
+    return {name: given.classes.get(name, built_in.get(name, fallback)) for name in names}

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, StrictFloat, StrictInt
 
-from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.components import keep_largest, keep_touching
 from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.tables import Names, Row, checked
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
 DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Row):
     """What is done to the mask of one class, in this order.
 
     Attributes:
@@ -28,9 +30,9 @@ class Rule:
             empty keeps all.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    largest_components: int | None = None
-    touches: tuple[str, ...] = ()
+    threshold: Annotated[StrictFloat, Field(gt=0, lt=1)] = DEFAULT_THRESHOLD
+    largest_components: Annotated[StrictInt, Field(ge=1)] | None = None
+    touches: Names = ()
 
     def to_json(self) -> dict:
         """Only what differs from doing nothing."""
@@ -47,22 +49,9 @@ def rules_of_plans(plans: Mapping, where: object) -> dict[str, Rule]:
         UserError: the entry is damaged.
     """
     entry = (plans.get(PLANS_KEY) or {}).get(RULES_ENTRY) or {}
-    try:
-        return {name: _parse(rule) for name, rule in entry.get("rules", {}).items()}
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            where,
-            f"holds post-processing rules that cannot be read ({error})",
-            "the rules that 'nnunetv2_clip learn-postprocessing' writes",
-            "run it again",
-        ) from None
-
-
-def _parse(entry: Mapping) -> Rule:
-    rule = Rule(**{**entry, "touches": tuple(entry.get("touches", ()))})
-    if not 0 < rule.threshold < 1 or (rule.largest_components is not None and rule.largest_components < 1):
-        raise ValueError(f"{entry}")
-    return rule
+    rules = entry.get("rules", {}) if isinstance(entry, Mapping) else entry
+    remedy = "run 'nnunetv2_clip learn-postprocessing' again"
+    return checked(dict[str, Rule], rules, f"{where}, post-processing rules", remedy)
 
 
 def needed_classes(names: Iterable[str], rules: Mapping[str, Rule]) -> set[str]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.classes import UNIVERSAL, ClassNames, PerClass
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.components import keep_from_volume, keep_largest, keep_touching
 from nnunetv2_clip.msd.tasks import MsdTask, find_task
-
-RULES = ("keep_largest", "touching_organ", "min_ml")
+from nnunetv2_clip.tables import Finite, Row, checked, read_yaml
 
 
 @dataclass(frozen=True)
@@ -62,58 +63,39 @@ def _organ(task: MsdTask, name: str) -> str | None:
     return next((parent for parent in UNIVERSAL.ancestors(name) if parent in task.classes), None)
 
 
+_Volumes = PerClass[Annotated[Finite, Field(gt=0)]]
+
+
+@dataclass(frozen=True)
+class _Rules(Row):
+    keep_largest: ClassNames = ()
+    touching_organ: ClassNames = ()
+    min_ml: Annotated[_Volumes, Field(description="for each class a volume in ml, above 0")] = field(
+        default_factory=dict
+    )
+
+
 def read_rules(path: Path | None) -> dict[str, PostProcessing]:
     """Task folder -> rules, from a YAML table such as `Task03_Liver: {keep_largest: [liver]}`.
 
     Raises:
         UserError: the table cannot be read, or names an unknown task, class or rule, or an impossible volume.
     """
-    import yaml
-
     if path is None:
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(path, f"cannot be read as YAML ({error})", "a table of rules per task") from None
-    if not isinstance(content, dict):
-        raise UserError(path, "holds no table", "Task03_Liver: {keep_largest: [liver]}")
-    return {
-        find_task(str(name), path).folder: _parse(find_task(str(name), path), r, path) for name, r in content.items()
-    }
+    content = checked(dict[str, _Rules], read_yaml(path, "a table of rules per task"), path, context=UNIVERSAL)
+    found = [_of_task(find_task(name, path), rules, path) for name, rules in content.items()]
+    return {rules.task.folder: rules for rules in found}
 
 
-def _parse(task: MsdTask, rules: object, path: Path) -> PostProcessing:
+def _of_task(task: MsdTask, rules: _Rules, path: Path) -> PostProcessing:
     where = f"{path}, {task.folder}"
     if task.modality != "CT":
         raise UserError(where, "is an MRI task", "a CT task; MRI masks are taken as they are")
-    if not isinstance(rules, dict):
-        raise UserError(where, f"holds {rules!r}", f"a table with the rules {', '.join(RULES)}")
-    for rule in rules:
-        if rule not in RULES:
-            raise UserError(
-                where, f"unknown rule {rule!r}.{suggestion(str(rule), RULES)}", f"one of {', '.join(RULES)}"
-            )
-    lists = {key: _names(task, rules.get(key) or [], where) for key in RULES[:2]}
-    for name in lists["touching_organ"]:
-        if _organ(task, name) is None:
-            raise UserError(where, f"{name!r} has no organ in this task", "a tumour of Task03_Liver or Task07_Pancreas")
-    volumes = rules.get("min_ml") or {}
-    if not isinstance(volumes, dict) or not all(_is_volume(value) for value in volumes.values()):
-        raise UserError(where, f"'min_ml' is {volumes!r}", "class: volume in ml, above 0")
-    names = _names(task, list(volumes), where)
-    return PostProcessing(task, **lists, min_ml=dict(zip(names, volumes.values(), strict=True)))
-
-
-def _names(task: MsdTask, names: object, where: str) -> tuple[str, ...]:
-    if not isinstance(names, list):
-        raise UserError(where, f"holds {names!r}", "a list of classes")
-    found = tuple(UNIVERSAL.find(str(name), where).name for name in names)
-    foreign = [name for name in found if name not in task.classes]
+    foreign = sorted({*rules.keep_largest, *rules.touching_organ, *rules.min_ml} - set(task.classes))
     if foreign:
         raise UserError(where, f"{foreign} do not belong to the task", f"classes out of {list(task.classes)}")
-    return found
-
-
-def _is_volume(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    for name in rules.touching_organ:
+        if _organ(task, name) is None:
+            raise UserError(where, f"{name!r} has no organ in this task", "a tumour of Task03_Liver or Task07_Pancreas")
+    return PostProcessing(task, **vars(rules))

@@ -186,7 +186,7 @@ def test_placeholder_and_star(tmp_path):
         ({"annotated": "[aorta]"}, "no label value or mask stands for it"),
         ({"absent": "[liver]"}, "annotated and absent at once"),
         ({"values": None}, "lacks .'values'."),
-        ({"values": "{liver: 1}"}, "is no label value"),
+        ({"values": "{liver: 1}"}, "label value 'liver': 'liver'.*label value -> class, values from 0 on"),
         ({"values": "{1: 2}"}, "stands for 2"),
         ({"values": "{1: [3]}"}, "stands for .3."),
         ({"values": "[]"}, "a table label value -> class"),

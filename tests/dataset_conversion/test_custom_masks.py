@@ -46,10 +46,20 @@ def test_masks_of_a_class_are_united_overlap_and_complete_their_organ(written, n
 
 def test_a_case_without_one_of_the_masks_is_named(written, folder, convert):
     arguments = written()
+    folder.image("p2/ct.nii.gz", 2)
+    for name in ("bowel", "heart_a", "heart_b"):
+        folder.label(f"p2/masks/{name}.nii.gz", *MASKS[name])
+    code, error = convert(*arguments)
+    assert code == 2
+    assert "'p2' has no mask '{case}/masks/atrium.nii.gz'" in error
+
+
+def test_a_mask_that_no_case_has_is_named(written, folder, convert):
+    arguments = written()
     (folder.path / "p1" / "masks" / "atrium.nii.gz").unlink()
     code, error = convert(*arguments)
     assert code == 2
-    assert "'p1' has no mask '{case}/masks/atrium.nii.gz'" in error
+    assert "no file fits '{case}/masks/atrium.nii.gz'" in error
 
 
 def test_a_label_map_is_no_mask(written, folder, convert):

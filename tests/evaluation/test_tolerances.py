@@ -38,7 +38,7 @@ def test_a_default_replaces_the_built_in_values(tmp_path):
         ("classes: {liver: -2}", "positive"),
         ("classes: {liver: two}", "positive"),
         ("classes: [liver]", "no table"),
-        ("liver: 2", "other keys"),
+        ("liver: 2", "unknown key 'liver'"),
         ("classes: {liver: ", "YAML"),
     ],
 )
