@@ -104,7 +104,7 @@ def prepare(study: Study) -> None:
     call("nnunetv2_clip", "plan", "-d", OLD[0], "-pl", "small", "-gpu_memory_target", MEMORY_GB)
     preprocess(OLD, PLANS)
     (study.folder / "classes.yaml").write_text(f"classes: [{{index: 33, name: {NEW_CLASS}}}]\n")
-    convert(NEW, [as_one_class(tables[NEW_SOURCE])], "--classes", study.folder / "classes.yaml")
+    convert(NEW, [as_one_class(tables[NEW_SOURCE])], "--taxonomy", study.folder / "classes.yaml")
 
 
 def as_one_class(path: Path) -> Path:

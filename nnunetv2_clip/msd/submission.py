@@ -65,7 +65,7 @@ def prediction_source(folder: Path) -> Source:
         UserError: the folder is not there, or a dataset.json beside the predictions shows another model.
     """
     if not folder.is_dir():
-        raise UserError(folder, "is no folder", "predictions or a trained model", "check -i")
+        raise UserError(folder, "is no folder", "predictions", "check -pred")
     tasks_of = {folder: CT_TASKS, **{folder / task.folder: (task,) for task in CT_TASKS}}
     taxonomy = UNIVERSAL
     for place, tasks in tasks_of.items():  # nnU-Net leaves the model's plans and dataset.json beside its predictions

@@ -147,7 +147,7 @@ def test_average_is_missing_when_a_class_was_not_scored():
 
 def test_paper_tables_command_wants_the_dataset_of_the_table(tmp_path, capsys):
     evaluation_of({"spleen": (0.8,)}, "hospital").save(tmp_path / "evaluation.json")
-    command = ["paper-tables", "-i", f"ours={tmp_path}", "--table", "ircadb", "-o", str(tmp_path / "out")]
+    command = ["paper", "tables", "-i", f"ours={tmp_path}", "--table", "ircadb", "-o", str(tmp_path / "out")]
     assert main(command) == 2
     assert "hospital" in capsys.readouterr().err
     assert main([*command, "--all-datasets"]) == 0

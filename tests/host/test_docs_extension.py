@@ -51,7 +51,7 @@ def reader(tmp_path_factory):
     os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
     os.environ.update(nnUNet_clip_demo_epochs="1", nnUNet_clip_demo_iterations="2")
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    call("nnunetv2_clip", "phantom", "-o", root / "msd", *SIZE, "--sources", "msd_liver", "msd_spleen")
+    call("nnunetv2_clip", "phantom", "-o", root / "msd", *SIZE, "--layouts", "msd_liver", "msd_spleen")
     tasks = [f"msd_liver={root}/msd/msd_liver/Task03_Liver", f"msd_spleen={root}/msd/msd_spleen/Task09_Spleen"]
     call("nnunetv2_clip", "convert", "-d", 900, "-np", 1, *(word for task in tasks for word in ("--source", task)))
     call("nnunetv2_clip", "embed", "-d", 900, "--encoder", "minilm")
@@ -69,7 +69,7 @@ def reader(tmp_path_factory):
 def write_drawings(root):
     """Own cases with one value, CTs to predict, and TotalSegmentator with vertebrae (drawn as the aorta)."""
     call(
-        "nnunetv2_clip", "phantom", "-o", root / "own", *SIZE, "--seed", 9, "--sources", "custom", "totalsegmentator_v1"
+        "nnunetv2_clip", "phantom", "-o", root / "own", *SIZE, "--seed", 9, "--layouts", "custom", "totalsegmentator_v1"
     )
     folder = next((root / "own" / "custom").rglob("labels")).parent
     for kind in ("images", "labels"):

@@ -36,7 +36,7 @@ def dataset(root, number, name, classes):
         (folder / "table.yaml").write_text(CASES.replace("NAME", name))
         rows = "".join(f"- {{index: {33 + n}, name: {each}}}\n" for n, each in enumerate(classes))
         (folder / "classes.yaml").write_text(f"classes:\n{rows}")
-        arguments = ["--classes", folder / "classes.yaml", "--source", f"custom={folder / 'table.yaml'}", "-np", 1]
+        arguments = ["--taxonomy", folder / "classes.yaml", "--source", f"custom={folder / 'table.yaml'}", "-np", 1]
         assert cli.main([str(x) for x in ("convert", "-d", number, "--name", "New", *arguments)]) == 0
     return folder
 
@@ -152,7 +152,7 @@ def test_the_models_know_old_and_new_classes(chain, capsys):
         {"sacrum"},
         {"sacrum", "renal_vein"},
     ]
-    assert cli.main(["info", str(chain[2])]) == 0
+    assert cli.main(["info", "-m", str(chain[2])]) == 0
     printed = capsys.readouterr().out
     assert "extends" in printed
     assert chain[1].name in printed
