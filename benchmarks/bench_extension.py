@@ -145,7 +145,7 @@ def train_and_score(study: Study, steps: Steps) -> dict:
 
 def extended(model: Path, dataset: Dataset, mode: str, plans: str) -> str:
     """Prepared and preprocessed by the commands that a user types; the name of the plans."""
-    call("nnunetv2_clip", "extend", "-m", model, "-d", dataset[0], "--mode", mode, "-p", plans)
+    call("nnunetv2_clip", "extend", "-m", model, "-d", dataset[0], "--mode", mode, "-overwrite_plans_name", plans)
     preprocess(dataset, plans)
     return plans
 

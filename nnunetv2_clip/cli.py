@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager, redirect_stdout
 
@@ -97,13 +98,9 @@ class Parser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if word == "--":
                 break
-            if option[:1] == "-" and option[1:2].isalpha() | option.startswith("--"):
-                self._require(option)
+            if re.match("--|-[a-zA-Z]", option) and option not in self._option_string_actions:
+                self.error(f"unknown option {option}.{suggestion(option, self._option_string_actions)}")
         return super().parse_known_args(args, namespace)
-
-    def _require(self, option: str) -> None:
-        if option not in self._option_string_actions:
-            self.error(f"unknown option {option}.{suggestion(option, self._option_string_actions)}")
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
@@ -111,7 +108,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{'/'.join(action.option_strings)}: {value!r} is not one of {known}.{near}")
 
     def error(self, message: str):
-        end = "" if message.endswith("?") else "."
+        end = "" if message.endswith((".", "?")) else "."
         print(f"Error: {message}{end} All options: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 

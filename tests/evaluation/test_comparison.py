@@ -131,14 +131,6 @@ def test_one_source_or_no_common_case_is_refused(readers, capsys):
     assert main(["paper", "agreement", "-ref", f"dr1={readers / 'dr1'}", "-o", str(readers / "out")]) == 2
     assert "1 label source" in capsys.readouterr().err
     save(row(0), readers / "other" / "z.nii.gz")
-    command = [
-        "paper",
-        "agreement",
-        "-ref",
-        f"dr1={readers / 'dr1'}",
-        f"o={readers / 'other'}",
-        "-o",
-        str(readers / "out"),
-    ]
-    assert main(command) == 2
+    sources = "-ref", f"dr1={readers / 'dr1'}", f"o={readers / 'other'}"
+    assert main(["paper", "agreement", *sources, "-o", str(readers / "out")]) == 2
     assert "no case" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnunetv2_clip.choices import PLANS
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS
 from nnunetv2_clip.trained_model import known_classes
 from tests.host.conftest import FOLDERS, call
@@ -56,10 +57,10 @@ def reader(tmp_path_factory):
     call("nnunetv2_clip", "convert", "-d", 900, "-np", 1, *(word for task in tasks for word in ("--source", task)))
     call("nnunetv2_clip", "embed", "-d", 900, "--encoder", "minilm")
     call("nnUNetv2_extract_fingerprint", "-d", 900, "-np", 1)
-    small = ("-pl", "small", "-gpu_memory_target", 0.01, "-overwrite_plans_name", "nnUNetPlans")
+    small = ("-pl", "small", "-gpu_memory_target", 0.01, "-overwrite_plans_name", PLANS)
     call("nnunetv2_clip", "plan", "-d", 900, *small)
-    call("nnUNetv2_preprocess", "-d", 900, "-c", "3d_fullres", "-np", 1)
-    call("nnUNetv2_train", 900, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu")
+    call("nnUNetv2_preprocess", "-d", 900, "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1)
+    call("nnUNetv2_train", 900, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-device", "cpu")
     write_drawings(root)
     yield root
     os.environ.clear()
@@ -104,17 +105,17 @@ def test_a_class_is_added_by_the_commands_of_the_page(reader):
     (reader / "my_dataset.yaml").write_text(source)
     run("extend.md", reader)
     known = {"liver", "liver_tumor", "spleen", "sacrum"}
-    assert set(known_classes(model(reader, "Dataset901_Sacrum", "nnUNetPlans_extended"))) == known
-    assert set(known_classes(model(reader, "Dataset911_Completed", "nnUNetPlans_finetuned"))) == known
+    assert set(known_classes(model(reader, "Dataset901_Sacrum", f"{PLANS}_extended"))) == known
+    assert set(known_classes(model(reader, "Dataset911_Completed", f"{PLANS}_finetuned"))) == known
     assert (reader / "PREDICTIONS" / "case.nii.gz").is_file()
 
 
 @pytest.mark.slow
 def test_another_list_of_classes_is_learnt_by_the_commands_of_the_page(reader):
-    fold = model(reader, "Dataset900_Universal", "nnUNetPlans") / "fold_0"
+    fold = model(reader, "Dataset900_Universal", PLANS) / "fold_0"
     shutil.copy(fold / "checkpoint_final.pth", reader / "universal.pth")
     run("transfer.md", reader)
-    for plans in ("nnUNetPlans_transferred", "nnUNetPlans_from900"):
+    for plans in (f"{PLANS}_transferred", f"{PLANS}_from900"):
         assert set(known_classes(model(reader, "Dataset903_Vertebrae", plans))) == {
             name.lower() for name in GROUPS["vertebrae"]
         }
