@@ -40,7 +40,7 @@ SHARED = {
     "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right never are mirrored)"},
     "-overwrite_plans_name": {"metavar": "PLANS", "help": "name of the plans to write, without .json"},
     "-ref": {"type": Path, "metavar": "FOLDER", "help": "reference label maps, or one folder of masks per case"},
-    "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions of nnUNetv2_predict or 'predict'"},
+    "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions (of nnUNetv2_predict or 'predict')"},
     "--classes": {"nargs": "+", "metavar": "CLASS", "help": "only these classes, by name or alias (default: all)"},
     "--taxonomy": {"type": Path, "metavar": "FILE", "help": "YAML table of your own classes (index from 33 on)"},
     "--name": {"metavar": "NAME", "help": "name of the dataset, after its id"},
@@ -63,6 +63,7 @@ SHARED = {
     "--overlap-only": {"action": "store_true", "help": "no surface metrics (NSD, HD95): much faster"},
     "--weights": {"type": Path, "metavar": "FILE", "help": "local weights file for open_clip, instead of the download"},
     "--rules": {"type": Path, "metavar": "FILE", "help": "YAML table of post-processing per task (docs/msd.md)"},
+    "--ct-only": {"action": "store_true", "help": "only the six CT tasks (for local use)"},
     "--overwrite": {"action": "store_true", "help": "replace what is there"},
     "--json": {"action": "store_true", "help": "print the result as JSON, and nothing else"},
 }

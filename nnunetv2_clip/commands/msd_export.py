@@ -11,7 +11,11 @@ from nnunetv2_clip.commands._arguments import DECATHLON, add, model_or_predictio
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-i", required=True, help=DECATHLON)
     add(parser, "-m", help="trained model: its folder; each CT task is predicted with its own classes")
-    add(parser, "-pred", help="instead of -m: predictions for the CT tasks, one folder or one sub-folder per task")
+    add(
+        parser,
+        "-pred",
+        help="instead of -m: predictions of the test images, one folder or one sub-folder per task",
+    )
     add(parser, "-f", "-chk", "-device")
     parser.add_argument(
         "--trust-headers", action="store_true", help="do not turn images whose header is rotated by 180 degrees"
@@ -22,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="masks of the four MRI tasks made elsewhere: the folder with Task01_BrainTumour, ...",
     )
-    parser.add_argument("--ct-only", action="store_true", help="only the six CT tasks (for local use)")
-    add(parser, "--rules", "-np")
+    add(parser, "--ct-only", "--rules", "-np")
     add(parser, "-o", required=True, metavar="ZIP", help="the submission to write")
     add(parser, "--overwrite")
 

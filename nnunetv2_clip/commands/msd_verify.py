@@ -6,7 +6,7 @@ from nnunetv2_clip.commands._arguments import DECATHLON, add
 def add_arguments(parser):
     add(parser, "-i", required=True, help=DECATHLON)
     add(parser, "-pred", required=True, metavar="ZIP", help="predictions: the submission to check")
-    parser.add_argument("--ct-only", action="store_true", help="only the six CT tasks")
+    add(parser, "--ct-only")
 
 
 def run(args):

@@ -64,6 +64,23 @@ def test_masks_are_those_of_the_host_in_single_precision(tmp_path, dimensions, t
     assert min(dice.values()) >= 0.9999
 
 
+def test_only_our_own_words_are_printed(tmp_path, model, ct, capfd):
+    assert predict(ct, tmp_path / "out", model) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'out'}: 1 of 1 cases are there.\n"
+
+
+def test_a_script_reads_what_was_written_and_what_failed(tmp_path, model, capfd):
+    (tmp_path / "in").mkdir()
+    save_ct(tmp_path / "in" / "good.nii.gz", make_ct())
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image")
+    assert predict(tmp_path / "in", tmp_path / "out", model, "--json") == 3
+    shown = capfd.readouterr()
+    found = json.loads(shown.out)
+    assert found["output"] == str(tmp_path / "out") and found["written"] == ["good"]
+    assert list(found["failed"]) == ["bad"]
+    assert "1 of 2 cases failed" in shown.err and "bad" in shown.err
+
+
 def test_the_hosts_half_precision_moves_single_voxels_at_the_surface_only(tmp_path, model, ct):
     assert predict(ct, tmp_path / "out", model) == 0
     ours, stock = voxels(tmp_path / "out" / "case.nii.gz"), stock_labels(ct, model)

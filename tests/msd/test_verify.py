@@ -33,7 +33,7 @@ def write_zip(path, masks: dict) -> object:
 
 
 def problems(tmp_path, msd, masks) -> list[str]:
-    return verify(write_zip(tmp_path / "s.zip", masks), msd, silent=True)
+    return verify(write_zip(tmp_path / "s.zip", masks), msd)
 
 
 def test_what_the_export_writes_is_right(tmp_path, msd, mri, painted, capsys):
@@ -89,7 +89,7 @@ def test_a_link_is_refused(tmp_path, msd):
     path = write_zip(tmp_path / "s.zip", good_masks())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, "/etc/passwd")
-    assert verify(path, msd, silent=True) == ["'Task03_Liver/link.nii.gz' is a link, not a file"]
+    assert verify(path, msd) == ["'Task03_Liver/link.nii.gz' is a link, not a file"]
 
 
 @pytest.mark.parametrize(
