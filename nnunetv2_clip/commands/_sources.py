@@ -11,7 +11,7 @@ def add_source_arguments(parser):
         metavar="NAME=PATH",
         help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
     )
-    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources instead of, or beside, --source")
+    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources, instead of --source or as well")
     add(parser, "--taxonomy")
     parser.add_argument(
         "--no-repair",

@@ -10,7 +10,9 @@ from nnunetv2_clip.commands._arguments import add
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-i", help="images of the predicted cases (<case>_0000.nii.gz or <case>.nii.gz)")
-    add(parser, "-pred", "-ref", "--dataset-json", "--manifest")
+    add(parser, "-pred")
+    add(parser, "-ref", help="reference label maps in the label values of dataset.json (labelsTr)")
+    add(parser, "--dataset-json", "--manifest")
     parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) as well as Dice; takes longer")
     parser.add_argument(
         "--log-folder", type=Path, metavar="FOLDER", help="a fold of a training (fold_0), for its curves"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
+from nnunetv2_clip.choices import TOTALSEGMENTATOR_GROUPS as OFFERED
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.commands.totalsegmentator_group import GROUPS as OFFERED
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS, class_rows, prompt_noun
 from nnunetv2_clip.manifest import Manifest
 
