@@ -24,7 +24,7 @@ MODES = FROZEN, FINE_TUNE, TRANSFER = ("frozen", "fine-tune", "transfer")
 # What a prediction writes (inference/outputs.py).
 OUTPUTS = ("labels", "masks", "statistics", "preview", "msd")
 
-# Structures of TotalSegmentator (dataset_conversion/totalsegmentator_groups.py).
+# Structures of TotalSegmentator for which `totalsegmentator-group` writes tables.
 TOTALSEGMENTATOR_GROUPS = ("organs", "vertebrae", "cardiac", "muscles")
 
 # When a lesion is found (evaluation/lesions.py), and when a patient is suspected (evaluation/detection.py).

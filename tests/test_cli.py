@@ -292,11 +292,9 @@ def test_a_submission_is_made_of_a_model_or_of_predictions(command, source, caps
 
 
 def test_choices_are_the_librarys_facts():
-    from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS as STRUCTURES
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
     from nnunetv2_clip.evaluation.results import METRICS
 
-    assert tuple(STRUCTURES) == choices.TOTALSEGMENTATOR_GROUPS
     assert tuple(PUBLISHED_TABLES) == choices.PAPER_TABLES
     assert set(choices.COMPARED_METRICS) < set(METRICS)
 

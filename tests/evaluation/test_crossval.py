@@ -153,5 +153,5 @@ def test_paper_tables_command_wants_the_dataset_of_the_table(tmp_path, capsys):
     assert main([*command, "--all-datasets"]) == 0
     assert "| ours " in (tmp_path / "out" / "tables.md").read_text()
     assert "Universal Model *" in (tmp_path / "out" / "tables.tex").read_text()
-    assert main([*command[:3], "--table", "ircad", "-o", str(tmp_path)]) == 2
+    assert main([*command[:4], "--table", "ircad", "-o", str(tmp_path)]) == 2
     assert "Did you mean 'ircadb'?" in capsys.readouterr().err

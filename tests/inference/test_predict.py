@@ -269,3 +269,9 @@ def test_task_label_maps_need_every_class_of_a_task(tmp_path, capsys):
     model, ct = make_model(tmp_path), save_ct(tmp_path / "ct.nii.gz", make_ct((36, 30, 24)))
     assert predict(ct, tmp_path / "out", model, "--classes", "liver", "--outputs", "msd") == 2
     assert "Task03_Liver: liver, liver_tumor" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, model, ct, capsys):
+    for device in ("gpu", "cuda:99"):
+        assert predict(ct, tmp_path / "out", model, "-device", device) == 2
+        assert f"-device {device}: is not available" in capsys.readouterr().err
