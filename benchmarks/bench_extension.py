@@ -104,7 +104,7 @@ def prepare(study: Study) -> None:
     call("nnunetv2_clip", "plan", "-d", OLD[0], "-pl", "small", "-gpu_memory_target", MEMORY_GB)
     preprocess(OLD, PLANS)
     (study.folder / "classes.yaml").write_text(f"classes: [{{index: 33, name: {NEW_CLASS}}}]\n")
-    convert(NEW, [as_one_class(tables[NEW_SOURCE])], "--classes", study.folder / "classes.yaml")
+    convert(NEW, [as_one_class(tables[NEW_SOURCE])], "--taxonomy", study.folder / "classes.yaml")
 
 
 def as_one_class(path: Path) -> Path:
@@ -145,7 +145,7 @@ def train_and_score(study: Study, steps: Steps) -> dict:
 
 def extended(model: Path, dataset: Dataset, mode: str, plans: str) -> str:
     """Prepared and preprocessed by the commands that a user types; the name of the plans."""
-    call("nnunetv2_clip", "extend", "-m", model, "-d", dataset[0], "--mode", mode, "-p", plans)
+    call("nnunetv2_clip", "extend", "-m", model, "-d", dataset[0], "--mode", mode, "-overwrite_plans_name", plans)
     preprocess(dataset, plans)
     return plans
 

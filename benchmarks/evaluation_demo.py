@@ -32,7 +32,7 @@ from nnunetv2_clip.phantom.anatomy import Phantom, make_phantom
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 DATASET = "Dataset900_Drawn"
-MODEL = "First__nnUNetPlans__3d_fullres"
+MODEL = "First__nnUNetResEncUNetLPlans_torchres__3d_fullres"
 NUM_FOLDS = 5
 MISSED = 0.2  # of the tumours
 FALSE_ALARMS = 0.3  # of the patients known to be free

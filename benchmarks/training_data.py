@@ -36,7 +36,7 @@ def _convert(work: Path) -> None:
 
     phantoms = work / "phantoms"
     _call("nnunetv2_clip", "phantom", "-o", phantoms, "--cases", CASES_PER_SOURCE, "--test-cases", 0, "--spacing",
-          *SPACING_MM, "--sources", *SOURCES)  # fmt: skip
+          *SPACING_MM, "--layouts", *SOURCES)  # fmt: skip
     named = [text for name in SOURCES for text in ("--source", f"{name}={SourceTruth.load(phantoms / name).root}")]
     _call("nnunetv2_clip", "convert", "-d", "960", "--name", "Benchmark", "-np", 1, *named)
     _call("nnunetv2_clip", "embed", "-d", "960", "--encoder", "minilm")

@@ -17,7 +17,7 @@ run() { printf '\033[36m$ %s\033[0m\n' "$(printf '%s ' "$@" | sed "s|$OUT|demo_o
 
 step "1/9 Six partly labelled CT datasets (synthetic), as the Decathlon distributes them"
 run nnunetv2_clip phantom -o "$OUT/phantoms" --cases "$CASES" --test-cases 1 --spacing 10 10 12 \
-  --sources msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
+  --layouts msd_liver msd_lung msd_pancreas msd_hepaticvessel msd_spleen msd_colon
 mkdir -p "$OUT/msd" "$OUT/truth" "$OUT/test_images"  # one folder with all tasks; the truth of the test patients
 for source in "$OUT"/phantoms/msd_*; do
   task=$(basename "$source"/Task*)
@@ -56,7 +56,7 @@ run nnunetv2_clip evaluate -ref "$OUT/truth" -pred "$OUT/predictions"
 
 step "8/9 A Decathlon submission (CT tasks)"
 MODEL="$OUT/nnUNet_results/Dataset900_Universal/CLIPUniversalTrainerDemo__CLIPSmallPlans__3d_fullres"
-run nnunetv2_clip export-msd -i "$MODEL" --msd "$OUT/msd" -o "$OUT/submission.zip" --ct-only --overwrite -device cpu
+run nnunetv2_clip msd export -i "$OUT/msd" -m "$MODEL" -o "$OUT/submission.zip" --ct-only --overwrite -device cpu
 
 step "9/9 A page to look at"
 run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$OUT/truth" --log-folder "$MODEL/fold_0" -o "$OUT/report.html"
@@ -69,6 +69,6 @@ Look at   $OUT/submission.zip
 Next, with your own data:
   nnunetv2_clip convert -d 900 --source msd_liver=/data/Task03_Liver --source custom=my_dataset.yaml
   nnunetv2_clip embed -d 900
-  nnUNetv2_plan_and_preprocess -d 900 -pl nnUNetPlannerResEncL_torchres
+  nnUNetv2_plan_and_preprocess -d 900 -pl nnUNetPlannerResEncL_torchres -c 3d_fullres
   nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainer -p nnUNetResEncUNetLPlans_torchres
 EOF

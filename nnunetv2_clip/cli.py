@@ -1,43 +1,74 @@
-"""The command line: parse the arguments of one sub-command and call it."""
+"""The command line: find the command, parse its arguments, call it, and say in an exit code how it went."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import importlib
+import json
+import os
+import re
 import sys
+from contextlib import contextmanager, redirect_stdout
 
 from nnunetv2_clip import __version__
-from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.errors import UserError, suggestion
 
-# Name -> help. Each lives in nnunetv2_clip/commands/<name with _>.py as add_arguments(parser) and run(args);
-# these modules import argparse only at their top, so that --help stays fast.
-COMMANDS = {
-    "datasets": "list the source datasets: classes, cases, licence, where to get them, what to unpack",
-    "check": "look through downloads before converting them: completeness, labels, geometry, copies, disk space",
-    "convert": "merge source datasets into one nnU-Net raw dataset with a label-presence manifest",
-    "embed": "make the table of text embeddings of a dataset's classes",
-    "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
-    "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
-    "extend": "add classes to a trained model without its data, or start another training from it",
-    "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
-    "pseudo-label": "complete a partly labelled dataset with the predictions of a model",
-    "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
-    "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
-    "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
-    "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",
-    "paper-tables": "evaluations in the layout of the paper's tables, beside its own rows",
-    "compare": "two models on the same cases: paired differences, tests, a picture",
-    "agreement": "pairwise Dice between label sources (readers, models)",
-    "efficiency": "parameters, FLOPs, time and memory of the universal network and of others",
-    "feature-map": "t-SNE of decoder features, sampled per predicted class",
-    "export-msd": "make a Medical Segmentation Decathlon submission",
-    "report": "one self-contained HTML page with overlays and a Dice table",
-    "info": "what a trained model knows and how it was made",
-    "phantom": "write synthetic CT datasets in the layout of real ones",
-    "totalsegmentator-group": "write the tables that convert a group of TotalSegmentator's structures (vertebrae, ...)",
-    "classes": "list the universal classes",
-    "trainers-path": "print the folder to append to nnUNet_extTrainer",
+INTRODUCTION = """\
+One CT segmentation network for many partly labelled datasets: merge them, describe their classes by text, then train,
+predict and share the model with nnU-Net v2. The steps in between are nnU-Net's own commands (nnUNetv2_preprocess,
+nnUNetv2_train, nnUNetv2_predict, nnUNetv2_export_model_to_zip, ...); docs/commands.md shows them in order."""
+
+# In the order of work: group -> command -> help. A command lives in commands/<name with _>.py as add_arguments(parser)
+# and run(args); these modules import argparse and pathlib only at their top, so that --help stays fast.
+GROUPS = {
+    "Data": {
+        "datasets": "list the source datasets: classes, cases, licence, where to get them, what to unpack",
+        "check": "look through downloads before converting them: completeness, labels, geometry, copies, disk space",
+        "convert": "merge source datasets into one nnU-Net raw dataset with a label-presence manifest",
+        "classes": "list the universal classes",
+        "totalsegmentator-group": "write the tables that convert a group of TotalSegmentator's structures",
+        "phantom": "write synthetic CT datasets in the layout of real ones",
+    },
+    "Text": {
+        "embed": "make the table of text embeddings of a dataset's classes",
+    },
+    "Train": {
+        "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
+        "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
+        "extend": "add classes to a trained model without its data, or start another training from it",
+        "pseudo-label": "complete a partly labelled dataset with the predictions of a model",
+        "trainers-path": "print the folder to append to nnUNet_extTrainer",
+    },
+    "Predict": {
+        "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
+        "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
+    },
+    "Evaluate": {
+        "evaluate": "Dice, NSD, HD95 and volumes per class over the cases that annotate the class",
+        "detect": "tumour detection: sensitivity, specificity, lesion recall and false lesions",
+        "crossval": "collect the validation of all folds: per class, per fold, and in the paper's layout",
+        "compare": "two models on the same cases: paired differences, tests, a picture",
+        "report": "one self-contained HTML page with overlays and a Dice table",
+        "paper tables": "evaluations in the layout of the paper's tables, with its own rows",
+        "paper agreement": "pairwise Dice between label sources (readers, models)",
+        "paper efficiency": "parameters, FLOPs, time and memory of the universal network and of others",
+        "paper features": "t-SNE of decoder features, sampled per predicted class",
+        "paper embeddings": "similarity of text embeddings: matrices of tables, ranks of related classes",
+    },
+    "Share": {
+        "info": "what a trained model knows and how it was made",
+        "msd export": "make a Medical Segmentation Decathlon submission",
+        "msd verify": "check a submission: files, geometry, label values",
+        "msd rehearse": "score predictions of training images as the Decathlon does",
+    },
+}
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+EXIT_CODES = {
+    0: "all good",
+    1: "check found problems",
+    2: "nothing done: wrong input or usage",
+    3: "some cases failed, the others are done",
 }
 
 # A path that the user named cannot be made or the disk is full: no defect of the program.
@@ -48,29 +79,100 @@ UNUSABLE_PLACE = {
 }
 
 
-def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser; with `only`, the arguments of that sub-command alone are filled in."""
-    parser = argparse.ArgumentParser(prog="nnunetv2_clip", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"nnunetv2_clip {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if only == name:
-            command_module(name).add_arguments(command)
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Writes every default in one way."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, value = action.help or "", action.default
+        if "(default" in text or value in (None, [], argparse.SUPPRESS) or value is False:
+            return text
+        shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+class Parser(argparse.ArgumentParser):
+    """One command's arguments. An option that it does not have is refused, never taken for -X with a value."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in args or ():
+            option = word.partition("=")[0]
+            if word == "--":
+                break
+            if re.match("--|-[a-zA-Z]", option) and option not in self._option_string_actions:
+                self.error(f"unknown option {option}.{suggestion(option, self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            near, known = suggestion(str(value), action.choices), ", ".join(action.choices)
+            self.error(f"{'/'.join(action.option_strings)}: {value!r} is not one of {known}.{near}")
+
+    def error(self, message: str):
+        end = "" if message.endswith((".", "?")) else "."
+        print(f"Error: {message}{end} All options: {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def command_parser(name: str) -> Parser:
+    """The arguments of one command."""
+    text = COMMANDS[name]
+    parser = Parser(
+        prog=f"nnunetv2_clip {name}",
+        description=f"{text[0].upper()}{text[1:]}.",
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    command_module(name).add_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, no text but errors and warnings")
     return parser
 
 
 def command_module(name: str):
-    return importlib.import_module(f"nnunetv2_clip.commands.{name.replace('-', '_')}")
+    return importlib.import_module(f"nnunetv2_clip.commands.{name.replace(' ', '_').replace('-', '_')}")
+
+
+def overview(prefix: str = "") -> str:
+    """The help of the program, or of the commands whose names begin with `prefix`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"usage: nnunetv2_clip {prefix}COMMAND [options]", "", *([] if prefix else [INTRODUCTION, ""])]
+    for title, group in GROUPS.items():
+        if rows := [f"  {name:{width}}{text}" for name, text in group.items() if name.startswith(prefix)]:
+            lines += [title, *rows, ""]
+    lines += ["Exit codes", *(f"  {code}  {text}" for code, text in EXIT_CODES.items()), ""]
+    return "\n".join([*lines, "Options of a command: nnunetv2_clip COMMAND --help. Version: nnunetv2_clip --version."])
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command and its arguments; a wrong word ends the program with exit code 2 and the nearest right one."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return command_parser(name).parse_args(words[length:], argparse.Namespace(command=name))
+    _exit_without_command(words)
+
+
+def _exit_without_command(words: list[str]) -> None:
+    first = words[0] if words else ""
+    prefix = f"{first} " if any(name.startswith(f"{first} ") for name in COMMANDS) else ""
+    rest = words[1:] if prefix else words
+    if rest[:1] == ["--version"]:
+        print(f"nnunetv2_clip {__version__}")
+        sys.exit(0)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(overview(prefix))
+        sys.exit(0 if rest else 2)
+    wrong = prefix + rest[0]
+    near = suggestion(wrong, [name for name in COMMANDS if name.startswith(prefix)] or COMMANDS)
+    print(f"Error: unknown command {wrong!r}.{near} All commands: nnunetv2_clip --help", file=sys.stderr)
+    sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command. Exit code 2 and a message without traceback for what the user can mend."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    named = next((argument for argument in arguments if not argument.startswith("-")), None)
-    args = build_parser(named).parse_args(arguments)
+    """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can mend."""
+    args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        return command_module(args.command).run(args) or 0
+        with _said(args):
+            return command_module(args.command).run(args) or 0
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -87,6 +189,23 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _said(args: argparse.Namespace):
+    """What the command prints, or with --quiet nothing; with --json its `args.result` and nothing else."""
+    as_json = getattr(args, "json", False)
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # read by tqdm when it is imported, here and in worker processes
+    if not args.quiet and not as_json:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        if as_json and hasattr(args, "result"):
+            print(json.dumps(args.result, indent=2))
 
 
 if __name__ == "__main__":

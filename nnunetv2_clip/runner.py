@@ -94,7 +94,9 @@ def run_cases(
     names = [str(name_of(task)) for task in tasks]
     ready: dict[int, Result | UserError] = {}
     following = 0
-    with tqdm(total=len(tasks), desc=title, unit="case", disable=not tasks) as bar:
+    if not tasks:
+        return
+    with tqdm(total=len(tasks), desc=title, unit="case") as bar:  # `disable` is left to TQDM_DISABLE (--quiet)
         for number, result in _results(function, tasks, names, min(num_processes, len(tasks))):
             bar.update()
             ready[number] = result

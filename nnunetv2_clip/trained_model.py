@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from nnunetv2_clip.choices import FROZEN
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
@@ -16,7 +17,6 @@ from nnunetv2_clip.labels import class_names
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
-FROZEN = "frozen"  # its mode in which only the newest part learns
 RULES_ENTRY = "postprocessing"  # in our entry: so the rules are in every copy and zip (inference/postprocessing.py)
 
 

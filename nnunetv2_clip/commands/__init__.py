@@ -1,1 +1,4 @@
-"""Sub-commands: each module has add_arguments(parser) and run(args)."""
+"""Commands: each module has add_arguments(parser) and run(args).
+
+`run` may put what a script wants to know into `args.result`; with --json the command line prints it.
+"""

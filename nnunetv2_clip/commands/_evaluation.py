@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
+from nnunetv2_clip.commands._arguments import add
+
 
 def add_folder_arguments(parser):
-    parser.add_argument("-ref", type=Path, required=True, help="reference label maps, or one folder of masks per case")
-    parser.add_argument("-pred", type=Path, required=True, help="predictions: label maps of nnUNetv2_predict, or masks")
-    add_reference_arguments(parser)
+    add(parser, "-ref", "-pred", required=True)
+    add(parser, "--manifest", "--dataset-json", "-np")
     parser.add_argument(
         "--label-values", action="store_true", help="the predictions use the label values of dataset.json as well"
     )
-    parser.add_argument("--train-manifest", type=Path, help="label_presence.json of the training: finds seen scans")
-
-
-def add_reference_arguments(parser):
-    parser.add_argument("--manifest", type=Path, help="label_presence.json [the one beside dataset.json]")
-    parser.add_argument("--dataset-json", type=Path, help="meaning of the label values [beside or above -ref]")
-    parser.add_argument("-np", type=int, default=2, help="worker processes [2]")
+    parser.add_argument(
+        "--train-manifest", type=Path, metavar="FILE", help="label_presence.json of the training: finds seen scans"
+    )
+    add(parser, "-o", help="output folder (default: the folder 'evaluation' in that of the predictions)")
 
 
 def reference_of(args):

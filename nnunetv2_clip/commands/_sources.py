@@ -1,5 +1,7 @@
 """The options by which several commands name source datasets."""
 
+from nnunetv2_clip.commands._arguments import add
+
 
 def add_source_arguments(parser):
     parser.add_argument(
@@ -9,8 +11,8 @@ def add_source_arguments(parser):
         metavar="NAME=PATH",
         help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
     )
-    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources instead of, or beside, --source")
-    parser.add_argument("--classes", metavar="FILE", help="YAML table of your own classes (index from 33 on)")
+    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources, instead of --source or as well")
+    add(parser, "--taxonomy")
     parser.add_argument(
         "--no-repair",
         action="append",

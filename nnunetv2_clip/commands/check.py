@@ -1,5 +1,10 @@
 """nnunetv2_clip check"""
 
+from pathlib import Path
+
+from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._sources import add_source_arguments, find_inputs
+
 EPILOG = """\
 examples:
   nnunetv2_clip check --source msd_liver=Task03_Liver --source lits=LiTS
@@ -10,30 +15,23 @@ Exit code 1 when something would be wrong after a conversion, or would stop it.
 
 
 def add_arguments(parser):
-    from argparse import RawDescriptionHelpFormatter
-
-    from nnunetv2_clip.commands._sources import add_source_arguments
-
-    parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add_source_arguments(parser)
-    parser.add_argument("-o", default="check.html", metavar="FILE", help="the page to write (default: check.html)")
+    add(parser, "-o", default=Path("check.html"), metavar="FILE", help="the page to write")
     parser.add_argument(
         "--sample", type=int, metavar="N", help="read the voxels of N cases per source only (headers of all)"
     )
     parser.add_argument("--partial", action="store_true", help="fewer cases than the complete download are no problem")
-    parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
+    add(parser, "-np", "--json")
 
 
 def run(args):
     import shutil
     from functools import partial
-    from pathlib import Path
 
     from tqdm import tqdm
 
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.commands._sources import find_inputs
     from nnunetv2_clip.conversion.check import check_downloads
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.files import write_text
@@ -42,12 +40,11 @@ def run(args):
     for option, value in (("-np", args.np), ("--sample", args.sample)):
         if value is not None and value < 1:
             raise UserError(option, str(value), "at least 1")
-    taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
+    taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
     bar = partial(tqdm, desc="checking", unit="case")
     check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial, lambda total: bar(total=total))
-    page = Path(args.o)
-    write_text(page, render_check(check))
+    write_text(args.o, render_check(check))
 
     for source in check.sources:
         expected = source.expected if source.expected is not None else "any number of"
@@ -55,9 +52,19 @@ def run(args):
     if check.copies:
         print(f"{len(check.copies)} pairs of cases show the same scan")
     needed = sum(source.num_bytes for source in check.sources)
-    free = shutil.disk_usage(page.absolute().parent).free
+    free = shutil.disk_usage(args.o.absolute().parent).free
     print(f"disk space for the converted dataset, estimated: {in_words(needed)}; {in_words(free)} are free here")
     for problem in check.problems:
         print(f"Problem: {problem}")
-    print(f"page: {page}")
+    print(f"page: {args.o}")
+    args.result = {
+        "sources": [
+            {"name": each.source.name, "folder": each.root, "found": each.num_found, "expected": each.expected}
+            for each in check.sources
+        ],
+        "copies": [[copy.first, copy.second] for copy in check.copies],
+        "needed_bytes": needed,
+        "problems": list(check.problems),
+        "page": str(args.o),
+    }
     return 1 if check.problems else 0

@@ -1,18 +1,16 @@
 """nnunetv2_clip classes"""
 
+from nnunetv2_clip.commands._arguments import add
+
 
 def add_arguments(parser):
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    add(parser, "--json")
 
 
 def run(args):
     from nnunetv2_clip.classes import UNIVERSAL
 
-    if args.json:
-        import json
-
-        print(json.dumps(UNIVERSAL.to_json(), indent=2))
-        return
+    args.result = UNIVERSAL.to_json()
     for row in UNIVERSAL:
         parents = f"  inside {' or '.join(row.parents)}" if row.parents else ""
         print(f"{row.index:3d}  {row.name:26s}{parents}")

@@ -1,14 +1,15 @@
 """nnunetv2_clip compare"""
 
-from pathlib import Path
+from nnunetv2_clip.choices import COMPARED_METRICS
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
     parser.add_argument(
         "-i", nargs=2, required=True, metavar="NAME=EVALUATION", help="two models: name and evaluation.json (or folder)"
     )
-    parser.add_argument("--metric", default="Dice", choices=("Dice", "NSD", "HD95"), help="what is compared [Dice]")
-    parser.add_argument("-o", type=Path, required=True, help="output folder")
+    parser.add_argument("--metric", default="Dice", choices=COMPARED_METRICS, help="what is compared")
+    add(parser, "-o", required=True, help="output folder")
 
 
 def run(args):

@@ -1,9 +1,12 @@
 """nnunetv2_clip convert"""
 
+from nnunetv2_clip.commands._arguments import add, next_steps
+from nnunetv2_clip.commands._sources import add_source_arguments, find_input, find_inputs
+
 EPILOG = """\
 examples:
   nnunetv2_clip convert -d 900 --source msd_liver=Task03_Liver --source msd_spleen=Task09_Spleen
-  nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml --classes my_classes.yaml
+  nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml --taxonomy my_classes.yaml
   nnunetv2_clip convert -d 900 --sources sources.yaml -np 4
   nnunetv2_clip convert -d 900 --sources sources.yaml --exclude-msd-test Task03_Liver/imagesTs --hold-out ircadb
 on a cluster, as an array job of 20 and one job after it:
@@ -17,16 +20,11 @@ sources.yaml is a list of NAME: PATH, with paths relative to the file:
 
 
 def add_arguments(parser):
-    import argparse
-
-    from nnunetv2_clip.commands._sources import add_source_arguments
-
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("-d", required=True, metavar="ID", help="dataset id (900) or full name (Dataset900_Universal)")
-    parser.add_argument("--name", default="Universal", help="name after the id (default: Universal)")
+    add(parser, "-d", required=True)
+    add(parser, "--name", default="Universal")
     add_source_arguments(parser)
-    parser.add_argument("--copy", action="store_true", help="copy images that need no change instead of linking them")
+    add(parser, "--copy")
     parser.add_argument(
         "--skip", action="append", default=[], metavar="CASE", help="leave out this case; give it once per case"
     )
@@ -50,11 +48,11 @@ def add_arguments(parser):
         help="leave out the 20 patients of 3D-IRCADb-01, by their numbers in LiTS and its copies; or every scan of a "
         "source dataset that you have (custom=TABLE.yaml as well)",
     )
-    parser.add_argument("-compression", type=int, default=1, help="gzip level of written files, 1 to 9 (default: 1)")
-    parser.add_argument("-num_parts", type=int, default=1, help="share the cases among so many jobs (default: 1)")
-    parser.add_argument("-part_id", type=int, default=0, help="number of this job, from 0 (default: 0)")
+    parser.add_argument(
+        "--compression", type=int, default=1, metavar="LEVEL", help="gzip level of written files, 1 to 9"
+    )
+    add(parser, "-np", "-num_parts", "-part_id")
     parser.add_argument("--finish", action="store_true", help="after all parts: copies, manifest, splits, dataset.json")
-    parser.add_argument("-np", type=int, default=2, help="number of worker processes (default: 2)")
 
 
 def run(args):
@@ -70,7 +68,7 @@ def run(args):
         print("as in the paper: copies of a scan stay cases of their own (--keep-copies); splits never part them")
     summary = run_finish(merge) if args.finish else run_merge(merge)
     print_summary(summary, merge.target.folder)
-    print(f"Next: nnunetv2_clip embed -d {args.d}; nnUNetv2_plan_and_preprocess -d {args.d}")
+    print(next_steps(args.d))
 
 
 def read_merge(args):
@@ -80,7 +78,6 @@ def read_merge(args):
         UserError: an option that does not fit.
     """
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.commands._sources import find_inputs
     from nnunetv2_clip.conversion.merge import Merge
     from nnunetv2_clip.dataset_conversion.known_copies import known_scan
     from nnunetv2_clip.errors import UserError
@@ -88,10 +85,10 @@ def read_merge(args):
     if args.np < 1:
         raise UserError("-np", str(args.np), "at least 1")
     if not 1 <= args.compression <= 9:
-        raise UserError("-compression", str(args.compression), "1 (fast) to 9 (small)")
+        raise UserError("--compression", str(args.compression), "1 (fast) to 9 (small)")
     if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
         raise UserError("-part_id", f"{args.part_id} with -num_parts {args.num_parts}", "0 to num_parts - 1")
-    taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
+    taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
     outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out, taxonomy)
     return Merge(
@@ -117,7 +114,6 @@ def read_outside(exclude_msd_test, hold_out, taxonomy):
     """
     from pathlib import Path
 
-    from nnunetv2_clip.commands._sources import find_input
     from nnunetv2_clip.conversion.copies import held_out_scans, msd_test_images
     from nnunetv2_clip.errors import UserError
 

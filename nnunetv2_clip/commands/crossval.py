@@ -1,23 +1,19 @@
 """nnunetv2_clip crossval"""
 
-from pathlib import Path
-
-from nnunetv2_clip.commands._evaluation import add_reference_arguments
+from nnunetv2_clip.commands._arguments import SHARED, add
 
 
 def add_arguments(parser):
-    parser.add_argument("-m", type=Path, required=True, help="model folder: TRAINER__PLANS__CONFIGURATION")
-    parser.add_argument("-f", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds [0 1 2 3 4]")
-    parser.add_argument("-ref", type=Path, help="reference labels [gt_segmentations of the preprocessed dataset]")
-    add_reference_arguments(parser)
-    parser.add_argument("--tolerances", type=Path, help="YAML table of NSD tolerances in mm (docs/evaluation.md)")
-    parser.add_argument("--overlap-only", action="store_true", help="no surface metrics (NSD, HD95): much faster")
+    add(parser, "-m", required=True, help="trained model: its folder (TRAINER__PLANS__CONFIGURATION)")
+    add(parser, "-f", default=["0", "1", "2", "3", "4"], help="folds")
+    add(parser, "-ref", help=f"{SHARED['-ref']['help']} (default: gt_segmentations of the preprocessed dataset)")
+    add(parser, "--manifest", "--dataset-json", "-np", "--tolerances", "--overlap-only")
     parser.add_argument(
         "--merge",
         action="store_true",
         help="also write nnU-Net's crossval_results_folds_* with masked metrics, for find_best_configuration",
     )
-    parser.add_argument("-o", type=Path, help="output folder [MODEL/evaluation]")
+    add(parser, "-o", help="output folder (default: the folder 'evaluation' in that of the model)")
 
 
 def run(args):

@@ -1,24 +1,22 @@
 """nnunetv2_clip datasets"""
 
+from nnunetv2_clip.commands._arguments import add
+
 
 def add_arguments(parser):
     parser.add_argument("names", nargs="*", metavar="NAME", help="tell all about these sources (default: a table)")
-    parser.add_argument("--json", action="store_true", help="everything about every source as JSON")
+    add(parser, "--json")
 
 
 def run(args):
-    import json
-
     from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
 
     sources = [find_source(name) for name in args.names] if args.names else list(all_sources().values())
-    if args.json:
-        print(json.dumps([facts(source) for source in sources], indent=2))
-        return
-    if not args.names:
+    args.result = [facts(source) for source in sources]
+    if args.names:
+        print("\n\n".join(describe(source) for source in sources))
+    else:
         print_table(sources)
-        return
-    print("\n\n".join(describe(source) for source in sources))
 
 
 def facts(source):

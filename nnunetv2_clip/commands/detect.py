@@ -1,33 +1,36 @@
 """nnunetv2_clip detect"""
 
-from pathlib import Path
-
+from nnunetv2_clip.choices import ANY, FRACTION, OVERLAP_RULES, PATIENT_RULES
+from nnunetv2_clip.commands._arguments import add
 from nnunetv2_clip.commands._evaluation import add_folder_arguments
 
 
 def add_arguments(parser):
     add_folder_arguments(parser)
-    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="classes to detect [every *_tumor]")
-    parser.add_argument("--min-lesion-ml", type=float, default=0.1, help="smaller components are no lesions [0.1]")
+    add(parser, "--classes", help="only these classes, by name or alias (default: every *_tumor)")
+    parser.add_argument(
+        "--min-lesion-ml", type=float, default=0.1, metavar="ML", help="smaller components are not lesions"
+    )
     parser.add_argument(
         "--overlap-rule",
-        choices=("fraction", "iou"),
-        default="fraction",
-        help="a lesion is found when this much of it is covered, or by intersection over union [fraction]",
+        choices=OVERLAP_RULES,
+        default=FRACTION,
+        help="a lesion is found when this much of it is covered, or by intersection over union",
     )
-    parser.add_argument("--min-overlap", type=float, default=0.1, help="threshold of the overlap rule [0.1]")
+    parser.add_argument(
+        "--min-overlap", type=float, default=0.1, metavar="FRACTION", help="threshold of the overlap rule"
+    )
     parser.add_argument(
         "--patient-rule",
-        choices=("any", "overlap"),
-        default="any",
-        help="a patient with tumour counts as detected by any predicted lesion, or only by a found one [any]",
+        choices=PATIENT_RULES,
+        default=ANY,
+        help="a patient with tumour counts as detected by any predicted lesion, or only by a found one",
     )
     parser.add_argument(
         "--empty-is-free",
         action="store_true",
-        help="cases that annotate a class and have none of it count for specificity, beside those known to be free",
+        help="cases that annotate a class and have none of it count for specificity, with those known to be free",
     )
-    parser.add_argument("-o", type=Path, help="output folder [PREDICTIONS/evaluation]")
 
 
 def run(args):

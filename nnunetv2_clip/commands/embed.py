@@ -1,53 +1,38 @@
-"""nnunetv2_clip embed: the text table of a dataset's classes, and the comparison of tables."""
+"""nnunetv2_clip embed: the text table of a dataset's classes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add
+
 
 def add_arguments(parser):
-    add = parser.add_argument
-    add("-d", metavar="DATASET", help="dataset id or name; without it: the 32 universal classes, and -o is needed")
-    add(
+    add(parser, "-d", help="dataset id or name (default: none, the 32 universal classes; -o is needed then)")
+    parser.add_argument(
         "--encoder",
         metavar="ENCODER",
         help="open_clip:MODEL/TAG (default: open_clip:ViT-B-32/openai), "
         "open_clip:hf-hub:ORG/NAME, minilm, hf:MODEL_OR_FOLDER, onehot, random:SEED or file:PATH (.pth .npy .npz)",
     )
-    add(
+    parser.add_argument(
         "--prompt",
         metavar="TEMPLATE",
         action="append",
-        help="V1, V2, V3 (default), MRI or an own template with one {}, in "
-        "which the class stands; give it several times to average",
+        help="V1, V2, V3, MRI or an own template with one {}, in which the class stands; give it several times to "
+        "average (default: V3)",
     )
-    add("--weights", metavar="FILE", help="local weights file for open_clip, instead of the download")
-    add("--class-order", metavar="FILE", help="for file:PATH: the class of each row, one name per line")
-    add("-o", metavar="FILE", help="write here (.npz; with --compare .png) instead of the preprocessed folder")
-    add("-device", choices=("cpu", "cuda", "mps"), default="cpu", help="where the encoder runs (default: cpu)")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace a different table; models trained with it need the old one to go on",
+    add(parser, "--weights")
+    parser.add_argument(
+        "--class-order", type=Path, metavar="FILE", help="for file:PATH: the class of each row, one name per line"
     )
-    add(
-        "--compare",
-        metavar="TABLE",
-        nargs="+",
-        help="draw the similarity matrices of these tables side by side and "
-        "rank organs' parts and left-right neighbours",
-    )
+    add(parser, "-o", metavar="FILE", help="write this .npz file (default: text_embeddings.npz of the dataset)")
+    add(parser, "-device", help=ENCODER_DEVICE)
+    add(parser, "--overwrite")
 
 
-def run(args):
-    if args.compare:
-        _refuse_with_compare(args)
-        return compare(args.compare, args.o, args.d)
-    return embed(args)
-
-
-def embed(args) -> None:
+def run(args) -> None:
     """Make, describe and save one table."""
-    from pathlib import Path
-
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.text.encode import DEFAULT_ENCODER, encode
@@ -59,12 +44,12 @@ def embed(args) -> None:
             "neither -d nor -o is given",
             "a dataset (-d 900), or a file for the universal classes (-o FILE.npz)",
         )
-    if args.o and not args.o.endswith(".npz"):
+    if args.o and args.o.suffix != ".npz":
         raise UserError(f"-o {args.o}", "not an .npz file", "a name that ends in .npz")
-    target = Path(args.o) if args.o else table_path(args.d)
+    target = args.o or table_path(args.d)
     rows = dataset_classes(args.d) if args.d else UNIVERSAL.rows
     encoder = DEFAULT_ENCODER if args.encoder is None else args.encoder  # an empty name is a mistake, not the default
-    table = encode(encoder, rows, args.prompt, args.weights, args.class_order, args.device)
+    table = encode(encoder, rows, args.prompt, args.weights, args.class_order, args.device or "cpu")
     state = save_unless_different(table, target, args.overwrite)
     describe(table, target, state)
 
@@ -98,7 +83,6 @@ def dataset_taxonomy(dataset: str) -> tuple:
         UserError: no such dataset, or no manifest in it.
     """
     import os
-    from pathlib import Path
 
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.manifest import FILE_NAME, Manifest
@@ -168,49 +152,3 @@ def describe(table, target, state: str) -> None:
         print("  nearest pair     {} and {}, cosine {:.3f}".format(*pairs[0]))
     for warning in warnings_of(table):
         print(f"Warning: {warning}", file=sys.stderr)
-
-
-def compare(files: list, output: str | None, dataset: str | None) -> None:
-    """Print the ranks of related classes in each table; draw the matrices if `output` names a file."""
-    import sys
-    from pathlib import Path
-
-    from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.text.similarity import rank_report, warnings_of
-    from nnunetv2_clip.text.similarity_figure import save_similarity_figure
-    from nnunetv2_clip.text.table import TextTable
-
-    if output and not output.endswith(".png"):
-        raise UserError(f"-o {output}", "not a .png file", "a name that ends in .png (an .svg is written beside it)")
-    tables = {}
-    for file in files:
-        label = Path(file).stem if Path(file).stem not in tables else str(file)
-        tables[label] = TextTable.load(file)
-    taxonomy = dataset_taxonomy(dataset)[0] if dataset else UNIVERSAL
-    print(rank_report(tables, taxonomy))
-    for label, table in tables.items():
-        for warning in warnings_of(table):
-            print(f"Warning: {label}: {warning}", file=sys.stderr)
-    if output:
-        print("\n".join(str(file) for file in save_similarity_figure(tables, Path(output))))
-
-
-def _refuse_with_compare(args) -> None:
-    from nnunetv2_clip.errors import UserError
-
-    options = {
-        "--encoder": args.encoder,
-        "--prompt": args.prompt,
-        "--weights": args.weights,
-        "--class-order": args.class_order,
-        "--overwrite": args.overwrite,
-    }
-    given = [option for option, value in options.items() if value]
-    if given:
-        raise UserError(
-            "--compare",
-            f"given together with {', '.join(given)}",
-            "tables that exist",
-            "make the tables first, then compare them",
-        )

@@ -1,21 +1,19 @@
 """nnunetv2_clip evaluate"""
 
-from pathlib import Path
-
+from nnunetv2_clip.commands._arguments import add
 from nnunetv2_clip.commands._evaluation import add_folder_arguments
 
 
 def add_arguments(parser):
     add_folder_arguments(parser)
-    parser.add_argument("--tolerances", type=Path, help="YAML table of NSD tolerances in mm (docs/evaluation.md)")
-    parser.add_argument("--overlap-only", action="store_true", help="no surface metrics (NSD, HD95): much faster")
-    parser.add_argument("-o", type=Path, help="output folder [PREDICTIONS/evaluation]")
+    add(parser, "--tolerances", "--overlap-only", "--json")
 
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import sides_of
     from nnunetv2_clip.evaluation.leaks import find_leaks
     from nnunetv2_clip.evaluation.report import report_tables, write_evaluation
+    from nnunetv2_clip.evaluation.results import strict_json
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 
@@ -32,6 +30,7 @@ def run(args):
     )
     folder = args.o or args.pred / "evaluation"
     write_evaluation(evaluation, folder)
+    args.result = strict_json({name: value for name, value in evaluation.to_json().items() if name != "pairs"})
     print(report_tables(evaluation)[0].markdown())
     for note in evaluation.notes:
         print(note)

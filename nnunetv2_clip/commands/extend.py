@@ -5,27 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-MODES = ("frozen", "fine-tune", "transfer")
+from nnunetv2_clip.choices import FROZEN, MODES
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", type=Path, required=True, metavar="MODEL", help="trained universal model: folder or zip")
-    parser.add_argument("-d", required=True, help="raw dataset to train on (id or name), made by 'convert'")
+    add(parser, "-m", required=True)
+    add(parser, "-d", required=True)
     parser.add_argument(
         "--mode",
         choices=MODES,
-        default=MODES[0],
-        help="frozen: add classes, the old ones stay to the bit; fine-tune: add classes, all weights learn, the old "
-        "classes by pseudo labels; transfer: start from the weights with any classes (default: %(default)s)",
+        default=FROZEN,
+        help="frozen: add classes, the old ones stay bit for bit; fine-tune: add classes, all weights learn, the old "
+        "classes by pseudo labels; transfer: start from the weights with any classes",
     )
-    parser.add_argument("-c", help="with a zip of several models: the configuration")
-    parser.add_argument("-f", metavar="FOLD", help="fold of the model to start from (default: the first there is)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
-    parser.add_argument("-p", metavar="NAME", help="name of the new plans (default: the model's with a suffix)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="text table that holds the new classes (embed -o)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="local weights file for open_clip, as in 'embed'")
-    parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cpu", help="where the encoder runs")
-    parser.add_argument("--overwrite", action="store_true", help="replace plans of this name")
+    add(parser, "-c", help="configuration (default: of a zip, the only one that is in it)")
+    add(parser, "-f", nargs=None, help="fold (default: the first that is there)")
+    add(parser, "-chk")
+    add(
+        parser,
+        "-overwrite_plans_name",
+        help="name of the plans to write (default: the model's and a suffix)",
+    )
+    parser.add_argument(
+        "--text-table", type=Path, metavar="FILE", help="text table that holds the new classes (embed -o)"
+    )
+    add(parser, "--weights")
+    add(parser, "-device", help=ENCODER_DEVICE)
+    add(parser, "--overwrite")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +41,16 @@ def run(args: argparse.Namespace) -> None:
 
     with opened_model(args.m, args.c, args.f and [args.f], args.chk) as folder:
         old = read_old_model(folder, args.f, args.chk)
-        found = prepare_extension(old, args.d, args.mode, args.p, args.table, args.weights, args.device, args.overwrite)
+        found = prepare_extension(
+            old,
+            args.d,
+            args.mode,
+            args.overwrite_plans_name,
+            args.text_table,
+            args.weights,
+            args.device or "cpu",
+            args.overwrite,
+        )
     describe(found)
 
 

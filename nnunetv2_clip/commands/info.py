@@ -1,26 +1,16 @@
-"""`nnunetv2_clip info`: what a trained model knows and how it was made."""
+"""nnunetv2_clip info"""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+from nnunetv2_clip.commands._arguments import add
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        type=Path,
-        help="model folder (TRAINER__PLANS__CONFIGURATION), or a zip of nnUNetv2_export_model_to_zip",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON: a list with one entry per model")
+def add_arguments(parser):
+    add(parser, "-m", required=True)
+    add(parser, "--json")
 
 
-def run(args: argparse.Namespace) -> int:
-    import json
-
+def run(args):
     from nnunetv2_clip.report.model_info import as_text, describe_model
     from nnunetv2_clip.trained_model import find_models
 
-    models = [describe_model(model) for model in find_models(args.model)]
-    print(json.dumps(models, indent=2) if args.json else "\n\n".join(map(as_text, models)))
-    return 0
+    args.result = [describe_model(model) for model in find_models(args.m)]
+    print("\n\n".join(map(as_text, args.result)))

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from nnunetv2_clip.commands._arguments import add_model_or_dataset, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="model folder; its plans.json receives the rules")
-    parser.add_argument("-d", help="instead of -m: dataset id or name; its model is found with -tr, -p and -c")
-    parser.add_argument("-tr", default="CLIPUniversalTrainer", help="trainer (default %(default)s)")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans (default %(default)s)")
-    parser.add_argument("-c", default="3d_fullres", help="configuration (default %(default)s)")
-    parser.add_argument("-f", nargs="+", help="folds whose validation cases are used (default: all that are there)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default %(default)s)")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is there")
+    add_model_or_dataset(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.inference.learning import learn, write_rules
-    from nnunetv2_clip.inference.model_source import trained_model_folder
     from nnunetv2_clip.inference.postprocessing import NOTHING
 
-    if (args.m is None) == (args.d is None):
-        raise UserError("learn-postprocessing", "needs either -m or -d", "-m MODEL_FOLDER, or -d DATASET")
-    folder = args.m or trained_model_folder(args.d, args.tr, args.p, args.c)
+    folder = model_folder("learn-postprocessing", args)
     if not folder.is_dir():
         raise UserError(folder, "is no folder", "a model folder: rules are written into it", "unpack the zip")
     choices = learn(folder, args.f, args.chk, args.device)

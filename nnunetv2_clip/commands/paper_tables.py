@@ -1,6 +1,7 @@
-"""nnunetv2_clip paper-tables"""
+"""nnunetv2_clip paper tables"""
 
-from pathlib import Path
+from nnunetv2_clip.choices import PAPER_TABLES
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
@@ -8,12 +9,12 @@ def add_arguments(parser):
         "-i", nargs="+", required=True, metavar="NAME=EVALUATION", help="row name and evaluation.json, or its folder"
     )
     parser.add_argument(
-        "--table", nargs="+", default=["btcv"], metavar="TABLE", help="btcv, msd, ircadb, jhh, totalsegmentator [btcv]"
+        "--table", nargs="+", default=["btcv"], metavar="TABLE", help=f"tables out of {', '.join(PAPER_TABLES)}"
     )
     parser.add_argument(
         "--all-datasets", action="store_true", help="take every case, not only those of the table's own dataset"
     )
-    parser.add_argument("-o", type=Path, required=True, help="output folder")
+    add(parser, "-o", required=True, help="output folder")
 
 
 def run(args):

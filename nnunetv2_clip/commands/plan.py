@@ -1,28 +1,15 @@
 """nnunetv2_clip plan"""
 
-PLANNERS = {
-    "small": "planners.SmallPlanner",
-    "default": "planners.TorchPlanner",
-    "resenc_m": "planners.ResEncMPlanner",
-    "resenc_l": "planners.ResEncLPlanner",
-    "resenc_xl": "planners.ResEncXLPlanner",
-    "paper": "paper.PaperPlanner",
-    "paper_swin": "paper.PaperSwinPlanner",
-}
+from nnunetv2_clip.choices import CONFIGURATION, PLANNERS
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
-    parser.add_argument("-d", required=True, help="dataset id or name; its fingerprint must exist")
-    parser.add_argument("-pl", choices=tuple(PLANNERS), default="default", help="planner (default: %(default)s)")
-    parser.add_argument("-gpu_memory_target", type=float, help="GB of memory to plan for")
-    parser.add_argument("-overwrite_plans_name", help="name of the plans file, without .json")
-    parser.add_argument(
-        "-overwrite_target_spacing",
-        type=float,
-        nargs=3,
-        metavar="MM",
-        help="voxel size of 3d_fullres",
-    )
+    add(parser, "-d", required=True)
+    parser.add_argument("-pl", choices=tuple(PLANNERS), default=next(iter(PLANNERS)), help="planner")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory to plan for")
+    add(parser, "-overwrite_plans_name")
+    parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="voxel size of 3d_fullres")
 
 
 def run(args):
@@ -56,4 +43,4 @@ def run(args):
         overwrite_target_spacing=args.overwrite_target_spacing,
     )
     planner.plan_experiment()
-    print(f"Next: nnUNetv2_preprocess -d {args.d} -plans_name {name} -c 3d_fullres")
+    print(f"Next: nnUNetv2_preprocess -d {args.d} -plans_name {name} -c {CONFIGURATION}")

@@ -5,60 +5,53 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-KINDS = ("labels", "masks", "statistics", "preview", "msd")
-INCOMPLETE = 3  # exit code: some cases failed, the others are there
+from nnunetv2_clip.choices import OUTPUTS
+from nnunetv2_clip.commands._arguments import add, add_model_or_dataset, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-i", type=Path, required=True, help="a CT as NIfTI, a folder of them, a DICOM series, or a folder of series"
+    add(
+        parser,
+        "-i",
+        required=True,
+        metavar="IMAGES",
+        help="a CT as NIfTI, a folder of them, a DICOM series, or a folder of series",
     )
-    parser.add_argument("-o", type=Path, required=True, help="output folder")
-    parser.add_argument("-m", type=Path, metavar="MODEL", help="model folder, or a zip of nnUNetv2_export_model_to_zip")
-    parser.add_argument("-d", help="instead of -m: dataset id or name; its model is found with -tr, -p and -c")
-    parser.add_argument("-tr", default="CLIPUniversalTrainer", help="trainer (default %(default)s)")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans (default %(default)s)")
-    parser.add_argument("-c", help="configuration (default 3d_fullres; with a zip: the only one in it)")
-    parser.add_argument("-f", nargs="+", help="folds (default: all that are there, as an ensemble)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default %(default)s)")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is there")
-    parser.add_argument("-step_size", type=float, default=0.5, help="of the sliding window, in patches (default 0.5)")
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring (left and right never are mirrored)")
-    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by name or alias (default: all)")
+    add(parser, "-o", required=True, help="output folder")
+    add_model_or_dataset(parser)
+    add(parser, "-step_size", "--disable_tta", "--classes")
     parser.add_argument(
         "--outputs",
         nargs="+",
-        choices=KINDS,
+        choices=OUTPUTS,
         default=["labels"],
-        help="what to write (default: labels; msd: label maps of the Decathlon's tasks)",
+        help="what to write; msd: label maps of the Decathlon's tasks",
     )
     parser.add_argument("--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of")
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
     parser.add_argument("--max-ram", metavar="SIZE", help="stay below this much memory, for instance 6GB")
     parser.add_argument("--continue_prediction", action="store_true", help="leave out cases whose outputs are there")
-    parser.add_argument("-num_parts", type=int, default=1, help="number of processes that share the cases")
-    parser.add_argument("-part_id", type=int, default=0, help="which of them this is (from 0)")
+    add(parser, "-num_parts", "-part_id", "--json")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.inference.inputs import find_cases
     from nnunetv2_clip.inference.memory import parse_size
     from nnunetv2_clip.inference.model_source import opened_model
 
     _check(args)
+    model = model_folder("predict", args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
     cases = cases[args.part_id :: args.num_parts]
-    with opened_model(_model(args), args.c, args.f, args.chk) as folder:
-        return _predict(args, folder, cases, max_ram)
+    with opened_model(model, args.c, args.f, args.chk) as folder:
+        _predict(args, folder, cases, max_ram)
 
 
 def _check(args: argparse.Namespace) -> None:
     from nnunetv2_clip.errors import UserError
 
-    if (args.m is None) == (args.d is None):
-        raise UserError("predict", "needs either -m or -d", "-m MODEL_FOLDER_OR_ZIP, or -d DATASET with -tr, -p, -c")
     if not 0 <= args.part_id < args.num_parts:
         raise UserError("-part_id", f"{args.part_id}", f"0 to {args.num_parts - 1} with -num_parts {args.num_parts}")
     if not 0 < args.step_size <= 1:
@@ -76,13 +69,7 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
 
 
-def _model(args: argparse.Namespace) -> Path:
-    from nnunetv2_clip.inference.model_source import trained_model_folder
-
-    return args.m or trained_model_folder(args.d, args.tr, args.p, args.c or "3d_fullres")
-
-
-def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> int:
+def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, predict_cases, require_same_job
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
@@ -124,7 +111,7 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
     require_same_job(job)
     write_model_tables(folder, model.classes, args.o)
     failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
-    return _summary(args.o, len(cases), failed)
+    _tell(args, [case.name for case in cases], failed)
 
 
 def _never_learnt(model) -> list[str]:
@@ -162,10 +149,12 @@ def _tasks(classes, trained) -> dict[str, dict[str, int]]:
     return tasks
 
 
-def _summary(output: Path, count: int, failed: dict[str, str]) -> int:
-    import sys
+def _tell(args: argparse.Namespace, cases: list[str], failed: dict[str, str]) -> None:
+    """Raises CasesFailed if some did."""
+    from nnunetv2_clip.runner import CasesFailed
 
-    print(f"{output}: {count - len(failed)} of {count} cases are there.")
-    for error in failed.values():
-        print(f"Failed: {error}", file=sys.stderr)
-    return INCOMPLETE if failed else 0
+    written = [name for name in cases if name not in failed]
+    args.result = {"output": str(args.o), "written": written, "failed": failed}
+    print(f"{args.o}: {len(written)} of {len(cases)} cases are there.")
+    if failed:
+        raise CasesFailed("predict", failed, len(cases), "prediction.json names them too")

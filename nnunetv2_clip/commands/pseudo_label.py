@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from nnunetv2_clip.commands._arguments import add, next_steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", required=True, metavar="ID", help="raw dataset to complete, id or name; it is only read")
+    add(parser, "-d", required=True)
+    add(parser, "-m", required=True)
+    add(parser, "-o", required=True, type=str, metavar="DATASET", help="new dataset: id (910) or name")
+    add(parser, "--name", default="Completed")
+    add(parser, "--classes")
     parser.add_argument(
-        "-m", type=Path, required=True, metavar="MODEL", help="model folder, or a zip of nnUNetv2_export_model_to_zip"
-    )
-    parser.add_argument("-o", required=True, metavar="ID", help="id or full name of the new dataset")
-    parser.add_argument("--name", default="Completed", help="name after the id of -o (default: Completed)")
-    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these, by name or alias (default: all)")
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="probability above which a voxel belongs to a class (default 0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability above which a voxel belongs to a class",
     )
     parser.add_argument(
         "--max-uncertainty",
         type=float,
         default=0.3,
+        metavar="U",
         help="a class whose prediction in a case is less certain than this stays unknown there: one minus the Dice "
-        "that the model expects of its own mask, 0 to 1 (default 0.3)",
+        "that the model expects of its own mask, 0 to 1",
     )
     parser.add_argument(
-        "--weight", type=float, default=0.5, help="of a pseudo label in the loss; truth has 1 (default 0.5)"
+        "--weight", type=float, default=0.5, metavar="W", help="of a pseudo label in the loss; truth has 1"
     )
-    parser.add_argument("-c", help="configuration, of a zip with several")
-    parser.add_argument("-f", nargs="+", help="folds (default: all that are there, as an ensemble)")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default %(default)s)")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is there")
-    parser.add_argument("-step_size", type=float, default=0.5, help="of the sliding window, in patches (default 0.5)")
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring (left and right never are mirrored)")
-    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    add(parser, "-c", "-f", "-chk", "-device", "-step_size", "--disable_tta", "--copy")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,11 +62,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"Left out, because {source.name} has no such class: {', '.join(done.not_in_dataset)}")
     print((output / SUMMARY).read_text(encoding="utf-8"))
     print(f"Every pair: {output / TABLE}")
-    number = output.name.split("_")[0].removeprefix("Dataset")
-    print(
-        f"Next: nnunetv2_clip embed -d {number}; nnUNetv2_plan_and_preprocess -d {number}; nnUNetv2_train {number} ... "
-        "(or 'nnunetv2_clip extend' for a new class: docs/extend.md)"
-    )
+    print(next_steps(output.name.split("_")[0].removeprefix("Dataset")))
+    print("(or 'nnunetv2_clip extend' for a new class: docs/extend.md)")
 
 
 def _output_name(text: str, name: str) -> str:

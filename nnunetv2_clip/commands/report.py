@@ -5,28 +5,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_clip.commands._arguments import add
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-i", type=Path, help="images of the predicted cases (<case>_0000.nii.gz or <case>.nii.gz)")
-    parser.add_argument("-pred", type=Path, help="predictions of nnUNetv2_predict")
-    parser.add_argument("-ref", type=Path, help="label files in the label values of dataset.json (labelsTr)")
-    parser.add_argument("--dataset-json", type=Path, help="default: beside -ref, else beside -pred")
-    parser.add_argument("--manifest", type=Path, help="default: label_presence.json beside dataset.json")
-    parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) beside Dice; takes longer")
-    parser.add_argument("--log-folder", type=Path, help="a fold of a training (fold_0), for its curves")
-    parser.add_argument("--title", help="default: the name of the predictions' folder")
+    add(parser, "-i", help="images of the predicted cases (<case>_0000.nii.gz or <case>.nii.gz)")
+    add(parser, "-pred")
+    add(parser, "-ref", help="reference label maps in the label values of dataset.json (labelsTr)")
+    add(parser, "--dataset-json", "--manifest")
+    parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) as well as Dice; takes longer")
     parser.add_argument(
-        "--max-pictures", type=int, default=100, help="show pictures of so many worst cases (default 100)"
+        "--log-folder", type=Path, metavar="FOLDER", help="a fold of a training (fold_0), for its curves"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="of the page (default: name of the folder of predictions)")
+    parser.add_argument(
+        "--max-pictures", type=int, default=100, metavar="N", help="show pictures of so many worst cases"
     )
     parser.add_argument(
         "--viewer",
         type=int,
         default=0,
         metavar="N",
-        help="scroll through the N worst cases in the page, with NiiVue (default 0; about 1 MB and 2 to 10 MB a case)",
+        help="scroll through the N worst cases in the page, with NiiVue; about 1 MB and 2 to 10 MB a case",
     )
-    parser.add_argument("-np", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("-o", type=Path, required=True, help="the HTML file to write")
+    add(parser, "-np")
+    add(parser, "-o", required=True, metavar="FILE", help="the HTML file to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,18 +1,20 @@
 """nnunetv2_clip totalsegmentator-group"""
 
-GROUPS = ("organs", "vertebrae", "cardiac", "muscles")
+from pathlib import Path
+
+from nnunetv2_clip.choices import TOTALSEGMENTATOR_GROUPS
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
-    parser.add_argument("-g", required=True, choices=GROUPS, help="group of structures")
-    parser.add_argument("-i", required=True, help="folder of TotalSegmentator v1 (s0000/ct.nii.gz, ...)")
-    parser.add_argument("-o", default=".", help="folder for the two tables (default: here)")
+    parser.add_argument("--group", required=True, choices=TOTALSEGMENTATOR_GROUPS, help="group of structures")
+    add(parser, "-i", required=True, help="folder of TotalSegmentator v1 (s0000/ct.nii.gz, ...)")
+    add(parser, "-o", default=Path("."), help="for the two tables")
 
 
 def run(args):
-    from pathlib import Path
-
     from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import write_group
 
-    classes, source = write_group(args.g, Path(args.i), Path(args.o))
-    print(f"Next: nnunetv2_clip convert -d 903 --name {args.g.title()} --classes {classes} --source custom={source}")
+    taxonomy, source = write_group(args.group, args.i, args.o)
+    name = args.group.title()
+    print(f"Next: nnunetv2_clip convert -d 903 --name {name} --taxonomy {taxonomy} --source custom={source}")

@@ -430,7 +430,7 @@ def _plan(merge: Merge) -> dict:
         "classes": merge.taxonomy.to_json(),
         "label values": [sorted(classes) for classes in known_class_sets(merge)],
         "--copy": merge.copy_images,
-        "-compression": merge.compression,
+        "--compression": merge.compression,
     }
 
 

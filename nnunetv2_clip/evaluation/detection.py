@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from nnunetv2_clip.choices import ANY, OVERLAP
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
@@ -17,7 +18,6 @@ from nnunetv2_clip.evaluation.study import case_jobs
 from nnunetv2_clip.manifest import Manifest
 
 TUMOR, FREE, OTHER = "tumor", "free", "other"
-ANY, OVERLAP = "any", "overlap"
 
 
 @dataclass(frozen=True)

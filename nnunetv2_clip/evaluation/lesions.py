@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_clip.choices import FRACTION, IOU
 from nnunetv2_clip.evaluation.cases import CaseJob, read_label_pair
 from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
 from nnunetv2_clip.imaging.components import connected_components
 
 # Shapes: X Y Z voxels of the box around both masks; R reference lesions, P predicted lesions.
-
-FRACTION, IOU = "fraction", "iou"
 
 
 @dataclass(frozen=True)

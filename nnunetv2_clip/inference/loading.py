@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, rules_of_plans
@@ -85,7 +84,7 @@ def load_model(
             "run 'nnunetv2_clip learn-postprocessing', or leave out --postprocess",
         )
     needed = _in_order(needed_classes({*wanted, *likely}, rules), known)
-    chosen = torch.device(device or _fastest_device())
+    chosen = find_device(device)
     try:
         predictor = load_predictor(folder, needed, None, folds, checkpoint, chosen, **options)
     except UserError:
@@ -117,9 +116,3 @@ def _names(given: Sequence[str], known: Sequence[str], taxonomy: Taxonomy, where
 def _in_order(names, known: Sequence[str]) -> tuple[str, ...]:
     """In the model's order: an organ before what lies on it."""
     return tuple(name for name in known if name in set(names))
-
-
-def _fastest_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

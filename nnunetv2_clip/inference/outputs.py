@@ -20,7 +20,6 @@ from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
 
-KINDS = ("labels", "masks", "statistics", "preview", "msd")
 STATISTICS = "statistics"
 PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
 
@@ -30,7 +29,7 @@ class Outputs:
     """Where the files of one case go, and which are wanted.
 
     Attributes:
-        kinds: out of `KINDS`.
+        kinds: out of `choices.OUTPUTS`.
         classes: whose masks and statistics are written.
         probabilities: whose probabilities are written.
         tasks: for the kind `msd`: folder of a task -> its classes with their label values, an organ before its tumour.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,15 +72,16 @@ def load_predictor(
         if name not in known:
             unknown = f"the model does not know the class {name!r}.{suggestion(name, known)}"
             raise UserError(folder, unknown, f"one of {', '.join(known)}")
-    predictor = nnUNetPredictor(
-        tile_step_size=tile_step_size,
-        use_mirroring=use_mirroring,
-        device=torch.device(device),
-        verbose=verbose,
-        verbose_preprocessing=verbose,
-    )
     used = _folds(folder, folds, checkpoint)
-    predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
+    with redirect_stdout(StringIO()):  # nnU-Net prints which folders and modules it searches for the trainer
+        predictor = nnUNetPredictor(
+            tile_step_size=tile_step_size,
+            use_mirroring=use_mirroring,
+            device=torch.device(device),
+            verbose=verbose,
+            verbose_preprocessing=verbose,
+        )
+        predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
     for fold, weights in zip(used, predictor.list_of_parameters, strict=True):
         _check_text(folder / f"fold_{fold}" / checkpoint, weights, known, plans[KEY])
     if names != list(known) or label_values is not None:

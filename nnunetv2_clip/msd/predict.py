@@ -25,11 +25,6 @@ RECORD = "predictions_of.json"
 WORTH_WORKERS = 4  # images; nnU-Net's worker processes take longer to start than they save for fewer
 
 
-def is_model_folder(folder: Path) -> bool:
-    """A trained model (as nnUNetv2_train leaves it), in contrast to predictions, beside which nnU-Net copies plans."""
-    return all((folder / name).is_file() for name in ("plans.json", "dataset.json")) and any(folder.glob("fold_*"))
-
-
 @dataclass(frozen=True)
 class Model:
     """A trained model and how to run it.

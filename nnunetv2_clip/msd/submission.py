@@ -65,7 +65,7 @@ def prediction_source(folder: Path) -> PredictionFolder:
         UserError: the folder is not there, or a dataset.json beside the predictions shows another model.
     """
     if not folder.is_dir():
-        raise UserError(folder, "is no folder", "predictions or a trained model", "check -i")
+        raise UserError(folder, "is no folder", "predictions", "check -pred")
     tasks_of = {folder: CT_TASKS, **{folder / task.folder: (task,) for task in CT_TASKS}}
     taxonomy = UNIVERSAL
     for place, tasks in tasks_of.items():  # nnU-Net leaves the model's plans and dataset.json beside its predictions
@@ -164,7 +164,7 @@ def refuse(problems: Sequence[str], where: object, most: int = 200) -> None:
         )
 
 
-def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, silent: bool = False) -> None:
+def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -> None:
     """Write the zip; an unusable prediction leaves nothing behind.
 
     Args:
@@ -177,7 +177,7 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, s
     problems: list[str] = []
     with replacing(output) as beside:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:  # masks are compressed already
-            for entry, mask, problem in _masks(entries, workers, silent):
+            for entry, mask, problem in _masks(entries, workers):
                 if problem:
                     problems.append(problem)
                 elif not problems:
@@ -185,12 +185,10 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1, s
         refuse(problems, output)
 
 
-def _masks(entries: Sequence[Entry], workers: int, silent: bool) -> Iterator[tuple[Entry, bytes, str | None]]:
+def _masks(entries: Sequence[Entry], workers: int) -> Iterator[tuple[Entry, bytes, str | None]]:
     with _mapper(workers) as mapper:
         results = mapper(make_mask, entries)
-        for entry, (mask, problem) in zip(
-            entries, tqdm(results, "export", len(entries), unit="mask", disable=silent), strict=True
-        ):
+        for entry, (mask, problem) in zip(entries, tqdm(results, "export", len(entries), unit="mask"), strict=True):
             yield entry, mask, problem
 
 

@@ -105,7 +105,7 @@ def test_images(msd_root: Path, task: MsdTask) -> Iterator[TestImage]:
     """
     path = msd_root / task.folder / "dataset.json"
     if not path.parent.is_dir():
-        raise UserError(path.parent, "does not exist", "the task as downloaded and unpacked", "check --msd")
+        raise UserError(path.parent, "does not exist", "the task as downloaded and unpacked", "check -i")
     content = read_json(path, "unpack the task's archive again")
     listed = content.get("test") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not listed:

@@ -23,7 +23,7 @@ MAX_BYTES_PER_VOXEL = 8
 MAX_HEADER_BYTES = 1 << 20
 
 
-def verify(path: Path, msd_root: Path, tasks: Sequence[MsdTask] = TASKS, silent: bool = False) -> list[str]:
+def verify(path: Path, msd_root: Path, tasks: Sequence[MsdTask] = TASKS) -> list[str]:
     """Everything wrong with a submission; an empty list when nothing is.
 
     Nothing is unpacked to disk, and no file is read beyond the size that its test image allows.
@@ -38,7 +38,7 @@ def verify(path: Path, msd_root: Path, tasks: Sequence[MsdTask] = TASKS, silent:
         raise UserError(path, f"cannot be read as a zip file ({error})", "a submission", "make it again") from None
     with archive:
         problems, files = _names(archive, images)
-        for label, info in tqdm(files.items(), "verify", unit="mask", disable=silent):
+        for label, info in tqdm(files.items(), "verify", unit="mask"):
             try:
                 _check_mask(archive, info, images[label])
             except BadMask as error:

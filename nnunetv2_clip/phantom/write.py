@@ -102,7 +102,7 @@ def _check(order: PhantomOrder) -> None:
     for source in order.sources:
         layout_orientations(known_layout(source), [order.orientation] if order.orientation else [])
     if len(set(order.sources)) != len(order.sources):
-        raise UserError("--sources", f"names a source twice: {' '.join(order.sources)}", "each source once")
+        raise UserError("--layouts", f"names a source twice: {' '.join(order.sources)}", "each source once")
     if order.cases < 1 or order.test_cases < 0:
         raise UserError("--cases", f"{order.cases} and --test-cases {order.test_cases}", "at least 1 and at least 0")
     if order.seed < 0:

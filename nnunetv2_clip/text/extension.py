@@ -19,7 +19,7 @@ from nnunetv2_clip.text.table import TextTable
 SAME_ENCODER = 0.9999  # cosine of one class, embedded twice: devices and library versions move it far less
 WAY_OUT = (
     "make the table where the encoder is (nnunetv2_clip embed -d DATASET -o FILE.npz, with the encoder and the prompts "
-    "of the model) and give it with --table FILE.npz"
+    "of the model) and give it with --text-table FILE.npz"
 )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from nnunetv2_clip.choices import FINE_TUNE, FROZEN, PLANS, TRAINER, TRANSFER
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
@@ -27,9 +28,6 @@ from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
 from nnunetv2_clip.training.extension import (
-    FINE_TUNE,
-    FROZEN,
-    TRANSFER,
     Extension,
     start_file,
     start_weights,
@@ -250,7 +248,7 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
     return (
         *(fingerprint if not (folder / "dataset_fingerprint.json").is_file() else []),
         f"nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}",
-        f"nnUNetv2_train {number} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name}",
+        f"nnUNetv2_train {number} {configuration} 0 -tr {TRAINER} -p {plans_name}",
     )
 
 
@@ -267,7 +265,8 @@ def check_plans_name(name: str) -> None:
     taken = {"dataset", "dataset_fingerprint", *(Path(file).stem for file in (MANIFEST_FILE, SPLITS_FILE))}
     if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         found = f"{name!r}, which is another file of the dataset" if name in taken else f"{name!r}"
-        raise UserError("-p", found, "a name of letters, digits, _, - and .", "for example nnUNetPlans_extended")
+        expected = f"a name of letters, digits, _, - and ., for example {PLANS}_extended"
+        raise UserError("-overwrite_plans_name", found, expected)
 
 
 def check_channels(old: OldModel, new: NewDataset) -> None:
@@ -290,7 +289,7 @@ def check_classes(old: OldModel, new: NewDataset, added: tuple[str, ...]) -> Non
     """
     where = new.folder / MANIFEST_FILE
     taxonomy = {row.name: row for row in new.manifest.taxonomy}
-    table = "give 'nnunetv2_clip convert --classes' a table with the rows of the model and new ones after them"
+    table = "give 'nnunetv2_clip convert --taxonomy' a table with the rows of the model and new ones after them"
     for row in old.rows:
         if row.name not in taxonomy or row.name not in new.classes:
             line = f"- {{index: {row.index}, name: {row.name}, parents: [{', '.join(row.parents)}]}}"

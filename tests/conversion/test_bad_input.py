@@ -125,7 +125,7 @@ def test_empty_folder_is_refused(convert, tmp_path):
         (("--source", "msd_livr=x"), "Did you mean 'msd_liver'"),
         (("--source", "msd_liver=nowhere"), "is no folder"),
         (("--sources", "nowhere.yaml"), "cannot be read"),
-        (("--source", "msd_liver=x", "--classes", "nowhere.yaml"), "nowhere.yaml"),
+        (("--source", "msd_liver=x", "--taxonomy", "nowhere.yaml"), "nowhere.yaml"),
     ],
 )
 def test_wrong_option_is_answered(convert, arguments, message):

@@ -30,6 +30,16 @@ def liver(tmp_path_factory):
     return write_source("msd_liver", folder, (1, 2, 3), spacing_mm=(8.0, 8.0, 8.0), numbers=(60, 61, 62)).root
 
 
+def test_a_script_reads_the_problems(check, liver):
+    code, text, page = check("--source", f"msd_liver={liver}", "--json")
+    found = json.loads(text)
+    assert code == 1 and page
+    [source] = found["sources"]
+    assert (source["name"], source["found"], source["expected"]) == ("msd_liver", 3, 131)
+    assert len(found["problems"]) == 1 and "131" in found["problems"][0]
+    assert found["copies"] == [] and found["needed_bytes"] > 0
+
+
 def test_datasets_tells_classes_licence_and_where_to_get_every_source(capsys):
     assert main(["datasets", "--json"]) == 0
     facts = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

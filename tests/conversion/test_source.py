@@ -87,6 +87,6 @@ def test_lonely_files_are_named():
 
 
 def test_help_needs_no_heavy_import():
-    code = "import sys; from nnunetv2_clip.cli import build_parser; build_parser('convert'); print(*sys.modules)"
+    code = "import sys; from nnunetv2_clip.cli import command_parser; command_parser('convert'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "nibabel", "torch", "yaml", "pydantic"} & set(loaded)

@@ -100,7 +100,7 @@ def test_own_class_gets_a_label_value_and_a_channel(folder, table, nnunet, conve
     code, message = convert("--source", f"custom={path}")
     assert code == 2
     assert "unknown class 'renal_vein'" in message
-    assert convert("--source", f"custom={path}", "--classes", classes)[0] == 0
+    assert convert("--source", f"custom={path}", "--taxonomy", classes)[0] == 0
     assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"renal_vein"}
     labels = json.loads((nnunet.raw / "dataset.json").read_text())["labels"]
     values = sorted({value for values in labels.values() if isinstance(values, list) for value in values})

@@ -28,7 +28,7 @@ def written(folder):
             folder.label(f"p1/masks/{name}.nii.gz", *values)
         (folder.path / "table.yaml").write_text(table)
         (folder.path / "classes.yaml").write_text(CLASSES)
-        return ["--classes", folder.path / "classes.yaml", "--source", f"custom={folder.path / 'table.yaml'}"]
+        return ["--taxonomy", folder.path / "classes.yaml", "--source", f"custom={folder.path / 'table.yaml'}"]
 
     return write
 

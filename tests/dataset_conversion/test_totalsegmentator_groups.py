@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
+from nnunetv2_clip.choices import TOTALSEGMENTATOR_GROUPS as OFFERED
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.commands.totalsegmentator_group import GROUPS as OFFERED
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS, class_rows, prompt_noun
 from nnunetv2_clip.manifest import Manifest
 
@@ -53,19 +53,19 @@ def test_convert_takes_the_tables_of_every_group(group, folder, convert, nnunet)
         mask.flat[number] = 1
         folder.save(f"s0001/segmentations/{structure}.nii.gz", mask)
     output = folder.path / "tables"
-    assert main(["totalsegmentator-group", "-g", group, "-i", str(folder.path), "-o", str(output)]) == 0
+    assert main(["totalsegmentator-group", "--group", group, "-i", str(folder.path), "-o", str(output)]) == 0
     classes, source = (output / f"totalsegmentator_{group}{end}.yaml" for end in ("_classes", ""))
-    code, error = convert("--classes", classes, "--source", f"custom={source}")
+    code, error = convert("--taxonomy", classes, "--source", f"custom={source}")
     assert code == 0, error
     (case,) = Manifest.load(nnunet.raw / "label_presence.json").cases.values()
     assert len(case.annotated) == len(GROUPS[group])
 
 
 def test_another_folder_and_tables_that_are_there_are_refused(folder, tmp_path, capsys):
-    assert main(["totalsegmentator-group", "-g", "organs", "-i", str(tmp_path)]) == 2
+    assert main(["totalsegmentator-group", "--group", "organs", "-i", str(tmp_path)]) == 2
     assert "s0000" in capsys.readouterr().err
     folder.image("s0001/ct.nii.gz", 1)
-    command = ["totalsegmentator-group", "-g", "organs", "-i", str(folder.path), "-o", str(tmp_path)]
+    command = ["totalsegmentator-group", "--group", "organs", "-i", str(folder.path), "-o", str(tmp_path)]
     assert main(command) == 0
     assert yaml.safe_load((tmp_path / "totalsegmentator_organs.yaml").read_text())["name"] == "totalsegmentator_organs"
     assert main(command) == 2

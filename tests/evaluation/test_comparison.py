@@ -115,8 +115,8 @@ def readers(tmp_path):
 
 def test_agreement_of_every_pair_of_sources(readers, capsys):
     labels = [f"{name}={readers / name}" for name in ("dr1", "dr2")]
-    sources = ["--labels", *labels, "--painted", f"ai={readers / 'ai'}"]
-    assert main(["agreement", *sources, "-np", "1", "-o", str(readers / "out")]) == 0
+    sources = ["-ref", *labels, "-pred", f"ai={readers / 'ai'}"]
+    assert main(["paper", "agreement", *sources, "-np", "1", "-o", str(readers / "out")]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| liver")]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     # liver: dr1-dr2 0.8 and 2/3; dr1-ai 1 and 1; tumour: only in case a, dr2 drew none
@@ -128,9 +128,9 @@ def test_agreement_of_every_pair_of_sources(readers, capsys):
 
 
 def test_one_source_or_no_common_case_is_refused(readers, capsys):
-    assert main(["agreement", "--labels", f"dr1={readers / 'dr1'}", "-o", str(readers / "out")]) == 2
+    assert main(["paper", "agreement", "-ref", f"dr1={readers / 'dr1'}", "-o", str(readers / "out")]) == 2
     assert "1 label source" in capsys.readouterr().err
     save(row(0), readers / "other" / "z.nii.gz")
-    command = ["agreement", "--labels", f"dr1={readers / 'dr1'}", f"o={readers / 'other'}", "-o", str(readers / "out")]
-    assert main(command) == 2
+    sources = "-ref", f"dr1={readers / 'dr1'}", f"o={readers / 'other'}"
+    assert main(["paper", "agreement", *sources, "-o", str(readers / "out")]) == 2
     assert "no case" in capsys.readouterr().err

@@ -147,11 +147,11 @@ def test_average_is_missing_when_a_class_was_not_scored():
 
 def test_paper_tables_command_wants_the_dataset_of_the_table(tmp_path, capsys):
     evaluation_of({"spleen": (0.8,)}, "hospital").save(tmp_path / "evaluation.json")
-    command = ["paper-tables", "-i", f"ours={tmp_path}", "--table", "ircadb", "-o", str(tmp_path / "out")]
+    command = ["paper", "tables", "-i", f"ours={tmp_path}", "--table", "ircadb", "-o", str(tmp_path / "out")]
     assert main(command) == 2
     assert "hospital" in capsys.readouterr().err
     assert main([*command, "--all-datasets"]) == 0
     assert "| ours " in (tmp_path / "out" / "tables.md").read_text()
     assert "Universal Model *" in (tmp_path / "out" / "tables.tex").read_text()
-    assert main([*command[:3], "--table", "ircad", "-o", str(tmp_path)]) == 2
+    assert main([*command[:4], "--table", "ircad", "-o", str(tmp_path)]) == 2
     assert "Did you mean 'ircadb'?" in capsys.readouterr().err

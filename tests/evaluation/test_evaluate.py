@@ -67,6 +67,12 @@ def test_classes_and_datasets_are_summarised_with_n(study):
     assert found["mean_over_classes"]["Dice"]["mean"] == pytest.approx((0.75 + 1 / 3 + 1) / 3)
 
 
+def test_a_script_reads_the_summary(study, capsys):
+    written = evaluate(study, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {key: value for key, value in written.items() if key != "pairs"}
+
+
 def test_without_manifest_every_declared_class_counts_as_annotated(study):
     (study / "label_presence.json").unlink()
     found = evaluate(study)

@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
         os.environ[name] = str(root / name)
     os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
     sources = ("msd_liver", "msd_spleen")
-    call("nnunetv2_clip", "phantom", "-o", root / "msd", "--cases", 5, "--spacing", 10, 10, 12, "--sources", *sources)
+    call("nnunetv2_clip", "phantom", "-o", root / "msd", "--cases", 5, "--spacing", 10, 10, 12, "--layouts", *sources)
     tasks = {"msd_liver": "Task03_Liver", "msd_spleen": "Task09_Spleen"}
     folders = {name: root / "msd" / name / task for name, task in tasks.items()}
     named = [text for name, folder in folders.items() for text in ("--source", f"{name}={folder}")]

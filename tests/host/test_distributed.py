@@ -207,7 +207,8 @@ def test_two_processes_add_a_class_and_leave_all_else_as_it_was(tiny, tmp_path):
     classes = list(json.loads((fold.parent / "dataset.json").read_text())["labels"])[1:]
     trained[classes.index("spleen")] = False  # so that it can be added anew
     torch.save(checkpoint, path)
-    assert cli.main(["extend", "-m", str(fold.parent), "-d", DATASET, "-p", name, "--overwrite"]) == 0
+    own_plans = "-overwrite_plans_name", name, "--overwrite"
+    assert cli.main(["extend", "-m", str(fold.parent), "-d", DATASET, *own_plans]) == 0
     preprocessed = tiny / "nnUNet_preprocessed" / DATASET
     if not (preprocessed / f"{name}_3d_fullres").exists():
         (preprocessed / f"{name}_3d_fullres").symlink_to(preprocessed / f"{PLANS}_3d_fullres")

@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnunetv2_clip.choices import PLANS
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS
 from nnunetv2_clip.trained_model import known_classes
 from tests.host.conftest import FOLDERS, call
@@ -51,15 +52,15 @@ def reader(tmp_path_factory):
     os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1")
     os.environ.update(nnUNet_clip_demo_epochs="1", nnUNet_clip_demo_iterations="2")
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    call("nnunetv2_clip", "phantom", "-o", root / "msd", *SIZE, "--sources", "msd_liver", "msd_spleen")
+    call("nnunetv2_clip", "phantom", "-o", root / "msd", *SIZE, "--layouts", "msd_liver", "msd_spleen")
     tasks = [f"msd_liver={root}/msd/msd_liver/Task03_Liver", f"msd_spleen={root}/msd/msd_spleen/Task09_Spleen"]
     call("nnunetv2_clip", "convert", "-d", 900, "-np", 1, *(word for task in tasks for word in ("--source", task)))
     call("nnunetv2_clip", "embed", "-d", 900, "--encoder", "minilm")
     call("nnUNetv2_extract_fingerprint", "-d", 900, "-np", 1)
-    small = ("-pl", "small", "-gpu_memory_target", 0.01, "-overwrite_plans_name", "nnUNetPlans")
+    small = ("-pl", "small", "-gpu_memory_target", 0.01, "-overwrite_plans_name", PLANS)
     call("nnunetv2_clip", "plan", "-d", 900, *small)
-    call("nnUNetv2_preprocess", "-d", 900, "-c", "3d_fullres", "-np", 1)
-    call("nnUNetv2_train", 900, "3d_fullres", 0, "-tr", TRAINER, "-device", "cpu")
+    call("nnUNetv2_preprocess", "-d", 900, "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1)
+    call("nnUNetv2_train", 900, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-device", "cpu")
     write_drawings(root)
     yield root
     os.environ.clear()
@@ -69,7 +70,7 @@ def reader(tmp_path_factory):
 def write_drawings(root):
     """Own cases with one value, CTs to predict, and TotalSegmentator with vertebrae (drawn as the aorta)."""
     call(
-        "nnunetv2_clip", "phantom", "-o", root / "own", *SIZE, "--seed", 9, "--sources", "custom", "totalsegmentator_v1"
+        "nnunetv2_clip", "phantom", "-o", root / "own", *SIZE, "--seed", 9, "--layouts", "custom", "totalsegmentator_v1"
     )
     folder = next((root / "own" / "custom").rglob("labels")).parent
     for kind in ("images", "labels"):
@@ -104,17 +105,17 @@ def test_a_class_is_added_by_the_commands_of_the_page(reader):
     (reader / "my_dataset.yaml").write_text(source)
     run("extend.md", reader)
     known = {"liver", "liver_tumor", "spleen", "sacrum"}
-    assert set(known_classes(model(reader, "Dataset901_Sacrum", "nnUNetPlans_extended"))) == known
-    assert set(known_classes(model(reader, "Dataset911_Completed", "nnUNetPlans_finetuned"))) == known
+    assert set(known_classes(model(reader, "Dataset901_Sacrum", f"{PLANS}_extended"))) == known
+    assert set(known_classes(model(reader, "Dataset911_Completed", f"{PLANS}_finetuned"))) == known
     assert (reader / "PREDICTIONS" / "case.nii.gz").is_file()
 
 
 @pytest.mark.slow
 def test_another_list_of_classes_is_learnt_by_the_commands_of_the_page(reader):
-    fold = model(reader, "Dataset900_Universal", "nnUNetPlans") / "fold_0"
+    fold = model(reader, "Dataset900_Universal", PLANS) / "fold_0"
     shutil.copy(fold / "checkpoint_final.pth", reader / "universal.pth")
     run("transfer.md", reader)
-    for plans in ("nnUNetPlans_transferred", "nnUNetPlans_from900"):
+    for plans in (f"{PLANS}_transferred", f"{PLANS}_from900"):
         assert set(known_classes(model(reader, "Dataset903_Vertebrae", plans))) == {
             name.lower() for name in GROUPS["vertebrae"]
         }

@@ -18,6 +18,7 @@ from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 from nnunetv2_clip.training.variants import CLIPUniversalTrainerRandomText
 from tests.host.conftest import DATASET, PLANS
 
+NAME_PLANS = "-overwrite_plans_name"
 CASES = """
 name: new
 images: images/{case}.nii.gz
@@ -36,7 +37,7 @@ def dataset(root, number, name, classes):
         (folder / "table.yaml").write_text(CASES.replace("NAME", name))
         rows = "".join(f"- {{index: {33 + n}, name: {each}}}\n" for n, each in enumerate(classes))
         (folder / "classes.yaml").write_text(f"classes:\n{rows}")
-        arguments = ["--classes", folder / "classes.yaml", "--source", f"custom={folder / 'table.yaml'}", "-np", 1]
+        arguments = ["--taxonomy", folder / "classes.yaml", "--source", f"custom={folder / 'table.yaml'}", "-np", 1]
         assert cli.main([str(x) for x in ("convert", "-d", number, "--name", "New", *arguments)]) == 0
     return folder
 
@@ -74,7 +75,7 @@ def test_a_class_that_the_model_never_learnt_is_added_frozen_by_one_short_traini
     old["class_embedding.seg_layers.trained"][trainer.classes.index("spleen")] = False
     torch.save(checkpoint, path)
     name = "PlansShort"
-    assert cli.main(["extend", "-m", trainer.output_folder_base, "-d", DATASET, "-p", name, "--overwrite"]) == 0
+    assert cli.main(["extend", "-m", trainer.output_folder_base, "-d", DATASET, NAME_PLANS, name, "--overwrite"]) == 0
     folder = tiny / "nnUNet_preprocessed" / DATASET
     if not (folder / f"{name}_3d_fullres").exists():
         (folder / f"{name}_3d_fullres").symlink_to(folder / f"{PLANS}_3d_fullres")
@@ -100,7 +101,7 @@ def chain(tiny):
     for number, classes in ((902, ["sacrum"]), (903, ["sacrum", "renal_vein"])):
         dataset(tiny, number, classes[-1], classes)
         name = f"Plans{number}"
-        assert cli.main(["extend", "-m", str(models[-1]), "-d", str(number), "-p", name]) == 0
+        assert cli.main(["extend", "-m", str(models[-1]), "-d", str(number), NAME_PLANS, name]) == 0
         preprocess(number, name)
         models.append(train(f"Dataset{number}_New", name))
     yield models
@@ -152,7 +153,7 @@ def test_the_models_know_old_and_new_classes(chain, capsys):
         {"sacrum"},
         {"sacrum", "renal_vein"},
     ]
-    assert cli.main(["info", str(chain[2])]) == 0
+    assert cli.main(["info", "-m", str(chain[2])]) == 0
     printed = capsys.readouterr().out
     assert "extends" in printed
     assert chain[1].name in printed
@@ -262,7 +263,7 @@ def test_a_training_goes_on_from_its_own_checkpoint(new_trainer, chain):
 def test_transfer_starts_with_backbone_and_controller_and_only_class_rows_differ(chain, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     name = "PlansTransfer"
-    arguments = ["extend", "-m", str(chain[0]), "-d", "903", "--mode", "transfer", "-p", name, "--overwrite"]
+    arguments = ["extend", "-m", str(chain[0]), "-d", "903", "--mode", "transfer", NAME_PLANS, name, "--overwrite"]
     assert cli.main(arguments) == 0
     folder = tiny / "nnUNet_preprocessed" / "Dataset903_New"  # nnU-Net looks into the folder of preprocessed cases
     (folder / f"{name}_3d_fullres").symlink_to(folder / "Plans903_3d_fullres")

@@ -64,6 +64,23 @@ def test_masks_are_those_of_the_host_in_single_precision(tmp_path, dimensions, t
     assert min(dice.values()) >= 0.9999
 
 
+def test_only_our_own_words_are_printed(tmp_path, model, ct, capfd):
+    assert predict(ct, tmp_path / "out", model) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'out'}: 1 of 1 cases are there.\n"
+
+
+def test_a_script_reads_what_was_written_and_what_failed(tmp_path, model, capfd):
+    (tmp_path / "in").mkdir()
+    save_ct(tmp_path / "in" / "good.nii.gz", make_ct())
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no image")
+    assert predict(tmp_path / "in", tmp_path / "out", model, "--json") == 3
+    shown = capfd.readouterr()
+    found = json.loads(shown.out)
+    assert found["output"] == str(tmp_path / "out") and found["written"] == ["good"]
+    assert list(found["failed"]) == ["bad"]
+    assert "1 of 2 cases failed" in shown.err and "bad" in shown.err
+
+
 def test_the_hosts_half_precision_moves_single_voxels_at_the_surface_only(tmp_path, model, ct):
     assert predict(ct, tmp_path / "out", model) == 0
     ours, stock = voxels(tmp_path / "out" / "case.nii.gz"), stock_labels(ct, model)
@@ -252,3 +269,9 @@ def test_task_label_maps_need_every_class_of_a_task(tmp_path, capsys):
     model, ct = make_model(tmp_path), save_ct(tmp_path / "ct.nii.gz", make_ct((36, 30, 24)))
     assert predict(ct, tmp_path / "out", model, "--classes", "liver", "--outputs", "msd") == 2
     assert "Task03_Liver: liver, liver_tumor" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, model, ct, capsys):
+    for device in ("gpu", "cuda:99"):
+        assert predict(ct, tmp_path / "out", model, "-device", device) == 2
+        assert f"-device {device}: is not available" in capsys.readouterr().err

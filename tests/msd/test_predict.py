@@ -68,7 +68,7 @@ def predictors(monkeypatch):
 
 
 def export(model, msd, output, *more) -> int:
-    return main(["export-msd", "-i", str(model), "--msd", str(msd), "-o", str(output), "--ct-only", "-np", "1", *more])
+    return main(["msd", "export", "-m", str(model), "-i", str(msd), "-o", str(output), "--ct-only", "-np", "1", *more])
 
 
 def test_each_task_is_predicted_with_its_own_classes_and_values(tmp_path, msd, model, predictors):

@@ -30,8 +30,8 @@ def study(tmp_path):
 
 
 def rehearse(study, *more) -> int:
-    options = ["-i", study / "model", "--msd", study / "msd", "-o", study / "scores.json", "-np", 1]
-    return main(["export-msd", "--rehearse", *map(str, (*options, *more))])
+    options = ["-m", study / "model", "-i", study / "msd", "-o", study / "scores.json", "-np", 1]
+    return main(["msd", "rehearse", *map(str, (*options, *more))])
 
 
 def scores(study) -> dict:
@@ -54,14 +54,14 @@ def test_targets_are_scored_with_both_readings_of_the_organ(study, capsys):
 
 def test_the_post_processing_is_rehearsed_as_well(study):
     (study / "rules.yaml").write_text("Task03_Liver: {min_ml: {liver_tumor: 1000}}")
-    assert rehearse(study, "--post", study / "rules.yaml") == 0
+    assert rehearse(study, "--rules", study / "rules.yaml") == 0
     assert scores(study)["Task03_Liver", "liver_tumor"]["dice"] == 0
 
 
 def test_a_folder_of_predictions_will_do(study):
     (study / "model/fold_0/validation/msd_liver_0.nii.gz").rename(study / "liver_0.nii.gz")
-    options = ["-i", study, "--msd", study / "msd", "-o", study / "scores.json", "-np", 1]
-    assert main(["export-msd", "--rehearse", *map(str, options)]) == 0
+    options = ["-pred", study, "-i", study / "msd", "-o", study / "scores.json", "-np", 1]
+    assert main(["msd", "rehearse", *map(str, options)]) == 0
     assert set(scores(study)) >= {("Task03_Liver", "liver")}
 
 

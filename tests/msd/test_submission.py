@@ -19,7 +19,8 @@ from tests.msd.tree import AFFINE, SHAPE, save
 
 
 def export(painted, msd, output, *more) -> int:
-    return main(["export-msd", "-i", str(painted), "--msd", str(msd), "-o", str(output), "-np", "1", *map(str, more)])
+    folders = "-pred", painted, "-i", msd, "-o", output
+    return main(["msd", "export", *map(str, (*folders, "-np", 1, *more))])
 
 
 def mask_of(zip_path, label) -> nib.Nifti1Image:
@@ -223,6 +224,6 @@ def test_a_test_list_that_leaves_its_folder_is_refused(tmp_path, msd, painted, c
 def test_post_processing_is_applied_to_the_tasks_that_name_it(tmp_path, msd, capsys):
     painted = tree.write_painted(tmp_path / "p", [27, 0, 1])
     (tmp_path / "rules.yaml").write_text("Task03_Liver: {min_ml: {liver_tumor: 1000}}")
-    assert export(painted, msd, tmp_path / "s.zip", "--ct-only", "--post", tmp_path / "rules.yaml") == 0
+    assert export(painted, msd, tmp_path / "s.zip", "--ct-only", "--rules", tmp_path / "rules.yaml") == 0
     assert mask_of(tmp_path / "s.zip", "Task03_Liver/liver_001.nii.gz").get_fdata().max() == 0
     assert mask_of(tmp_path / "s.zip", "Task09_Spleen/spleen_001.nii.gz").get_fdata().max() == 1

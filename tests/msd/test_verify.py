@@ -33,14 +33,14 @@ def write_zip(path, masks: dict) -> object:
 
 
 def problems(tmp_path, msd, masks) -> list[str]:
-    return verify(write_zip(tmp_path / "s.zip", masks), msd, silent=True)
+    return verify(write_zip(tmp_path / "s.zip", masks), msd)
 
 
 def test_what_the_export_writes_is_right(tmp_path, msd, mri, painted, capsys):
     output = tmp_path / "s.zip"
-    folders = ["-i", str(painted), "--msd", str(msd), "--mri", str(mri)]
-    assert main(["export-msd", *folders, "-o", str(output), "-np", "1"]) == 0
-    assert main(["export-msd", "--verify", str(output), "--msd", str(msd)]) == 0
+    folders = ["-pred", str(painted), "-i", str(msd), "--mri", str(mri)]
+    assert main(["msd", "export", *folders, "-o", str(output), "-np", "1"]) == 0
+    assert main(["msd", "verify", "-pred", str(output), "-i", str(msd)]) == 0
     assert "complete" in capsys.readouterr().out
 
 
@@ -52,7 +52,7 @@ def test_the_command_lists_the_problems_and_exits_with_2(tmp_path, msd, capsys):
     masks = good_masks()
     del masks["Task03_Liver/liver_001.nii.gz"]
     write_zip(tmp_path / "s.zip", masks)
-    assert main(["export-msd", "--verify", str(tmp_path / "s.zip"), "--msd", str(msd)]) == 2
+    assert main(["msd", "verify", "-pred", str(tmp_path / "s.zip"), "-i", str(msd)]) == 2
     assert "Task03_Liver/liver_001.nii.gz is missing" in capsys.readouterr().err
 
 
@@ -89,7 +89,7 @@ def test_a_link_is_refused(tmp_path, msd):
     path = write_zip(tmp_path / "s.zip", good_masks())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, "/etc/passwd")
-    assert verify(path, msd, silent=True) == ["'Task03_Liver/link.nii.gz' is a link, not a file"]
+    assert verify(path, msd) == ["'Task03_Liver/link.nii.gz' is a link, not a file"]
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,5 @@ def test_a_bad_mask_is_named_with_its_fault(tmp_path, msd, content, message):
 
 def test_a_file_that_is_no_zip_is_a_user_error(tmp_path, msd, capsys):
     (tmp_path / "s.zip").write_bytes(b"PK nothing")
-    assert main(["export-msd", "--verify", str(tmp_path / "s.zip"), "--msd", str(msd)]) == 2
+    assert main(["msd", "verify", "-pred", str(tmp_path / "s.zip"), "-i", str(msd)]) == 2
     assert "cannot be read as a zip file" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def as_zip(model, path, *more) -> str:
 
 
 def info(capsys, *arguments) -> list[dict]:
-    assert main(["info", *map(str, arguments), "--json"]) == 0
+    assert main(["info", "-m", *map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -129,7 +129,7 @@ def test_a_zip_of_nnunet_itself_is_read(model, capsys, tmp_path):
 
 
 def test_the_text_form_names_every_class(model, capsys):
-    assert main(["info", str(model)]) == 0
+    assert main(["info", "-m", str(model)]) == 0
     text = capsys.readouterr().out
     assert "  6 liver                           2      0.750     2  A CT of liver." in text
     assert "msd_liver                    1  liver, liver_tumor" in text
@@ -139,28 +139,28 @@ def test_the_text_form_names_every_class(model, capsys):
 def test_a_zip_with_evil_paths_is_refused_and_nothing_unpacked(model, capsys, tmp_path, evil):
     path = as_zip(model, tmp_path / "model.zip", evil)
     before = sorted(tmp_path.rglob("*"))
-    assert main(["info", path]) == 2
+    assert main(["info", "-m", path]) == 2
     assert "leave the folder" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_model_of_another_trainer_is_refused(model, capsys):
     (model / "plans.json").write_text(json.dumps(PLANS))
-    assert main(["info", str(model)]) == 2
+    assert main(["info", "-m", str(model)]) == 2
     assert "trained with CLIPUniversalTrainer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff", '{"nnunetv2_clip": {}, "configurations": []}'])
 def test_damaged_plans_are_named(model, capsys, content):
     (model / "plans.json").write_text(content, encoding="latin-1")
-    assert main(["info", str(model)]) == 2
+    assert main(["info", "-m", str(model)]) == 2
     assert "plans.json" in capsys.readouterr().err
 
 
 def test_a_folder_without_plans_and_a_file_that_is_no_zip_are_refused(tmp_path, capsys):
     (tmp_path / "x.zip").write_bytes(b"no zip")
     for path in (tmp_path, tmp_path / "x.zip", tmp_path / "nothing"):
-        assert main(["info", str(path)]) == 2
+        assert main(["info", "-m", str(path)]) == 2
         assert str(path) in capsys.readouterr().err
 
 

@@ -88,9 +88,6 @@ def test_without_a_dataset_the_table_has_the_universal_classes(tmp_path):
         (["--encoder", "minilm", "-o", "x.pth"], "ends in .npz"),
         (["-d", 900, "--encoder", "minilm", "--prompt", "no gap"], "exactly one gap"),
         (["-d", 901, "--encoder", "minilm"], "no folder Dataset901_"),
-        (["--compare", "x.npz", "--encoder", "minilm"], "together with --encoder"),
-        (["--compare", "missing.npz"], "missing.npz: does not exist"),
-        (["--compare", SHIPPED_MINILM, "-o", "x.npz"], "ends in .png"),
     ],
 )
 def test_what_does_not_fit_is_an_error_without_traceback_and_nothing_is_written(dataset, capsys, arguments, message):
@@ -115,15 +112,23 @@ def test_indistinguishable_and_random_classes_are_warned_of(tmp_path, capsys):
     assert "looks random" in warnings
 
 
-def test_compare_ranks_in_each_table_and_draws_them(tmp_path, capsys):
+def test_a_missing_table_is_not_compared(tmp_path, capsys):
+    assert cli.main(["paper", "embeddings", "-i", "missing.npz", "-o", str(tmp_path / "out")]) == 2
+    assert "missing.npz: does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_are_ranked_and_drawn_side_by_side(tmp_path, capsys):
     embed("--encoder", "random:1", "-o", tmp_path / "random.npz")
     capsys.readouterr()
-    assert embed("--compare", SHIPPED_MINILM, tmp_path / "random.npz", "-o", tmp_path / "similarity.png") == 0
+    tables = str(SHIPPED_MINILM), str(tmp_path / "random.npz")
+    assert cli.main(["paper", "embeddings", "-i", *tables, "-o", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     line = next(line.split() for line in shown.out.splitlines() if line.startswith("liver_tumor"))
     assert line[:4] == ["liver_tumor", "liver", "1", "(0.90)"]
     assert "Warning: random: the table looks random" in shown.err and "minilm_v3: " not in shown.err
-    assert (tmp_path / "similarity.png").stat().st_size > 10_000 and (tmp_path / "similarity.svg").exists()
+    assert (tmp_path / "out" / "similarity.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "similarity.svg").exists()
 
 
 @pytest.mark.parametrize("encoder", ["", "random:²"])

@@ -44,7 +44,7 @@ def test_the_new_class_is_embedded_with_the_templates_of_the_model():
 
 def test_prompts_without_a_template_are_refused():
     old = replace(encode("minilm", OLD), prompts=(("The liver.",), ("A gall bladder.",), ("Milz",)))
-    with pytest.raises(UserError, match="--table"):
+    with pytest.raises(UserError, match="--text-table"):
         templates_of(old, OLD)
 
 
@@ -55,13 +55,13 @@ def test_onehot_cannot_take_up_a_class():
 
 def test_a_table_from_a_file_names_the_way_out():
     old = replace(encode("random:0", OLD), encoder="file:clip.pth")
-    with pytest.raises(UserError, match="--table"):
+    with pytest.raises(UserError, match="--text-table"):
         extended_table(old, OLD, ROWS)
 
 
 def test_an_encoder_that_cannot_be_had_names_the_way_out(tmp_path):
     old = replace(encode("random:0", OLD), encoder=f"hf:{tmp_path / 'gone'}", prompts=encode("minilm", OLD).prompts)
-    with pytest.raises(UserError, match="--table FILE.npz"):
+    with pytest.raises(UserError, match="--text-table FILE.npz"):
         extended_table(old, OLD, ROWS)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from nnunetv2_clip.choices import FINE_TUNE, FROZEN, TRANSFER
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.training.extension import FINE_TUNE, FROZEN, TRANSFER, Extension, read_start, start_weights
+from nnunetv2_clip.training.extension import Extension, read_start, start_weights
 from tests.networks.test_universal import make_network
 
 OLD = {

@@ -186,7 +186,7 @@ def test_a_new_class_with_the_vector_of_an_old_one_is_warned_of(model, folders, 
     old = encode("random:1", [UNIVERSAL.find(name) for name in CLASSES])
     vectors = old.rows_for([*CLASSES, "liver"])
     TextTable.of(names, [()] * 4, old.encoder, old.library, vectors).save(folders / "given.npz")
-    assert extend(model, "--table", folders / "given.npz") == 0
+    assert extend(model, "--text-table", folders / "given.npz") == 0
     assert "liver and sacrum are indistinguishable" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_a_table_of_another_width(model, folders, capsys):
     write_dataset(taxonomy_with(SACRUM), CASES)
     table = folders / "narrow.npz"
     TextTable.of(["sacrum"], [()], "random:1", "", np.ones((1, 7), np.float32)).save(table)
-    assert "width 7" in refused(capsys, model, folders, "--table", table)
+    assert "width 7" in refused(capsys, model, folders, "--text-table", table)
 
 
 def test_text_embeddings_that_are_not_those_of_the_plans(model, folders, capsys):
@@ -267,7 +267,8 @@ def test_plans_of_this_name_are_replaced_only_on_demand(model, folders, capsys):
 @pytest.mark.parametrize("name", ["dataset", "label_presence", "splits_final", "a/b", "../a", "", "my plans"])
 def test_a_name_that_is_another_file_or_no_name_is_refused(model, folders, capsys, name):
     write_dataset(taxonomy_with(SACRUM), CASES)
-    assert "-p" in refused(capsys, model, folders, "-p", name, "--overwrite")
+    option = "-overwrite_plans_name"
+    assert option in refused(capsys, model, folders, option, name, "--overwrite")
 
 
 def test_a_zip_of_the_model_serves_as_well(model, folders):

@@ -124,11 +124,11 @@ def test_networks_that_cannot_take_a_size_are_left_out_with_a_reason(plans, monk
 
 
 def test_command_writes_tables_and_pictures(plans, tmp_path, capsys):
-    size = "-size", "16", "16", "8"
+    size = "--size", "16", "16", "8"
     pair = PairScore("a", "d", "liver", "annotated", {"Dice": 0.5})
     Evaluation((pair,), ("liver",)).save(tmp_path / "evaluation.json")
     evaluations = "-i", f"universal={tmp_path}", f"nnunet-per-task={tmp_path}"
-    command = ["efficiency", "-plans", str(plans), "-repeats", "1", "-o", str(tmp_path / "out")]
+    command = ["paper", "efficiency", "-m", str(plans.parent), "--repeats", "1", "-o", str(tmp_path / "out")]
     assert main([*command, *size, *evaluations]) == 0
     text = (tmp_path / "out" / "efficiency.md").read_text()
     assert "universal, 32 classes" in text and "16 x 16 x 8" in text and "left out" in text
@@ -138,12 +138,12 @@ def test_command_writes_tables_and_pictures(plans, tmp_path, capsys):
     assert "Did you mean 'universal'?" in capsys.readouterr().err
     assert main([*command, "-c", "2d"]) == 2
     assert "3d_fullres" in capsys.readouterr().err
-    assert main([*command, "-size", "16"]) == 2
-    assert main([*command, "-size", "16", "0", "8"]) == 2
+    assert main([*command, "--size", "16"]) == 2
+    assert main([*command, "--size", "16", "0", "8"]) == 2
 
 
 def test_size_that_no_network_can_take_is_refused(plans, tmp_path, capsys):
-    arguments = ["efficiency", "-plans", str(plans), "-size", "15", "16", "8", "-o", str(tmp_path / "out")]
+    arguments = ["paper", "efficiency", "-m", str(plans.parent), "--size", "15", "16", "8", "-o", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "-size: (15, 16, 8)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,23 +1,30 @@
-"""nnunetv2_clip agreement"""
+"""nnunetv2_clip paper agreement"""
 
-from pathlib import Path
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "--labels",
+    add(
+        parser,
+        "-ref",
         nargs="+",
+        type=str,
         default=[],
         metavar="NAME=FOLDER",
-        help="readers: label maps in the label values of --dataset-json, or a folder of masks per case",
+        help="reference label maps of a reader, in the label values of --dataset-json, or one folder of masks per case",
     )
-    parser.add_argument(
-        "--painted", nargs="+", default=[], metavar="NAME=FOLDER", help="models: label maps of nnUNetv2_predict"
+    add(
+        parser,
+        "-pred",
+        nargs="+",
+        type=str,
+        default=[],
+        metavar="NAME=FOLDER",
+        help="predictions of a model",
     )
-    parser.add_argument("--dataset-json", type=Path, help="meaning of the label values [beside or above a folder]")
-    parser.add_argument("--manifest", type=Path, help="label_presence.json, if not every class is annotated everywhere")
-    parser.add_argument("-np", type=int, default=2, help="worker processes [2]")
-    parser.add_argument("-o", type=Path, required=True, help="output folder")
+    add(parser, "--manifest", help="label_presence.json: annotated classes per case (default: every class everywhere)")
+    add(parser, "--dataset-json", "-np")
+    add(parser, "-o", required=True, help="output folder")
 
 
 def run(args):
@@ -34,8 +41,8 @@ def run(args):
     from nnunetv2_clip.evaluation.paper.agreement import agreement_table, reader_agreement, summarise_agreement
     from nnunetv2_clip.evaluation.report import write_tables
 
-    folders = named_paths([*args.labels, *args.painted], "--labels, --painted")
-    readers = named_paths(args.labels, "--labels")
+    folders = named_paths([*args.ref, *args.pred], "-ref, -pred")
+    readers = named_paths(args.ref, "-ref")
     json_file = args.dataset_json or next(filter(None, map(find_dataset_json, readers.values())), None)
     dataset_json = load_dataset_json(json_file) if json_file else None
     manifest = find_manifest(args.manifest, None)

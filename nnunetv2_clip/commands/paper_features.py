@@ -1,23 +1,22 @@
-"""nnunetv2_clip feature-map"""
+"""nnunetv2_clip paper features"""
 
-from pathlib import Path
+from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
-    parser.add_argument("-m", type=Path, required=True, help="model folder: TRAINER__PLANS__CONFIGURATION")
-    parser.add_argument("-i", type=Path, required=True, help="folder of CT images (*.nii.gz), or one image")
-    parser.add_argument("-f", help="fold whose weights are used [the first that is there]")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint [checkpoint_final.pth]")
-    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes [all of the model]")
-    parser.add_argument("--per-class", type=int, default=150, help="voxels sampled per class [150]")
-    parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="[cuda]")
-    parser.add_argument("-o", type=Path, required=True, help="output folder")
+    add(parser, "-m", required=True, help="trained model: its folder (TRAINER__PLANS__CONFIGURATION)")
+    add(parser, "-i", required=True, help="CT images (*.nii.gz): a folder, or one image")
+    add(parser, "-f", nargs=None, help="fold (default: the first that is there)")
+    add(parser, "-chk", "-device", "--classes")
+    parser.add_argument("--per-class", type=int, default=150, metavar="N", help="voxels sampled per class")
+    add(parser, "-o", required=True, help="output folder")
 
 
 def run(args):
     import numpy as np
 
     from nnunetv2_clip.classes import UNIVERSAL
+    from nnunetv2_clip.device import find_device
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.figures import save_figure
     from nnunetv2_clip.evaluation.paper.features import map_figure, project, sample_cases
@@ -29,7 +28,7 @@ def run(args):
         raise UserError(args.i, "holds no image", "files *.nii.gz")
     names = [UNIVERSAL.find(name).name if name in UNIVERSAL else name for name in args.classes or ()] or None
     folds = [args.f] if args.f is not None else None
-    predictor = load_predictor(args.m, names, folds=folds, checkpoint=args.chk, device=args.device)
+    predictor = load_predictor(args.m, names, folds=folds, checkpoint=args.chk, device=find_device(args.device))
     if len(predictor.configuration_manager.patch_size) != 3:
         raise UserError(args.m, "is a 2d configuration", "a 3d one", "name the folder of 3d_fullres")
     features = sample_cases(predictor, images, args.per_class)

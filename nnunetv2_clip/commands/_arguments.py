@@ -1,0 +1,122 @@
+"""Arguments that mean the same, and say the same, in every command that has them."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from nnunetv2_clip import choices
+
+
+def _device(text):
+    """None stands for the fastest device that is there."""
+    return None if text == "auto" else text
+
+
+DEVICES = "cpu, cuda, cuda:1, mps, ..."
+ENCODER_DEVICE = f"{DEVICES} (default: auto; for text that is the CPU, so that a table is the same everywhere)"
+DECATHLON = "the challenge's data as downloaded: the folder with Task01_BrainTumour, ..."
+
+SHARED = {
+    "-i": {"type": Path, "metavar": "FOLDER"},
+    "-o": {"type": Path, "metavar": "FOLDER"},
+    "-d": {"metavar": "DATASET", "help": "dataset id (900) or name (Dataset900_Universal)"},
+    "-m": {
+        "type": Path,
+        "metavar": "MODEL",
+        "help": "trained model: its folder (TRAINER__PLANS__CONFIGURATION), or a zip of nnUNetv2_export_model_to_zip",
+    },
+    "-tr": {"metavar": "TRAINER", "default": choices.TRAINER, "help": "trainer"},
+    "-p": {"metavar": "PLANS", "default": choices.PLANS, "help": "plans"},
+    "-c": {
+        "metavar": "CONFIGURATION",
+        "help": f"configuration (default: {choices.CONFIGURATION}; of a zip, the only one that is in it)",
+    },
+    "-f": {"nargs": "+", "metavar": "FOLD", "help": "folds (default: all that are there)"},
+    "-chk": {"metavar": "CHECKPOINT", "default": choices.CHECKPOINT, "help": "checkpoint"},
+    "-device": {"type": _device, "metavar": "DEVICE", "help": f"{DEVICES} (default: auto)"},
+    "-np": {"type": int, "metavar": "N", "default": 2, "help": "worker processes"},
+    "-num_parts": {"type": int, "metavar": "N", "default": 1, "help": "share the cases among so many jobs"},
+    "-part_id": {"type": int, "metavar": "N", "default": 0, "help": "number of this job, from 0"},
+    "-step_size": {"type": float, "metavar": "STEP", "default": 0.5, "help": "of the sliding window, in patches"},
+    "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right never are mirrored)"},
+    "-overwrite_plans_name": {"metavar": "PLANS", "help": "name of the plans to write, without .json"},
+    "-ref": {"type": Path, "metavar": "FOLDER", "help": "reference label maps, or one folder of masks per case"},
+    "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions (of nnUNetv2_predict or 'predict')"},
+    "--classes": {"nargs": "+", "metavar": "CLASS", "help": "only these classes, by name or alias (default: all)"},
+    "--taxonomy": {"type": Path, "metavar": "FILE", "help": "YAML table of your own classes (index from 33 on)"},
+    "--name": {"metavar": "NAME", "help": "name of the dataset, after its id"},
+    "--copy": {"action": "store_true", "help": "copy images that need no change instead of linking them"},
+    "--dataset-json": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "meaning of the label values (default: dataset.json in or above the folder of the references)",
+    },
+    "--manifest": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "label_presence.json: annotated classes per case (default: in the folder of dataset.json)",
+    },
+    "--tolerances": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "YAML table of NSD tolerances in mm (docs/evaluation.md)",
+    },
+    "--overlap-only": {"action": "store_true", "help": "no surface metrics (NSD, HD95): much faster"},
+    "--weights": {"type": Path, "metavar": "FILE", "help": "local weights file for open_clip, instead of the download"},
+    "--rules": {"type": Path, "metavar": "FILE", "help": "YAML table of post-processing per task (docs/msd.md)"},
+    "--ct-only": {"action": "store_true", "help": "only the six CT tasks (for local use)"},
+    "--overwrite": {"action": "store_true", "help": "replace what is there"},
+    "--json": {"action": "store_true", "help": "print the result as JSON, and nothing else"},
+}
+
+
+def add(parser: ArgumentParser, *names: str, **changes: object) -> None:
+    """Add shared arguments; `changes` are options of add_argument that this command has otherwise."""
+    for name in names:
+        parser.add_argument(name, **{**SHARED[name], **changes})
+
+
+def add_model_or_dataset(parser: ArgumentParser) -> None:
+    """-m, or -d with -tr, -p and -c; then the folds, the checkpoint and the device."""
+    add(parser, "-m")
+    add(parser, "-d", help="instead of -m: dataset id or name of a model of -tr, -p and -c in nnUNet_results")
+    add(parser, "-tr", "-p", "-c", "-f", "-chk", "-device")
+
+
+def model_folder(command: str, args) -> Path:
+    """What -m names, or else the model that nnUNetv2_train has left for -d, -tr, -p and -c.
+
+    Raises:
+        UserError: both or neither of -m and -d, or no such model.
+    """
+    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.inference.model_source import trained_model_folder
+
+    if (args.m is None) == (args.d is None):
+        raise UserError(command, "needs either -m or -d", "-m MODEL, or -d DATASET with -tr, -p, -c")
+    return args.m or trained_model_folder(args.d, args.tr, args.p, args.c or choices.CONFIGURATION)
+
+
+def model_or_predictions(command: str, args) -> Path:
+    """The folder that -m or -pred names.
+
+    Raises:
+        UserError: both or neither, or it is not a folder.
+    """
+    from nnunetv2_clip.errors import UserError
+
+    if (args.m is None) == (args.pred is None):
+        raise UserError(command, "needs either -m or -pred", "-m MODEL, or -pred FOLDER")
+    folder, option = (args.m, "-m") if args.m else (args.pred, "-pred")
+    if not folder.is_dir():
+        raise UserError(
+            option, f"{folder} is not a folder", "the folder of a model or of predictions", "check the path"
+        )
+    return folder
+
+
+def next_steps(dataset: str) -> str:
+    """What follows when a raw dataset is there."""
+    return f"""Next:
+  nnunetv2_clip embed -d {dataset}
+  nnUNetv2_plan_and_preprocess -d {dataset} -pl {choices.STOCK_PLANNER} -c {choices.CONFIGURATION}
+  nnUNetv2_train {dataset} {choices.CONFIGURATION} 0 -tr {choices.TRAINER} -p {choices.PLANS}"""
