@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
+from nnunetv2_clip.networks.pairs import Pairs
 
 # What a class gets that the network was never trained on: a probability of 2e-9 after the sigmoid.
 UNTRAINED_LOGIT = -20.0
@@ -126,12 +127,12 @@ class CLIPUniversalNet(nn.Module):
         self.class_embedding.keep(torch.tensor(index, device=self.class_embedding.vectors.device))
         self.class_names = tuple(names)
 
-    def forward(self, image: Tensor, pairs: Tensor | None = None) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, pairs: Pairs | None = None) -> Tensor | list[Tensor]:
         """Logits.
 
         Args:
             image: (B, input_channels, *spatial).
-            pairs: (P, 2) long, (case, class) ascending by case: compute only these. None: all classes of all cases;
+            pairs: compute only these. None: all classes of all cases;
                 those never trained get UNTRAINED_LOGIT.
 
         Returns:
@@ -152,22 +153,21 @@ class CLIPUniversalNet(nn.Module):
         return logits if self.decoder.deep_supervision else logits[0]
 
     def _logits_of_part(
-        self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Tensor
+        self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Pairs
     ) -> list[Tensor]:
         """(P, *spatial) for each scale; `part` has the feature layers and the controller of these pairs."""
         layers = list(part.feature_layers)[::-1] if self.decoder.deep_supervision else [part.feature_layers[-1]]
         theta = part.controller(self.class_embedding.vectors, image_feature, pairs)
-        cases = pairs[:, 0]
-        return [text_driven_head(layer(x), theta, cases) for layer, x in zip(layers, features, strict=True)]
+        return [text_driven_head(layer(x), theta, pairs.cases) for layer, x in zip(layers, features, strict=True)]
 
-    def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Tensor) -> list[Tensor]:
+    def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Pairs) -> list[Tensor]:
         """As `_logits_of_part`, each pair by the part of its class.
 
         The pairs of a part are computed apart from all others: the same products in the same order as in the network
         without the later parts, hence the same bits.
         """
         logits: list[Tensor | None] = [None] * len(features)
-        part_of_pair = self.class_embedding.part[pairs[:, 1]]
+        part_of_pair = self.class_embedding.part[pairs.classes]
         for number, part in enumerate((self, *self.extensions)):
             rows = (part_of_pair == number).nonzero()[:, 0]
             if len(rows) == 0 and len(pairs) > 0 and not torch.is_grad_enabled():
@@ -178,10 +178,12 @@ class CLIPUniversalNet(nn.Module):
                 logits[scale][rows] = own
         return logits
 
-    def _trained_pairs(self, num_cases: int) -> Tensor:
-        """(P, 2): every trained class in every case."""
+    def _trained_pairs(self, num_cases: int) -> Pairs:
+        """Every trained class in every case."""
         classes = self.class_embedding.trained.nonzero()[:, 0]
-        return torch.cartesian_prod(torch.arange(num_cases, device=classes.device), classes).reshape(-1, 2)
+        return Pairs(
+            torch.arange(num_cases, device=classes.device).repeat_interleave(len(classes)), classes.repeat(num_cases)
+        )
 
     def _all_classes(self, logits: Tensor, num_cases: int) -> Tensor:
         """(B * trained, *spatial) -> (B, K, *spatial)."""

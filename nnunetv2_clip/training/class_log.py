@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.losses.masked import Losses, world_size
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.progress_picture import FILE_NAME as PICTURE
 from nnunetv2_clip.training.progress_picture import draw_progress
 
@@ -31,13 +31,9 @@ class ClassCounts:
         self.supervised = np.zeros(num_classes, dtype=np.int64)
         self._losses = torch.zeros(2, num_classes, device=device)  # sum of the losses, number of pairs
 
-    def add(self, pairs: Tensor, losses: Losses) -> None:
-        """One step.
-
-        Args:
-            pairs: (P, 2) case, class.
-        """
-        classes = pairs[losses.is_known, 1]
+    def add(self, pairs: Pairs, losses: Losses) -> None:
+        """One step."""
+        classes = pairs.classes[losses.is_known]
         self.supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.supervised))
         of_pairs = losses.per_pair[losses.is_known].to(self._losses.dtype)
         self._losses.index_add_(1, classes, torch.stack((of_pairs, torch.ones_like(of_pairs))))

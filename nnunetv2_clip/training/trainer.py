@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_wei
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, learned_rules
@@ -225,14 +227,24 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     # ---------------------------------------------------------------- one step
 
-    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), pairs (P, 2)."""
+    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Pairs]:
+        """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), the pairs that give loss."""
         target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-        presence = torch.from_numpy(self._presence(batch["keys"]))
+        send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
+        return send(batch["data"]), [send(scale) for scale in target], self._pairs(batch["keys"])
+
+    def _pairs(self, case_ids: Sequence[str]) -> Pairs:
+        """The pairs that give loss; with weights in training where the dataset has pseudo labels."""
+        presence = torch.from_numpy(self._presence(case_ids))
         if self.extension and self.network.training:
             presence[:, torch.from_numpy(~self.extension.gives_loss(self.classes))] = 0
-        send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
-        return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
+        pairs = Pairs.of(presence.nonzero().to(self.device, non_blocking=True))
+        if not (self.network.training and self.manifest.has_pseudo_labels):
+            return pairs  # without weights: the faster way
+        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
+        weights = weights[pairs.cases, pairs.classes]
+        # A variant may supervise what nobody has labelled.
+        return replace(pairs, weights=torch.where(weights > 0, weights, 1))
 
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
         """(B, K) bool: which classes give loss in which case.
@@ -246,18 +258,10 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             return self.manifest.weights(case_ids, self.classes) > 0
         return self.manifest.presence(case_ids, self.classes)
 
-    def _pair_weights(self, case_ids: Sequence[str], pairs: Tensor) -> Tensor | None:
-        """(P,) below 1 for pseudo labels; None where the whole dataset has none, which is the faster way."""
-        if not self.manifest.has_pseudo_labels:
-            return None
-        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
-        weights = weights[pairs[:, 0], pairs[:, 1]]
-        return torch.where(weights > 0, weights, 1)  # a variant may supervise what nobody has labelled
-
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
-    def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
+    def _logits(self, image: Tensor, pairs: Pairs) -> list[Tensor]:
         logits = self.network(image, pairs)
         return logits if isinstance(logits, list | tuple) else [logits]
 
@@ -265,9 +269,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         image, label_maps, pairs = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            losses = self.loss.of_pairs(
-                self._logits(image, pairs), label_maps, pairs, self._pair_weights(batch["keys"], pairs)
-            )
+            losses = self.loss.of_pairs(self._logits(image, pairs), label_maps, pairs)
         loss = losses.mean
         something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
         if not finite:
@@ -298,7 +300,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self._count_bad_step("gradient" if scaler is None else "gradient (mixed precision lowers its factor)")
         return finite
 
-    def _count(self, pairs: Tensor, losses: Losses) -> None:
+    def _count(self, pairs: Pairs, losses: Losses) -> None:
         """Remember for the log what each class has got in this step."""
         self.class_counts.add(pairs, losses)
 
@@ -429,7 +431,7 @@ def _over_ranks(any_pairs: bool, finite: bool, device: torch.device) -> tuple[bo
 
 
 def _true_false_counts(
-    logits: Tensor, label_map: Tensor, pairs: Tensor, loss: MaskedLoss, num_classes: int
+    logits: Tensor, label_map: Tensor, pairs: Pairs, loss: MaskedLoss, num_classes: int
 ) -> dict[str, np.ndarray]:
     """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
     predicted = logits.flatten(1) > 0
@@ -441,5 +443,5 @@ def _true_false_counts(
     counts = {}
     for key, mask in per_pair.items():
         counts[key] = np.zeros(num_classes)
-        np.add.at(counts[key], pairs[:, 1].cpu().numpy(), mask.sum(1).cpu().numpy())
+        np.add.at(counts[key], pairs.classes.cpu().numpy(), mask.sum(1).cpu().numpy())
     return counts

@@ -210,7 +210,7 @@ def test_an_old_class_gives_no_loss_and_no_patch_is_wasted_on_it(new_trainer):
     assert trainer.network.extensions[1].training
     trainer._presence = lambda case_ids: np.ones((len(case_ids), len(trainer.classes)), dtype=bool)
     pairs = trainer._to_device(next(trainer.dataloader_train))[-1]
-    assert {trainer.classes[k] for k in pairs[:, 1].tolist()} == {"renal_vein"}
+    assert {trainer.classes[k] for k in pairs.classes.tolist()} == {"renal_vein"}
 
 
 @pytest.mark.slow

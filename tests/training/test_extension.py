@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.extension import FINE_TUNE, FROZEN, TRANSFER, Extension, read_start, start_weights
 from tests.networks.test_universal import make_network
 
@@ -70,7 +71,7 @@ def test_frozen_layers_keep_running_statistics_and_drop_nothing(mode):
     layers = {"norm_op": torch.nn.BatchNorm3d, "dropout_op": torch.nn.Dropout3d, "dropout_op_kwargs": {"p": 0.5}}
     network = make_network(extensions=(("spleen",),), **layers).train()
     Extension(mode, "old", "0", ("liver",), (("spleen",),)).keep_still(network)
-    image, pairs = torch.randn(2, 1, 8, 8, 8), torch.tensor([[0, 0], [1, 1]])
+    image, pairs = torch.randn(2, 1, 8, 8, 8), Pairs.of(torch.tensor([[0, 0], [1, 1]]))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     first, second = (network(image, pairs)[0] for _ in range(2))
     assert torch.equal(first, second) == (mode == FROZEN)
