@@ -60,6 +60,8 @@ class MaskedLoss(nn.Module):
     With weights of pairs (pseudo labels) it is sum(w l) / sum(w); the Dice over a batch weights its sums alike.
     """
 
+    membership: Tensor
+
     def __init__(self, membership: Tensor, ignore: int | None, weights: Sequence[float], batch_dice: bool = False):
         super().__init__()
         self.register_buffer("membership", membership, persistent=False)
@@ -119,7 +121,7 @@ class MaskedLoss(nn.Module):
         per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
         # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
         shared = _sum_over_ranks(per_class.index_add(2, pairs.classes, per_pair))[:, :, pairs.classes]
-        return [tuple(scale) for scale in shared]
+        return [(overlap, size) for overlap, size in shared]
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

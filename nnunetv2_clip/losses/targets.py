@@ -9,18 +9,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.labels import IGNORE, class_names
+from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.networks.pairs import Pairs
 
 
 def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
     """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    regions = [labels[name] for name in class_names(labels)]
-    regions = [region if isinstance(region, list | tuple) else [region] for region in regions]
-    num_values = max(max(region) for region in regions) + 1
-    table = torch.zeros(max(num_values, labels.get(IGNORE, 0) + 1), len(regions), dtype=torch.bool)
-    for k, region in enumerate(regions):
-        table[list(region), k] = True
+    regions = {name: [value] if isinstance(value, int) else list(value) for name, value in labels.items()}
+    classes = class_names(labels)
+    table = torch.zeros(max(map(max, regions.values())) + 1, len(classes), dtype=torch.bool)
+    for k, name in enumerate(classes):
+        table[regions[name], k] = True
     return table
 
 

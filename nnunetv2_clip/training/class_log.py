@@ -42,7 +42,7 @@ class ClassCounts:
         """(K,) supervised patches and mean losses of all ranks, as the logger wants them. Begins to count anew."""
         supervised, sums = self.supervised, self._losses
         if world_size() > 1:
-            everywhere = [None] * world_size()
+            everywhere: list = [None] * world_size()
             dist.all_gather_object(everywhere, supervised)
             supervised = np.sum(everywhere, axis=0)
             dist.all_reduce(sums)
@@ -69,7 +69,7 @@ def lines(log: dict[str, list], classes: Sequence[str], trained: np.ndarray, kno
     dice, loss = log[DICE][-1], log[CLASS_LOSS][-1]
     supervised = np.sum(log[SUPERVISED], axis=0)
     yield "class: pseudo Dice (nan: not measurable), training loss (nan: no patch), supervised patches so far"
-    for k in np.flatnonzero(trained):
+    for k in np.flatnonzero(trained).tolist():
         never = "  WARNING: not once yet" if supervised[k] == 0 and classes[k] not in known else ""
         yield f"  {classes[k]:26s} {dice[k]:6.3f} {loss[k]:7.3f} {int(supervised[k]):8d}{never}"
 

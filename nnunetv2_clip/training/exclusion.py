@@ -40,6 +40,8 @@ class ExclusionLoss(MaskedLoss):
         arguments: of `MaskedLoss`.
     """
 
+    rules_out: Tensor
+
     def __init__(self, exclusive: Tensor, membership: Tensor, *arguments):
         super().__init__(membership, *arguments)
         rules_out = membership.float() @ exclusive.to(membership.device).float() > 0
@@ -57,7 +59,7 @@ class ExclusionLoss(MaskedLoss):
         means = []
         for group in (_annotated(pairs), ~_annotated(pairs)):
             means.append(super()._means([loss * group for loss in losses], [flags & group for flags in known], pairs))
-        return sum(means)
+        return means[0] + means[1]
 
     def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
         return super()._dice_sums(sums, replace(pairs, weights=_annotated(pairs)))  # over a batch: of the annotated

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_va
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.networks.universal import CLIPUniversalNet
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, learned_rules
@@ -56,6 +58,14 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     # Settings that a variant overrides.
     sampling_balance = 0.5  # 0: cases uniformly, 1: datasets and classes uniformly (training/sampling.py)
     max_bad_steps = 25  # this many non-finite losses in a row stop the run
+
+    # What nnU-Net sets to None until `initialize`, or calls something wider.
+    network: nn.Module
+    loss: MaskedLoss
+    optimizer: torch.optim.Optimizer
+    output_folder: str
+    output_folder_base: str
+    preprocessed_dataset_folder_base: str
 
     def __init__(
         self,
@@ -116,9 +126,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         Raises:
             UserError: there is none.
         """
-        names = set().union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+        names = set().union(*(self.manifest.case(str(case_id)).supervised for case_id in self.do_split()[0]))
         if self.extension:
-            names &= set(np.array(self.classes)[self.extension.gives_loss(self.classes)])
+            names &= set(compress(self.classes, self.extension.gives_loss(self.classes)))
         if not names:
             raise UserError(
                 f"{self.manifest.where}, fold {self.fold}",
@@ -154,9 +164,11 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _start_file(self) -> Path:
         return start_file(Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans_name)
 
-    def _bare_network(self) -> nn.Module:
+    def _bare_network(self) -> CLIPUniversalNet:
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        network = network._orig_mod if isinstance(network, OptimizedModule) else network
+        assert isinstance(network, CLIPUniversalNet)
+        return network
 
     def _build_loss(self):
         num_scales = len(self._get_deep_supervision_scales() or [1])
@@ -178,7 +190,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self.print_to_log_file(f"mirroring along axes {mirror_axes}: never along left-right")
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
-    # The workers keep ONE label map per scale: no expansion to regions there (see losses/targets.py).
+    # The workers keep ONE label map per scale: regions are not handed on (see losses/targets.py).
 
     @staticmethod
     def get_training_transforms(
@@ -202,7 +214,6 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             use_mask_for_norm,
             is_cascaded,
             foreground_labels,
-            regions=None,
             ignore_label=ignore_label,
         )
 
@@ -211,7 +222,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         deep_supervision_scales, is_cascaded=False, foreground_labels=None, regions=None, ignore_label=None
     ):
         return nnUNetTrainer.get_validation_transforms(
-            deep_supervision_scales, is_cascaded, foreground_labels, regions=None, ignore_label=ignore_label
+            deep_supervision_scales, is_cascaded, foreground_labels, ignore_label=ignore_label
         )
 
     def get_tr_and_val_datasets(self):
@@ -222,7 +233,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                 if self.local_rank == 0:
                     check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
                 probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
-                dataset.identifiers = repeat_by_probability(case_ids, probabilities)
+                # An array, from which numpy draws without making one at each draw.
+                repeated = repeat_by_probability(case_ids, probabilities)
+                dataset.identifiers = repeated  # pyright: ignore[reportAttributeAccessIssue] nnU-Net says List[str]
         return datasets
 
     # ---------------------------------------------------------------- one step
@@ -263,7 +276,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _logits(self, image: Tensor, pairs: Pairs) -> list[Tensor]:
         logits = self.network(image, pairs)
-        return logits if isinstance(logits, list | tuple) else [logits]
+        return list(logits) if isinstance(logits, list | tuple) else [logits]
 
     def train_step(self, batch: dict) -> dict:
         image, label_maps, pairs = self._to_device(batch)
@@ -271,7 +284,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         with self._autocast():
             losses = self.loss.of_pairs(self._logits(image, pairs), label_maps, pairs)
         loss = losses.mean
-        something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
+        something_to_learn, finite = _over_ranks(len(pairs) > 0, bool(torch.isfinite(loss)), self.device)
         if not finite:
             self._count_bad_step()
         elif something_to_learn and self._update_weights(loss):

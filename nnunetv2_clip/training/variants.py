@@ -200,4 +200,5 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
 
     def _count(self, pairs: Pairs, losses: Losses) -> None:
         own = pairs.annotated
+        assert own is not None
         super()._count(pairs[own], Losses(losses.mean, *(values[own] for values in losses[1:])))
