@@ -93,6 +93,22 @@ def test_a_pair_with_ignored_voxels_only_does_not_count():
     assert gradient[0].abs().max() == 0
 
 
+def test_batch_dice_of_others_is_no_loss_of_a_pair_without_known_voxel():
+    logits = torch.randn(2, 4, dtype=torch.float64)
+    label_map = torch.tensor([[[4, 4, 4, 4]], [[1, 0, 0, 1]]], dtype=torch.int16)
+    loss = MaskedLoss(membership_table(IGNORE_LABELS), 4, (1.0,), batch_dice=True)
+    alone = loss([logits[1:]], [label_map[1:]], ONE_CASE)
+    assert loss([logits], [label_map], TWO_CASES).item() == pytest.approx(alone.item(), abs=1e-12)
+
+
+def test_a_pair_is_known_by_its_voxels_at_the_finest_scale():
+    label_maps = [torch.tensor([[[4, 4, 4, 1]]]), torch.tensor([[[4, 4]]])]
+    logits = [torch.zeros(1, 4), torch.zeros(1, 2)]
+    loss = MaskedLoss(membership_table(IGNORE_LABELS), 4, (0.5, 0.5))
+    assert loss.of_pairs(logits, label_maps, ONE_CASE).is_known.tolist() == [True]
+    assert loss.of_pairs(logits[::-1], label_maps[::-1], ONE_CASE).is_known.tolist() == [False]
+
+
 def test_no_pair_gives_zero_and_not_nan():
     logits = torch.zeros(0, 4, requires_grad=True)
     loss = MaskedLoss(membership_table(LABELS), None, (1.0,))

@@ -94,3 +94,14 @@ def test_nothing_but_logits_and_label_map_is_kept_for_backward():
         pair_sums(*problem)
     of_voxels = [tensor for tensor in kept if tensor.numel() >= problem[1].numel()]
     assert {tensor.data_ptr() for tensor in of_voxels} <= {problem[0].data_ptr(), problem[1].data_ptr()}
+
+
+def test_autocast_leaves_the_sums_alone():
+    logits = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    label_map, pairs = torch.arange(1000).view(1, 1, -1) % 3, Pairs.of(torch.tensor([[0, 0], [0, 1]]))
+    membership = torch.tensor([[False, False], [True, False], [False, True]])
+    plain = pair_sums(logits, label_map, pairs, membership)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = pair_sums(logits, label_map, pairs, membership)
+    for ours, expected in zip(cast, plain, strict=True):
+        assert torch.equal(ours, expected)

@@ -18,7 +18,12 @@ TABLE = torch.tensor([[False, False, False], [True, False, True], [False, True, 
 WEIGHTS = (0.75, 0.25)
 PAIR_WEIGHTS = torch.tensor([[1, 0.25, 0.5], [0.5, 1, 0.125]])  # of each case and class
 # Annotated classes of the two cases.
-ANNOTATIONS = {"unequal": ([0, 1, 2], [1]), "one rank without any pair": ([], [0, 2]), "disjoint": ([0], [1, 2])}
+ANNOTATIONS = {
+    "unequal": ([0, 1, 2], [1]),
+    "one rank without any pair": ([], [0, 2]),
+    "disjoint": ([0], [1, 2]),
+    "one pair": ([1], []),
+}
 
 
 def loss_and_gradient(cases, annotations, batch_dice, weighted=False):

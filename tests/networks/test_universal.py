@@ -86,6 +86,22 @@ def test_a_class_that_was_never_trained_is_never_predicted():
     assert (logits[:, 0] != UNTRAINED_LOGIT).all()
 
 
+def test_the_logit_of_a_class_that_was_never_trained_is_below_any_threshold():
+    assert torch.tensor(UNTRAINED_LOGIT).sigmoid() < 1e-8
+
+
+def test_a_network_counts_as_trained_for_all_classes_until_told_otherwise():
+    network = CLIPUniversalNet(1, len(CLASSES), class_names=CLASSES, text_width=6, **small_backbone("PlainConvUNet"))
+    assert network.class_embedding.trained.all()
+
+
+def test_the_backbone_starts_with_its_own_initialisation():
+    """nnU-Net's: He's weights and no bias, where torch alone would draw one."""
+    network = make_network()
+    biases = [module.bias for module in network.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert biases and not any(bias.any() for bias in biases)
+
+
 def test_keep_classes_gives_the_same_logits_in_the_new_order():
     network = make_network()
     network.decoder.deep_supervision = False

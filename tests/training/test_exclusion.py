@@ -109,3 +109,15 @@ def test_annotated_pairs_get_the_gradient_that_they_get_without_exclusion(batch_
     MaskedLoss(MEMBERSHIP, None, (1.0,), batch_dice)([alone], [label_map], pairs[annotated]).backward()
     assert torch.equal(logits.grad[annotated], alone.grad)
     assert (logits.grad[1] > 0).sum() == 5, "every voxel of liver, tumour and vessel is a known negative of the spleen"
+
+
+def test_dice_over_a_batch_leaves_out_the_cases_that_do_not_annotate_the_class():
+    """Case 1 rules the spleen out in its liver: these voxels give entropy, but no part of the spleen's Dice."""
+    label_map = torch.tensor([[0, 2, 2, 0], [1, 1, 0, 1]]).view(2, 1, 1, 1, 4)
+    logits = torch.randn(3, 1, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    spleen, liver = 1, 0
+    pairs = Pairs(torch.tensor([0, 1, 1]), torch.tensor([spleen, liver, spleen]), annotated=torch.tensor([1, 1, 0]) > 0)
+    exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,), True)
+    masked = MaskedLoss(MEMBERSHIP, None, (1.0,), True)
+    annotated = masked.of_pairs([logits[:2]], [label_map], pairs[:2])
+    assert exclusion.of_pairs([logits], [label_map], pairs).per_pair[:2].tolist() == annotated.per_pair.tolist()
