@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -36,10 +36,4 @@ class Pairs:
 
     def __getitem__(self, rows: Tensor | slice) -> Pairs:
         pick = lambda column: None if column is None else column[rows]  # noqa: E731
-        return replace(
-            self,
-            cases=self.cases[rows],
-            classes=self.classes[rows],
-            weights=pick(self.weights),
-            annotated=pick(self.annotated),
-        )
+        return Pairs(self.cases[rows], self.classes[rows], pick(self.weights), pick(self.annotated))

@@ -92,6 +92,10 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self._bad_steps = 0
         self.class_counts = ClassCounts(len(self.classes), self.device)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """For variants: what is to be other than in nnU-Net (epochs, learning rate, ...)."""
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""

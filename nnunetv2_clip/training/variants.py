@@ -26,15 +26,7 @@ class _FixedLength(CLIPUniversalTrainer):
 
     length: int
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.num_epochs = self.length
 
 
@@ -79,15 +71,7 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     nnUNet_clip_demo_epochs (default 12) and nnUNet_clip_demo_iterations (default 160).
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.initial_lr, self.weight_decay = 1e-3, 1e-5
         with exit_on_user_error():
             self.num_epochs = _from_environment("nnUNet_clip_demo_epochs", 12)
@@ -118,15 +102,7 @@ class CLIPUniversalTrainerPaper(CLIPUniversalTrainer):
 
     warm_up_epochs = 5
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.num_epochs = 50
         self.initial_lr = 4e-4
         self.weight_decay = 1e-5

@@ -49,7 +49,7 @@ def test_another_patient_is_no_copy(change):
 def test_a_mirrored_copy_is_told_from_an_identical_one():
     assert relation(fingerprint_of(scan(1)), fingerprint_of(scan(1))).is_identity
     mirrored = relation(fingerprint_of(scan(1)), fingerprint_of(scan(1)[::-1]))
-    assert mirrored.flips == (0,) and mirrored.axes == (0, 1, 2)
+    assert mirrored.flips == (0,) and mirrored.axes == (0, 1, 2) and not mirrored.is_identity
 
 
 def test_the_picks_of_a_flipped_image_are_the_flipped_picks():
@@ -107,6 +107,13 @@ def test_of_several_ways_to_lay_a_symmetric_scan_the_one_without_turning_is_take
     half = np.random.default_rng(0).integers(-900, 900, (8, 16, 16))
     image = np.concatenate((half, half[::-1]))
     assert relation(fingerprint_of(image), fingerprint_of(image.copy())).is_identity
+
+
+def test_a_copy_is_laid_back_on_the_shape_of_the_scan_even_where_its_picks_say_nothing_of_the_axes():
+    cube = np.random.default_rng(0).integers(-900, 900, (16, 16, 16))
+    image = np.repeat(np.maximum(cube, cube.transpose(2, 1, 0)), 2, axis=2)
+    found = relation(fingerprint_of(image), fingerprint_of(image.transpose(2, 1, 0)))
+    assert np.array_equal(found.apply(image.transpose(2, 1, 0)), image)
 
 
 def test_numbers_beyond_16_bits_are_cut_off_not_wrapped():

@@ -18,8 +18,9 @@ def cases(**datasets):
     return made
 
 
-def test_every_case_is_validated_once():
-    given = cases(a=12, b=7)
+@pytest.mark.parametrize("few", [2, 7])
+def test_every_case_is_validated_once(few):
+    given = cases(a=12, b=few)
     splits = make_splits(given)
     assert Counter(case_id for fold in splits for case_id in fold["val"]) == Counter(given.keys())
     for fold in splits:
