@@ -78,7 +78,8 @@ def test_a_class_that_the_model_never_learnt_is_added_frozen_by_one_short_traini
     folder = tiny / "nnUNet_preprocessed" / DATASET
     if not (folder / f"{name}_3d_fullres").exists():
         (folder / f"{name}_3d_fullres").symlink_to(folder / f"{PLANS}_3d_fullres")
-    new = weights(train(DATASET, name))
+    # Half of the cases annotate the spleen: that none of 16 draws does happens once in 65,000 runs.
+    new = weights(train(DATASET, name, iterations=8))
     assert all(torch.equal(new[key], value) for key, value in old.items() if ".seg_layers." not in key)
     own = [key for key in new if key.startswith("extensions.0.")]
     assert any(not torch.equal(new[key], new[key.removeprefix("extensions.0.")]) for key in own)
