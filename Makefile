@@ -24,6 +24,7 @@ demo-small: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 # The JSON schema of the manifest, after a change of its model.
 schema: install

@@ -16,6 +16,7 @@ from common import Timing, measure, table, write_result
 
 from nnunetv2_clip.losses.masked import MaskedLoss
 from nnunetv2_clip.networks.head import NUM_DYNAMIC_PARAMETERS, text_driven_head
+from nnunetv2_clip.networks.pairs import Pairs
 
 GOAL = 1.3  # one piece is worth its code where it is at least so much faster
 PASSES = 5
@@ -30,7 +31,7 @@ class Work:
         self.theta = torch.randn(num_classes, NUM_DYNAMIC_PARAMETERS, device=device).mul_(0.1).requires_grad_()
         self.label_map = torch.randint(num_classes + 1, (1, 1, size, size, size), device=device, dtype=torch.int16)
         self.cases = torch.zeros(num_classes, dtype=torch.long, device=device)
-        self.pairs = torch.stack((self.cases, torch.arange(num_classes, device=device)), dim=1)
+        self.pairs = Pairs(self.cases, torch.arange(num_classes, device=device))
         membership = torch.eye(num_classes + 1, dtype=torch.bool, device=device)[:, 1:]
         self.masked_loss = MaskedLoss(membership, None, (1.0,))
         self.logits = text_driven_head(self.features, self.theta, self.cases).detach()

@@ -20,6 +20,7 @@ from common import measure, table, verdict, write_result
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.labels import LabelTable
 from nnunetv2_clip.losses.targets import pair_targets
+from nnunetv2_clip.networks.pairs import Pairs
 
 SIZE = 128
 SCALES = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
@@ -40,7 +41,7 @@ def main() -> None:
     stock = lambda: downsample._apply_to_segmentation(to_regions._apply_to_segmentation(label_map))  # noqa: E731
     ours = lambda: downsample._apply_to_segmentation(label_map)  # noqa: E731
     membership = torch.from_numpy(labels.membership(names))
-    pairs = torch.tensor([[0, k] for k in range(len(names))])
+    pairs = Pairs.of(torch.tensor([[0, k] for k in range(len(names))]))
     look_up = lambda count: [pair_targets(scale[None], pairs[:count], membership) for scale in ours_result]  # noqa: E731
 
     stock_result, ours_result = stock(), ours()

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -87,7 +88,7 @@ def write_json(path: Path | str, content: object) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
-def read_json(path: Path | str, remedy: str) -> object:
+def read_json(path: Path | str, remedy: str) -> Any:
     """The content of a JSON file.
 
     Raises:

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait as wait_until_ready
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -26,7 +26,7 @@ from nnunetv2_clip.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_REMEDIES = {
+_REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk",
     errno.EACCES: "correct the rights of the folder",
@@ -104,8 +104,10 @@ def run_cases(
                 result = ready.pop(following)
                 task, name = tasks[following], names[following]
                 following += 1
-                failed = isinstance(result, UserError)
-                yield Outcome(task, name, error=result) if failed else Outcome(task, name, result)
+                if isinstance(result, UserError):
+                    yield Outcome(task, name, error=result)
+                else:
+                    yield Outcome(task, name, result)
 
 
 def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = "") -> list[Result]:
@@ -118,7 +120,7 @@ def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: s
     errors = {outcome.name: outcome.error for outcome in outcomes if outcome.error}
     if errors:
         raise CasesFailed(title, errors, len(outcomes), remedy)
-    return [outcome.result for outcome in outcomes]
+    return [cast(Result, outcome.result) for outcome in outcomes]
 
 
 def as_user_error(error: Exception, name: str) -> UserError:
@@ -201,5 +203,7 @@ def _prepare_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    wait_until_ready([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not in a worker"
+    wait_until_ready([parent.sentinel])
     os._exit(1)

@@ -49,6 +49,24 @@ def test_component_goes_to_the_parent_with_more_contact():
     assert masks["left_kidney"][1, 1, 1] and not masks["right_kidney"][1, 1, 1]
 
 
+def test_contact_over_edges_and_corners_counts_more_than_a_single_face():
+    """The parent with more pairs of neighbours is not the nearest here."""
+    painted = np.zeros((3, 3, 3), np.uint8)
+    painted[1, 1, 1] = 26
+    painted[0, 1, 1] = 2  # one face
+    painted[2, 0] = painted[2, 2] = 3  # two edges, four corners
+    masks = unpaint(painted, UNIVERSAL, KIDNEYS)
+    assert masks["left_kidney"][1, 1, 1] and not masks["right_kidney"][1, 1, 1]
+
+
+def test_indices_beyond_one_byte_are_painted():
+    taxonomy = Taxonomy((*UNIVERSAL.rows, ClassRow(256, "sacrum", "sacrum")))
+    masks = {name: line(text, **{"#": 1}) > 0 for name, text in (("spleen", "#.."), ("sacrum", "..#"))}
+    painted = paint(masks, taxonomy)
+    assert painted.ravel().tolist() == [1, 0, 256] and painted.dtype == np.uint16
+    assert paint({"spleen": masks["spleen"]}, taxonomy).dtype == np.uint8
+
+
 def test_component_without_contact_goes_to_the_nearest_parent():
     masks = unpaint(line("R...T..L", R=2, L=3, T=26), UNIVERSAL, KIDNEYS)
     assert drawn(masks["left_kidney"]) == "....#..#"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunetv2_clip.losses.pair_sums import PairSums, pair_sums
+from nnunetv2_clip.networks.pairs import Pairs
 
 SMOOTH = 1e-5  # nnU-Net's value
 
@@ -59,83 +60,68 @@ class MaskedLoss(nn.Module):
     With weights of pairs (pseudo labels) it is sum(w l) / sum(w); the Dice over a batch weights its sums alike.
     """
 
+    membership: Tensor
+
     def __init__(self, membership: Tensor, ignore: int | None, weights: Sequence[float], batch_dice: bool = False):
         super().__init__()
         self.register_buffer("membership", membership, persistent=False)
         self.ignore, self.weights, self.batch_dice = ignore, tuple(weights), batch_dice
 
-    def forward(
-        self,
-        logits: Sequence[Tensor],
-        label_maps: Sequence[Tensor],
-        pairs: Tensor,
-        pair_weights: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, logits: Sequence[Tensor], label_maps: Sequence[Tensor], pairs: Pairs) -> Tensor:
         """Scalar; 0 with zero gradient when nothing is supervised.
 
         Args:
             logits: for each scale (P, *spatial).
             label_maps: for each scale (B, 1, *spatial) integers.
-            pairs: (P, 2) long, ascending by case.
-            pair_weights: (P,) above 0; None: 1 for all. All ranks give them, or none does.
         """
-        return self.of_pairs(logits, label_maps, pairs, pair_weights).mean
+        return self.of_pairs(logits, label_maps, pairs).mean
 
-    def of_pairs(
-        self,
-        logits: Sequence[Tensor],
-        label_maps: Sequence[Tensor],
-        pairs: Tensor,
-        pair_weights: Tensor | None = None,
-    ) -> Losses:
+    def of_pairs(self, logits: Sequence[Tensor], label_maps: Sequence[Tensor], pairs: Pairs) -> Losses:
         """As `forward`, and the loss of each pair, for the log."""
         known = self.known_values(pairs)
         sums = [
             pair_sums(logit, label_map, pairs, self.membership, self.ignore, known)
             for logit, label_map in zip(logits, label_maps, strict=True)
         ]
-        dice_sums = self._dice_sums(sums, pairs, pair_weights)
+        dice_sums = self._dice_sums(sums, pairs)
         losses = [self._pair_losses(scale, *dice, pairs) for scale, dice in zip(sums, dice_sums, strict=True)]
-        means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pairs, pair_weights)
+        means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pairs)
         scale_weights = means.new_tensor(self.weights)
         with torch.no_grad():
             per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
         return Losses((means * scale_weights).sum(), per_pair, sums[0].num_voxels > 0)
 
-    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Tensor) -> Tensor:
+    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Pairs) -> Tensor:
         """(P,) of one scale."""
         return pair_losses(sums, overlap, size)
 
-    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
+    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Pairs) -> Tensor:
         """(scales,) the mean over pairs, times the share of this rank: DDP averages gradients over ranks."""
-        if pair_weights is None:
+        if pairs.weights is None:
             informative = torch.stack([flags.sum() for flags in known]).to(losses[0].dtype)
             pairs_per_rank = _sum_over_ranks(informative) / world_size()
             return torch.stack([loss.sum() for loss in losses]) / pairs_per_rank.clamp_min(1 / world_size())
-        pair_weights = pair_weights.to(losses[0].dtype)
-        per_rank = _sum_over_ranks(torch.stack([(pair_weights * flags).sum() for flags in known])) / world_size()
-        weighted = torch.stack([(pair_weights * loss).sum() for loss in losses])
+        weights = pairs.weights.to(losses[0].dtype)
+        per_rank = _sum_over_ranks(torch.stack([(weights * flags).sum() for flags in known])) / world_size()
+        weighted = torch.stack([(weights * loss).sum() for loss in losses])
         return weighted / torch.where(per_rank > 0, per_rank, torch.ones_like(per_rank))
 
-    def known_values(self, pairs: Tensor) -> Tensor | None:
+    def known_values(self, pairs: Pairs) -> Tensor | None:
         """(P, V) bool, the label values whose voxels count for each pair; None: all (but the ignore label)."""
         return None
 
-    def _dice_sums(
-        self, sums: list[PairSums], pairs: Tensor, pair_weights: Tensor | None
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
         """Overlap and size of the Dice of each pair, (P,) and (P,) for each scale."""
         own = [(scale.overlap, scale.probability + scale.target) for scale in sums]
         if not self.batch_dice:
             return own
-        classes = pairs[:, 1]
         per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 2, P)
-        if pair_weights is not None:
-            per_pair = per_pair * pair_weights.to(per_pair.dtype)
+        if pairs.weights is not None:
+            per_pair = per_pair * pairs.weights.to(per_pair.dtype)
         per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
         # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
-        shared = _sum_over_ranks(per_class.index_add(2, classes, per_pair))[:, :, classes]
-        return [tuple(scale) for scale in shared]
+        shared = _sum_over_ranks(per_class.index_add(2, pairs.classes, per_pair))[:, :, pairs.classes]
+        return [(overlap, size) for overlap, size in shared]
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

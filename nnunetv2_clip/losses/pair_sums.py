@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from nnunetv2_clip.networks.pairs import Pairs
+
 VALUES_PER_THREAD = 1 << 15  # logits of a chunk: five such maps fit into the cache of a core
 VALUES_ELSEWHERE = 1 << 25
 SMALLEST_CHUNK = 1024
@@ -34,7 +36,7 @@ class PairSums(NamedTuple):
 def pair_sums(
     logits: Tensor,
     label_map: Tensor,
-    pairs: Tensor,
+    pairs: Pairs,
     membership: Tensor,
     ignore: int | None = None,
     known: Tensor | None = None,
@@ -44,14 +46,13 @@ def pair_sums(
     Args:
         logits: (P, *spatial), before the sigmoid.
         label_map: (B, 1, *spatial) integer label values.
-        pairs: (P, 2) long, (case, class) ascending by case.
         membership: (V, K) bool: does label value v contain class k.
         ignore: label value of voxels that are unknown for every class.
         known: (P, V) bool, the label values whose voxels are known for each pair; None: all but `ignore`.
     """
-    counts = torch.bincount(pairs[:, 0], minlength=len(label_map)).tolist()
+    counts = torch.bincount(pairs.cases, minlength=len(label_map)).tolist()
     exact = torch.promote_types(logits.dtype, torch.float32)
-    targets = membership.t()[pairs[:, 1]].to(exact)
+    targets = membership.t()[pairs.classes].to(exact)
     known = torch.ones(len(membership), dtype=exact, device=logits.device) if known is None else known.to(exact)
     if ignore is not None:
         known[..., ignore] = 0

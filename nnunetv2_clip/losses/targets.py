@@ -9,40 +9,39 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.labels import IGNORE, class_names
+from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.networks.pairs import Pairs
 
 
 def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
     """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    regions = [labels[name] for name in class_names(labels)]
-    regions = [region if isinstance(region, list | tuple) else [region] for region in regions]
-    num_values = max(max(region) for region in regions) + 1
-    table = torch.zeros(max(num_values, labels.get(IGNORE, 0) + 1), len(regions), dtype=torch.bool)
-    for k, region in enumerate(regions):
-        table[list(region), k] = True
+    regions = {name: [value] if isinstance(value, int) else list(value) for name, value in labels.items()}
+    classes = class_names(labels)
+    table = torch.zeros(max(map(max, regions.values())) + 1, len(classes), dtype=torch.bool)
+    for k, name in enumerate(classes):
+        table[regions[name], k] = True
     return table
 
 
-def pair_targets(label_map: Tensor, pairs: Tensor, membership: Tensor) -> Tensor:
+def pair_targets(label_map: Tensor, pairs: Pairs, membership: Tensor) -> Tensor:
     """(P, N) bool: is the voxel inside the class.
 
     Args:
         label_map: (B, 1, *spatial) integer label values.
-        pairs: (P, 2) long, ascending by case.
         membership: (V, K) bool on the same device.
     """
     flat = label_map.flatten(1)
-    counts = torch.bincount(pairs[:, 0], minlength=flat.shape[0]).tolist()
+    counts = torch.bincount(pairs.cases, minlength=flat.shape[0]).tolist()
     parts = [
         membership[:, classes].t().index_select(1, flat[b].int())
-        for b, classes in enumerate(pairs[:, 1].split(counts))
+        for b, classes in enumerate(pairs.classes.split(counts))
         if classes.numel() > 0
     ]
     return torch.cat(parts) if parts else torch.zeros(0, flat.shape[1], dtype=torch.bool, device=flat.device)
 
 
-def pair_validity(label_map: Tensor, pairs: Tensor, ignore: int | None) -> Tensor | None:
+def pair_validity(label_map: Tensor, pairs: Pairs, ignore: int | None) -> Tensor | None:
     """(P, N) bool: is the voxel known (does not carry the ignore label); None where all voxels are known."""
     if ignore is None:
         return None
-    return (label_map.flatten(1) != ignore)[pairs[:, 0]]
+    return (label_map.flatten(1) != ignore)[pairs.cases]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_clip.networks.head import CHANNELS, LAYER_SIZES, NUM_DYNAMIC_PARAMETERS
+from nnunetv2_clip.networks.pairs import Pairs
 
 # Bias of the last convolution at the start: most voxels belong to no class (a probability of 5 %).
 BACKGROUND_PRIOR = -3.0
@@ -53,9 +54,9 @@ class Controller(nn.Module):
         self.dynamic_parameters.bias.copy_(torch.randn_like(scales) * scales)
         self.dynamic_parameters.bias[-1] = BACKGROUND_PRIOR
 
-    def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Tensor) -> Tensor:
-        """(K, E) embeddings of unit length, (B, F) image features, (P, 2) pairs -> (P, 153)."""
+    def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Pairs) -> Tensor:
+        """(K, E) embeddings of unit length, (B, F) image features, P pairs -> (P, 153)."""
         # Of the wanted pairs alone: which other classes the table holds must not change a bit (see `extensions`).
-        text = self.text_projection(text_embedding[pairs[:, 1]] * math.sqrt(text_embedding.shape[1])).relu()
-        joined = torch.cat((text, image_feature[pairs[:, 0]]), dim=1)
+        text = self.text_projection(text_embedding[pairs.classes] * math.sqrt(text_embedding.shape[1])).relu()
+        joined = torch.cat((text, image_feature[pairs.cases]), dim=1)
         return self.dynamic_parameters(self.hidden(joined).relu())

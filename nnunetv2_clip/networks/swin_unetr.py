@@ -9,6 +9,8 @@ Source of the network: Hatamizadeh et al., Swin UNETR, 2022; the paper's second 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 TOTAL_STRIDE = 32
@@ -29,7 +31,7 @@ class SwinUNETR(nn.Module):
     ):
         super().__init__()
         try:
-            from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+            from monai.networks.nets import SwinUNETR as MonaiSwinUNETR  # pyright: ignore[reportMissingImports] an extra
         except ImportError:
             raise ImportError("Swin UNETR needs MONAI: pip install 'nnunetv2_clip[swin]'") from None
         if list(strides[-1]) != [TOTAL_STRIDE] * 3:
@@ -46,7 +48,7 @@ class SwinUNETR(nn.Module):
 class _Encoder(nn.Module):
     """The transformer and the residual blocks on its outputs."""
 
-    def __init__(self, network: nn.Module, feature_size: int):
+    def __init__(self, network: Any, feature_size: int):
         super().__init__()
         self.output_channels = [feature_size * factor for factor in (1, 1, 2, 4, 8, 16)]
         self.transformer = network.swinViT
@@ -64,7 +66,7 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     """The upsampling blocks and the segmentation layer."""
 
-    def __init__(self, network: nn.Module, deep_supervision: bool):
+    def __init__(self, network: Any, deep_supervision: bool):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.blocks = nn.ModuleList(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 import pydoc
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
+from nnunetv2_clip.networks.pairs import Pairs
 
 # What a class gets that the network was never trained on: a probability of 2e-9 after the sigmoid.
 UNTRAINED_LOGIT = -20.0
@@ -31,7 +33,7 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, part_of: Sequence[int], text_width: int):
         super().__init__()
-        self.seg_layers = nn.Module()
+        self.seg_layers: Any = nn.Module()  # a holder of buffers
         self.seg_layers.register_buffer("text_embedding", torch.zeros(len(part_of), text_width))
         self.seg_layers.register_buffer("trained", torch.ones(len(part_of), dtype=torch.bool))
         self.seg_layers.register_buffer("part", torch.tensor(part_of), persistent=False)  # follows from the plans
@@ -105,14 +107,14 @@ class CLIPUniversalNet(nn.Module):
             )
         backbone = build_backbone(input_channels, backbone_class, deep_supervision, backbone_kwargs)
         self.class_names = tuple(class_names)
-        self.encoder = backbone.encoder
-        self.decoder = backbone.decoder
+        self.encoder: Any = backbone.encoder  # of any class that has what nnU-Net's have
+        self.decoder: Any = backbone.decoder
         self.feature_layers = release_seg_layers(self.decoder)
         self.image_feature = ImageFeature(self.encoder.output_channels[-1], image_width)
         part_of = {name: number for number, added in enumerate(extensions, start=1) for name in added}
         self.class_embedding = ClassEmbedding([part_of.get(name, 0) for name in class_names], text_width)
         self.controller = Controller(text_width, image_width)
-        self.extensions = nn.ModuleList(ExtensionPart(self.feature_layers, self.controller) for _ in extensions)
+        self.extensions: Any = nn.ModuleList(ExtensionPart(self.feature_layers, self.controller) for _ in extensions)
 
     def set_classes(self, vectors: Tensor, trained: Tensor) -> None:
         """Fill the buffers with (K, E) text embeddings and (K,) bool, in the order of `class_names`."""
@@ -126,12 +128,12 @@ class CLIPUniversalNet(nn.Module):
         self.class_embedding.keep(torch.tensor(index, device=self.class_embedding.vectors.device))
         self.class_names = tuple(names)
 
-    def forward(self, image: Tensor, pairs: Tensor | None = None) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, pairs: Pairs | None = None) -> Tensor | list[Tensor]:
         """Logits.
 
         Args:
             image: (B, input_channels, *spatial).
-            pairs: (P, 2) long, (case, class) ascending by case: compute only these. None: all classes of all cases;
+            pairs: compute only these. None: all classes of all cases;
                 those never trained get UNTRAINED_LOGIT.
 
         Returns:
@@ -152,36 +154,40 @@ class CLIPUniversalNet(nn.Module):
         return logits if self.decoder.deep_supervision else logits[0]
 
     def _logits_of_part(
-        self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Tensor
+        self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Pairs
     ) -> list[Tensor]:
         """(P, *spatial) for each scale; `part` has the feature layers and the controller of these pairs."""
         layers = list(part.feature_layers)[::-1] if self.decoder.deep_supervision else [part.feature_layers[-1]]
         theta = part.controller(self.class_embedding.vectors, image_feature, pairs)
-        cases = pairs[:, 0]
-        return [text_driven_head(layer(x), theta, cases) for layer, x in zip(layers, features, strict=True)]
+        return [  # torch.compiler.disable hides the signature of the head
+            text_driven_head(layer(x), theta, pairs.cases)  # pyright: ignore[reportCallIssue]
+            for layer, x in zip(layers, features, strict=True)
+        ]
 
-    def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Tensor) -> list[Tensor]:
+    def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Pairs) -> list[Tensor]:
         """As `_logits_of_part`, each pair by the part of its class.
 
         The pairs of a part are computed apart from all others: the same products in the same order as in the network
         without the later parts, hence the same bits.
         """
-        logits: list[Tensor | None] = [None] * len(features)
-        part_of_pair = self.class_embedding.part[pairs[:, 1]]
+        logits: list[Tensor] = []
+        part_of_pair = self.class_embedding.part[pairs.classes]
         for number, part in enumerate((self, *self.extensions)):
             rows = (part_of_pair == number).nonzero()[:, 0]
             if len(rows) == 0 and len(pairs) > 0 and not torch.is_grad_enabled():
                 continue  # in training an empty part still reaches its parameters, with zero gradient
             for scale, own in enumerate(self._logits_of_part(part, features, image_feature, pairs[rows])):
-                if logits[scale] is None:
-                    logits[scale] = own.new_empty((len(pairs), *own.shape[1:]))
+                if len(logits) == scale:
+                    logits.append(own.new_empty((len(pairs), *own.shape[1:])))
                 logits[scale][rows] = own
         return logits
 
-    def _trained_pairs(self, num_cases: int) -> Tensor:
-        """(P, 2): every trained class in every case."""
+    def _trained_pairs(self, num_cases: int) -> Pairs:
+        """Every trained class in every case."""
         classes = self.class_embedding.trained.nonzero()[:, 0]
-        return torch.cartesian_prod(torch.arange(num_cases, device=classes.device), classes).reshape(-1, 2)
+        return Pairs(
+            torch.arange(num_cases, device=classes.device).repeat_interleave(len(classes)), classes.repeat(num_cases)
+        )
 
     def _all_classes(self, logits: Tensor, num_cases: int) -> Tensor:
         """(B * trained, *spatial) -> (B, K, *spatial)."""
@@ -202,7 +208,7 @@ def build_backbone(input_channels: int, dotted_path: str, deep_supervision: bool
         ImportError: the class cannot be found.
         ValueError: the network has no encoder or decoder as nnU-Net's U-Nets have.
     """
-    backbone_class = pydoc.locate(dotted_path)
+    backbone_class: Any = pydoc.locate(dotted_path)
     if backbone_class is None:
         raise ImportError(f"Backbone {dotted_path!r} cannot be found. Install the package that holds it.")
     backbone = backbone_class(
@@ -218,7 +224,7 @@ def build_backbone(input_channels: int, dotted_path: str, deep_supervision: bool
     return backbone
 
 
-def release_seg_layers(decoder: nn.Module) -> nn.ModuleList:
+def release_seg_layers(decoder: Any) -> nn.ModuleList:
     """Take the 1x1x1 convolutions out of the decoder, which then returns the features of its stages.
 
     Outside the decoder their names have no `.seg_layers.`, so that they move along with pretrained weights:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.losses.masked import Losses, world_size
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.progress_picture import CURVES_FILE, PICTURE_FILE, draw_progress
 
 # Keys of nnU-Net's logger: a list of (K,) values for each epoch.
@@ -29,13 +29,9 @@ class ClassCounts:
         self.supervised = np.zeros(num_classes, dtype=np.int64)
         self._losses = torch.zeros(2, num_classes, device=device)  # sum of the losses, number of pairs
 
-    def add(self, pairs: Tensor, losses: Losses) -> None:
-        """One step.
-
-        Args:
-            pairs: (P, 2) case, class.
-        """
-        classes = pairs[losses.is_known, 1]
+    def add(self, pairs: Pairs, losses: Losses) -> None:
+        """One step."""
+        classes = pairs.classes[losses.is_known]
         self.supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.supervised))
         of_pairs = losses.per_pair[losses.is_known].to(self._losses.dtype)
         self._losses.index_add_(1, classes, torch.stack((of_pairs, torch.ones_like(of_pairs))))
@@ -44,7 +40,7 @@ class ClassCounts:
         """(K,) supervised patches and mean losses of all ranks, as the logger wants them. Begins to count anew."""
         supervised, sums = self.supervised, self._losses
         if world_size() > 1:
-            everywhere = [None] * world_size()
+            everywhere: list = [None] * world_size()
             dist.all_gather_object(everywhere, supervised)
             supervised = np.sum(everywhere, axis=0)
             dist.all_reduce(sums)
@@ -71,7 +67,7 @@ def lines(log: dict[str, list], classes: Sequence[str], trained: np.ndarray, kno
     dice, loss = log[DICE][-1], log[CLASS_LOSS][-1]
     supervised = np.sum(log[SUPERVISED], axis=0)
     yield "class: pseudo Dice (nan: not measurable), training loss (nan: no patch), supervised patches so far"
-    for k in np.flatnonzero(trained):
+    for k in np.flatnonzero(trained).tolist():
         never = "  WARNING: not once yet" if supervised[k] == 0 and classes[k] not in known else ""
         yield f"  {classes[k]:26s} {dice[k]:6.3f} {loss[k]:7.3f} {int(supervised[k]):8d}{never}"
 

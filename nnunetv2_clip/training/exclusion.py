@@ -9,6 +9,7 @@ of annotated classes that exclude it. All other voxels stay unknown for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.losses.masked import MaskedLoss, pair_losses
 from nnunetv2_clip.losses.pair_sums import PairSums
+from nnunetv2_clip.networks.pairs import Pairs
 
 
 def exclusive_classes(classes: Sequence[str], taxonomy: Taxonomy) -> Tensor:
@@ -33,38 +35,36 @@ class ExclusionLoss(MaskedLoss):
     The two means stand side by side, so that the annotated pairs give the gradient that they give without exclusion,
     however many classes are unannotated. The known voxels of an unannotated pair are all negative: they have no Dice.
 
-    `pairs` has a third column here: (P, 3) with 1 for an annotated pair and 0 for an unannotated one.
-
     Args:
         exclusive: (K, K) of `exclusive_classes`.
         arguments: of `MaskedLoss`.
     """
+
+    rules_out: Tensor
 
     def __init__(self, exclusive: Tensor, membership: Tensor, *arguments):
         super().__init__(membership, *arguments)
         rules_out = membership.float() @ exclusive.to(membership.device).float() > 0
         self.register_buffer("rules_out", rules_out, persistent=False)  # (V, K): a voxel of value v is not of class k
 
-    def known_values(self, pairs: Tensor) -> Tensor:
+    def known_values(self, pairs: Pairs) -> Tensor:
         """(P, V) bool: all of an annotated pair; those that rule the class out of an unannotated one."""
-        return self.rules_out.t()[pairs[:, 1]] | (pairs[:, 2:] == 1)
+        return self.rules_out.t()[pairs.classes] | _annotated(pairs)[:, None]
 
-    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Tensor) -> Tensor:
+    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Pairs) -> Tensor:
         entropy = sums.entropy / sums.num_voxels.clamp_min(1)
         return torch.where(_annotated(pairs), pair_losses(sums, overlap, size), entropy)
 
-    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Tensor, pair_weights: Tensor | None) -> Tensor:
+    def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Pairs) -> Tensor:
         means = []
         for group in (_annotated(pairs), ~_annotated(pairs)):
-            means.append(
-                super()._means([loss * group for loss in losses], [flags & group for flags in known], pairs, None)
-            )
-        return sum(means)
+            means.append(super()._means([loss * group for loss in losses], [flags & group for flags in known], pairs))
+        return means[0] + means[1]
 
-    def _dice_sums(self, sums: list[PairSums], pairs: Tensor, pair_weights: Tensor | None):
-        return super()._dice_sums(sums, pairs, _annotated(pairs))  # over a batch: of the annotated pairs
+    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+        return super()._dice_sums(sums, replace(pairs, weights=_annotated(pairs)))  # over a batch: of the annotated
 
 
-def _annotated(pairs: Tensor) -> Tensor:
+def _annotated(pairs: Pairs) -> Tensor:
     """(P,) bool."""
-    return pairs[:, 2] == 1
+    return torch.ones_like(pairs.cases, dtype=torch.bool) if pairs.annotated is None else pairs.annotated

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nnunetv2_clip.choices import FINE_TUNE, FROZEN, MODES, TRANSFER
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.networks.universal import CLIPUniversalNet
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY
@@ -140,7 +141,7 @@ class Extension:
                 "leave -pretrained_weights out; move the model folder of another training away",
             )
 
-    def keep_still(self, network: nn.Module) -> None:
+    def keep_still(self, network: CLIPUniversalNet) -> None:
         """Frozen modules behave as at prediction (dropout, running statistics) while the new part trains."""
         if not self.is_frozen:
             return

@@ -35,7 +35,7 @@ def draw_progress(
     """
     from matplotlib.figure import Figure
 
-    shown = np.flatnonzero(trained)
+    shown = np.flatnonzero(trained).tolist()
     total = np.cumsum(patches, axis=0)
     share = total / max(total.max(), 1)
     top_loss = max(np.nanmax(loss[:, shown], initial=0), 1e-3)

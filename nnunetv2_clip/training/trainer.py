@@ -7,6 +7,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_wei
 from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.networks.universal import CLIPUniversalNet
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, learned_rules
@@ -55,6 +59,14 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     sampling_balance = 0.5  # 0: cases uniformly, 1: datasets and classes uniformly (training/sampling.py)
     max_bad_steps = 25  # this many non-finite losses in a row stop the run
 
+    # What nnU-Net sets to None until `initialize`, or calls something wider.
+    network: nn.Module
+    loss: MaskedLoss
+    optimizer: torch.optim.Optimizer
+    output_folder: str
+    output_folder_base: str
+    preprocessed_dataset_folder_base: str
+
     def __init__(
         self,
         plans: dict,
@@ -80,6 +92,10 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self._bad_steps = 0
         self.class_counts = ClassCounts(len(self.classes), self.device)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """For variants: what is to be other than in nnU-Net (epochs, learning rate, ...)."""
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
@@ -114,9 +130,9 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         Raises:
             UserError: there is none.
         """
-        names = set().union(*(self.manifest.case(case_id).supervised for case_id in self.do_split()[0]))
+        names = set().union(*(self.manifest.case(str(case_id)).supervised for case_id in self.do_split()[0]))
         if self.extension:
-            names &= set(np.array(self.classes)[self.extension.gives_loss(self.classes)])
+            names &= set(compress(self.classes, self.extension.gives_loss(self.classes)))
         if not names:
             raise UserError(
                 f"{self.manifest.where}, fold {self.fold}",
@@ -152,9 +168,11 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _start_file(self) -> Path:
         return start_file(Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans_name)
 
-    def _bare_network(self) -> nn.Module:
+    def _bare_network(self) -> CLIPUniversalNet:
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        network = network._orig_mod if isinstance(network, OptimizedModule) else network
+        assert isinstance(network, CLIPUniversalNet)
+        return network
 
     def _build_loss(self):
         num_scales = len(self._get_deep_supervision_scales() or [1])
@@ -176,7 +194,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self.print_to_log_file(f"mirroring along axes {mirror_axes}: never along left-right")
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
-    # The workers keep ONE label map per scale: no expansion to regions there (see losses/targets.py).
+    # The workers keep ONE label map per scale: regions are not handed on (see losses/targets.py).
 
     @staticmethod
     def get_training_transforms(
@@ -200,7 +218,6 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             use_mask_for_norm,
             is_cascaded,
             foreground_labels,
-            regions=None,
             ignore_label=ignore_label,
         )
 
@@ -209,7 +226,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         deep_supervision_scales, is_cascaded=False, foreground_labels=None, regions=None, ignore_label=None
     ):
         return nnUNetTrainer.get_validation_transforms(
-            deep_supervision_scales, is_cascaded, foreground_labels, regions=None, ignore_label=ignore_label
+            deep_supervision_scales, is_cascaded, foreground_labels, ignore_label=ignore_label
         )
 
     def get_tr_and_val_datasets(self):
@@ -220,19 +237,31 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                 if self.local_rank == 0:
                     check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
                 probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
-                dataset.identifiers = repeat_by_probability(case_ids, probabilities)
+                # An array, from which numpy draws without making one at each draw.
+                repeated = repeat_by_probability(case_ids, probabilities)
+                dataset.identifiers = repeated  # pyright: ignore[reportAttributeAccessIssue] nnU-Net says List[str]
         return datasets
 
     # ---------------------------------------------------------------- one step
 
-    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), pairs (P, 2)."""
+    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Pairs]:
+        """Image (B, C, *spatial), label maps per scale (B, 1, *spatial), the pairs that give loss."""
         target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-        presence = torch.from_numpy(self._presence(batch["keys"]))
+        send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
+        return send(batch["data"]), [send(scale) for scale in target], self._pairs(batch["keys"])
+
+    def _pairs(self, case_ids: Sequence[str]) -> Pairs:
+        """The pairs that give loss; with weights in training where the dataset has pseudo labels."""
+        presence = torch.from_numpy(self._presence(case_ids))
         if self.extension and self.network.training:
             presence[:, torch.from_numpy(~self.extension.gives_loss(self.classes))] = 0
-        send = lambda tensor: tensor.to(self.device, non_blocking=True)  # noqa: E731
-        return send(batch["data"]), [send(scale) for scale in target], send(presence.nonzero())
+        pairs = Pairs.of(presence.nonzero().to(self.device, non_blocking=True))
+        if not (self.network.training and self.manifest.has_pseudo_labels):
+            return pairs  # without weights: the faster way
+        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
+        weights = weights[pairs.cases, pairs.classes]
+        # A variant may supervise what nobody has labelled.
+        return replace(pairs, weights=torch.where(weights > 0, weights, 1))
 
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
         """(B, K) bool: which classes give loss in which case.
@@ -246,30 +275,20 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             return self.manifest.weights(case_ids, self.classes) > 0
         return self.manifest.presence(case_ids, self.classes)
 
-    def _pair_weights(self, case_ids: Sequence[str], pairs: Tensor) -> Tensor | None:
-        """(P,) below 1 for pseudo labels; None where the whole dataset has none, which is the faster way."""
-        if not self.manifest.has_pseudo_labels:
-            return None
-        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
-        weights = weights[pairs[:, 0], pairs[:, 1]]
-        return torch.where(weights > 0, weights, 1)  # a variant may supervise what nobody has labelled
-
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else nullcontext()
 
-    def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
+    def _logits(self, image: Tensor, pairs: Pairs) -> list[Tensor]:
         logits = self.network(image, pairs)
-        return logits if isinstance(logits, list | tuple) else [logits]
+        return list(logits) if isinstance(logits, list | tuple) else [logits]
 
     def train_step(self, batch: dict) -> dict:
         image, label_maps, pairs = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            losses = self.loss.of_pairs(
-                self._logits(image, pairs), label_maps, pairs, self._pair_weights(batch["keys"], pairs)
-            )
+            losses = self.loss.of_pairs(self._logits(image, pairs), label_maps, pairs)
         loss = losses.mean
-        something_to_learn, finite = _over_ranks(len(pairs) > 0, torch.isfinite(loss).item(), self.device)
+        something_to_learn, finite = _over_ranks(len(pairs) > 0, bool(torch.isfinite(loss)), self.device)
         if not finite:
             self._count_bad_step()
         elif something_to_learn and self._update_weights(loss):
@@ -298,7 +317,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self._count_bad_step("gradient" if scaler is None else "gradient (mixed precision lowers its factor)")
         return finite
 
-    def _count(self, pairs: Tensor, losses: Losses) -> None:
+    def _count(self, pairs: Pairs, losses: Losses) -> None:
         """Remember for the log what each class has got in this step."""
         self.class_counts.add(pairs, losses)
 
@@ -429,7 +448,7 @@ def _over_ranks(any_pairs: bool, finite: bool, device: torch.device) -> tuple[bo
 
 
 def _true_false_counts(
-    logits: Tensor, label_map: Tensor, pairs: Tensor, loss: MaskedLoss, num_classes: int
+    logits: Tensor, label_map: Tensor, pairs: Pairs, loss: MaskedLoss, num_classes: int
 ) -> dict[str, np.ndarray]:
     """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
     predicted = logits.flatten(1) > 0
@@ -441,5 +460,5 @@ def _true_false_counts(
     counts = {}
     for key, mask in per_pair.items():
         counts[key] = np.zeros(num_classes)
-        np.add.at(counts[key], pairs[:, 1].cpu().numpy(), mask.sum(1).cpu().numpy())
+        np.add.at(counts[key], pairs.classes.cpu().numpy(), mask.sum(1).cpu().numpy())
     return counts

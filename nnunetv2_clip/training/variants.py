@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from torch import Tensor
 
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.losses.masked import Losses
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.text.encode import encode
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
@@ -25,15 +26,7 @@ class _FixedLength(CLIPUniversalTrainer):
 
     length: int
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.num_epochs = self.length
 
 
@@ -78,15 +71,7 @@ class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
     nnUNet_clip_demo_epochs (default 12) and nnUNet_clip_demo_iterations (default 160).
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.initial_lr, self.weight_decay = 1e-3, 1e-5
         with exit_on_user_error():
             self.num_epochs = _from_environment("nnUNet_clip_demo_epochs", 12)
@@ -117,15 +102,7 @@ class CLIPUniversalTrainerPaper(CLIPUniversalTrainer):
 
     warm_up_epochs = 5
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_up(self) -> None:
         self.num_epochs = 50
         self.initial_lr = 4e-4
         self.weight_decay = 1e-5
@@ -192,15 +169,12 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
         annotated = super()._presence(case_ids)
         return annotated | self.trained if self.network.training else annotated
 
-    def _to_device(self, batch: dict) -> tuple[Tensor, list[Tensor], Tensor]:
-        """As the base, with pairs (P, 3): the third column is 1 for an annotated pair."""
-        image, label_maps, pairs = super()._to_device(batch)
-        annotated = torch.from_numpy(super()._presence(batch["keys"])).to(pairs)
-        return image, label_maps, torch.cat((pairs, annotated[pairs[:, 0], pairs[:, 1]][:, None]), dim=1)
+    def _pairs(self, case_ids: Sequence[str]) -> Pairs:
+        pairs = super()._pairs(case_ids)
+        annotated = torch.from_numpy(super()._presence(case_ids)).to(self.device)
+        return replace(pairs, annotated=annotated[pairs.cases, pairs.classes])
 
-    def _logits(self, image: Tensor, pairs: Tensor) -> list[Tensor]:
-        return super()._logits(image, pairs[:, :2])
-
-    def _count(self, pairs: Tensor, losses: Losses) -> None:
-        annotated = pairs[:, 2] == 1
-        super()._count(pairs[annotated], Losses(losses.mean, *(values[annotated] for values in losses[1:])))
+    def _count(self, pairs: Pairs, losses: Losses) -> None:
+        own = pairs.annotated
+        assert own is not None
+        super()._count(pairs[own], Losses(losses.mean, *(values[own] for values in losses[1:])))

@@ -7,7 +7,15 @@ import pytest
 from nibabel.orientations import apply_orientation as turn
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from nnunetv2_clip.conversion.laterality import MidPlane, Pair, find_midplane, side_of_lesions, split_pairs, split_sides
+from nnunetv2_clip.conversion.laterality import (
+    MidPlane,
+    Pair,
+    Sides,
+    find_midplane,
+    side_of_lesions,
+    split_pairs,
+    split_sides,
+)
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
@@ -126,6 +134,13 @@ def test_a_lesion_follows_the_organ_that_it_touches_even_across_the_plane():
     assert (right == lesion).all() and (left == free).all()
 
 
+def test_a_lesion_in_both_organs_is_divided_as_they_are_not_by_the_plane():
+    left, right = box(slice(10, 26), slice(5, 15), slice(1, 9)), box(slice(26, 50), slice(5, 15), slice(1, 9))
+    lesion = box(slice(22, 34), slice(8, 11), slice(3, 6))
+    halves = side_of_lesions(lesion, Sides(right, left, True, "", PLANE))
+    assert (halves[0] == lesion & right).all() and (halves[1] == lesion & left).all()
+
+
 def test_split_labels_carry_organ_and_lesion_of_each_side():
     label_map = np.where(RIGHT_ORGAN | LEFT_ORGAN, 1, 0).astype(np.uint8)
     label_map[40:43, 5:8, 1:4] = 2  # a tumour in the right kidney
@@ -177,3 +192,116 @@ def body_with_spine() -> np.ndarray:
     image[2:58, 1:19] = 40
     image[25:35, 2:7] = 400
     return image
+
+
+def organs(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, 1, 0).astype(np.uint8)
+
+
+def split_kidneys(label_map: np.ndarray):
+    pair = Pair("right_kidney", "left_kidney", (1,))
+    kidneys = ("right_kidney", "left_kidney")
+    return split_pairs(label_map, {1: ()}, [pair], Volume(body_with_spine(), AFFINE), kidneys)
+
+
+def test_specks_become_background_and_values_beyond_16_bits_stay():
+    label_map = organs(RIGHT_ORGAN | LEFT_ORGAN).astype(np.uint32)
+    label_map[2:4, 2:4, 2] = 1  # a speck
+    label_map[30, 10, 5] = 70_000
+    split = split_kidneys(label_map)
+    assert (split.label_map[2:4, 2:4, 2] == 0).all()
+    assert split.label_map[30, 10, 5] == 70_000
+    assert len(np.unique(split.label_map)) == 4
+
+
+def test_an_organ_that_reaches_a_little_across_the_plane_is_whole():
+    organ = box(slice(28, 48), slice(5, 15), slice(1, 9))  # a tenth of it
+    sides = split_sides(organ, IMAGE, PLANE)
+    assert sides.certain and sides.note == "" and (sides.right == organ).all()
+
+
+def test_what_hangs_on_an_organ_by_an_edge_belongs_to_it():
+    organ = box(slice(10, 30), slice(5, 15), slice(1, 9)) | box(slice(30, 34), slice(15, 18), slice(1, 9))
+    sides = split_sides(organ, IMAGE, PLANE)
+    assert sides.certain and (sides.left == organ).all()
+
+
+def test_a_piece_of_an_organ_is_no_second_organ():
+    piece = box(slice(22, 26), slice(5, 10), slice(3, 7))  # a tenth of the organ
+    sides = split_sides(LEFT_ORGAN | piece, IMAGE, PLANE)
+    assert sides.certain and (sides.left == (LEFT_ORGAN | piece)).all()
+
+
+def test_an_organ_is_in_doubt_when_one_of_its_halves_lies_on_the_plane():
+    sides = split_sides(
+        box(slice(20, 36), slice(5, 15), slice(1, 9)), IMAGE, PLANE
+    )  # 10 mm to the left, 6 to the right
+    assert not sides.certain and "mid-plane" in sides.note
+
+
+def test_lungs_that_touch_in_eight_millimetres_part_where_they_touch():
+    left = box(slice(10, 34), slice(5, 15), slice(1, 9))
+    right = box(slice(36, 55), slice(5, 15), slice(1, 9))
+    contact = box(slice(34, 36), slice(8, 12), slice(3, 7))
+    sides = split_sides(left | right | contact, IMAGE, PLANE)
+    assert (sides.left & left).sum() > 0.99 * left.sum() and (sides.right & right).sum() > 0.99 * right.sum()
+
+
+# Large drawings: 60 x 40 x Z voxels of 4 mm in RAS; y counts from the back to the front, z from the feet to the head.
+LARGE = np.diag([4.0, 4, 4, 1])
+SPINE = (slice(25, 35), slice(4, 10))  # its middle at x = 29.5
+
+
+def body(num_slices: int, *bones: tuple[slice, ...], across: slice = slice(2, 58)) -> Volume:
+    image = np.full((60, 40, num_slices), -1000, np.int16)
+    image[across, 2:38] = 40
+    for bone in bones:
+        image[bone] = 400
+    return Volume(image, LARGE)
+
+
+def test_a_component_of_two_millilitres_is_no_speck_beside_a_large_organ():
+    mask = np.zeros((60, 40, 20), bool)
+    mask[4:24, 2:38, 1:19] = True  # 830 ml
+    mask[40:44, 10:14, 5:9] = True  # 4 ml
+    plane = MidPlane(np.full(20, 29.5), LARGE, True, "drawn")
+    sides = split_sides(mask, Volume(np.zeros(mask.shape, np.int16), LARGE), plane)
+    assert sides.right.sum() == 64
+
+
+@pytest.mark.parametrize(
+    ("what", "bone"),
+    [
+        ("a shoulder far to the side", (slice(48, 57), slice(4, 12))),
+        ("contrast medium in front of the spine", (slice(33, 40), slice(26, 36))),
+        ("an outlier in a single slice", (slice(36, 56), slice(4, 10), slice(7, 8))),
+    ],
+)
+def test_the_plane_goes_through_the_spine_whatever_else_is_bright(what, bone):
+    plane = find_midplane(body(15, SPINE, bone))
+    assert plane.note == "spine" and plane.is_certain
+    assert np.abs(plane.x - 29.5).max() <= 1, what
+
+
+def test_a_spot_is_no_spine():
+    plane = find_midplane(body(15, (slice(36, 38), slice(5, 7))))  # 64 mm2
+    assert plane.note == "outline of the body" and plane.is_certain
+    assert np.abs(plane.x - 29.5).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("num_slices", "with_bone", "note"),
+    [(100, 8, "spine"), (100, 3, "outline of the body"), (8, 3, "spine")],  # of 4 mm
+)
+def test_a_spine_is_two_centimetres_long_or_a_third_of_the_image(num_slices, with_bone, note):
+    assert find_midplane(body(num_slices, (*SPINE, slice(0, with_bone)))).note == note
+
+
+def test_a_body_that_is_cut_at_the_border_and_shows_no_spine_has_no_sides():
+    image = body(15, across=slice(0, 58))
+    plane = find_midplane(image)
+    assert not plane.is_certain and "cut" in plane.note
+    mask = np.zeros(image.data.shape, bool)
+    mask[10:20, 10:20, 2:12] = True
+    assert not split_sides(mask, image).certain
+    assert find_midplane(body(15, SPINE, across=slice(0, 58))).is_certain

@@ -49,7 +49,7 @@ def test_another_patient_is_no_copy(change):
 def test_a_mirrored_copy_is_told_from_an_identical_one():
     assert relation(fingerprint_of(scan(1)), fingerprint_of(scan(1))).is_identity
     mirrored = relation(fingerprint_of(scan(1)), fingerprint_of(scan(1)[::-1]))
-    assert mirrored.flips == (0,) and mirrored.axes == (0, 1, 2)
+    assert mirrored.flips == (0,) and mirrored.axes == (0, 1, 2) and not mirrored.is_identity
 
 
 def test_the_picks_of_a_flipped_image_are_the_flipped_picks():
@@ -73,3 +73,49 @@ def test_all_copies_among_many_scans_are_found_and_nothing_else():
 def test_two_images_clipped_to_different_windows_are_still_copies():
     windows = (np.clip(scan(1), -175, 250), np.clip(scan(1), -100, 400))
     assert relation(*map(fingerprint_of, windows)) is not None
+
+
+def noise(limit: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(-limit, limit + 1, scan(1).shape)
+
+
+def test_rounding_makes_no_other_scan_and_another_reconstruction_does():
+    first = fingerprint_of(scan(1))
+    assert relation(first, fingerprint_of(scan(1) + noise(1))).is_identity
+    assert relation(first, fingerprint_of(scan(1) + noise(20))) is None
+    assert agreement(scan(1), scan(1) + noise(1)) > 0.99
+    assert agreement(scan(1), scan(1) + noise(20)) < 0.3
+
+
+@pytest.mark.parametrize(("part", "is_copy"), [(0.05, True), (0.25, False)])
+def test_nine_tenths_of_the_voxels_must_agree(part, is_copy):
+    """A word burnt into a copy makes no other scan, another patient in a quarter of the slices does."""
+    image = np.random.default_rng(0).integers(-900, 900, (16, 16, 16))  # every voxel is a pick
+    changed = image.copy()
+    changed[: round(16 * part)] = np.random.default_rng(1).integers(-900, 900, (round(16 * part), 16, 16))
+    assert (relation(fingerprint_of(image), fingerprint_of(changed)) is not None) == is_copy
+
+
+@pytest.mark.parametrize(("num_voxels", "is_copy"), [(40, False), (100, True)])
+def test_a_few_voxels_between_the_limits_prove_nothing(num_voxels, is_copy):
+    image = np.full((16, 16, 16), -1000)
+    image.flat[: num_voxels + 1] = [*np.random.default_rng(0).integers(-900, 900, num_voxels), 1000]
+    assert (relation(fingerprint_of(image), fingerprint_of(image.copy())) is not None) == is_copy
+
+
+def test_of_several_ways_to_lay_a_symmetric_scan_the_one_without_turning_is_taken():
+    half = np.random.default_rng(0).integers(-900, 900, (8, 16, 16))
+    image = np.concatenate((half, half[::-1]))
+    assert relation(fingerprint_of(image), fingerprint_of(image.copy())).is_identity
+
+
+def test_a_copy_is_laid_back_on_the_shape_of_the_scan_even_where_its_picks_say_nothing_of_the_axes():
+    cube = np.random.default_rng(0).integers(-900, 900, (16, 16, 16))
+    image = np.repeat(np.maximum(cube, cube.transpose(2, 1, 0)), 2, axis=2)
+    found = relation(fingerprint_of(image), fingerprint_of(image.transpose(2, 1, 0)))
+    assert np.array_equal(found.apply(image.transpose(2, 1, 0)), image)
+
+
+def test_numbers_beyond_16_bits_are_cut_off_not_wrapped():
+    assert fingerprint_of(np.full((16, 16, 16), 60_000, np.uint16)).picks.max() == 32767
+    assert fingerprint_of(np.full((16, 16, 16), -60_000.0)).picks.min() == -32768

@@ -12,8 +12,6 @@ from nnunetv2_clip.conversion.source import complete, match_pairs, nifti_files
 from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
 from nnunetv2_clip.errors import UserError
 
-CONVERSION = Path(__file__).resolve().parents[2] / "dataset_conversion"
-
 
 @pytest.mark.parametrize("source", all_sources().values(), ids=lambda source: source.name)
 def test_facts_of_a_source_speak_the_taxonomy(source):
@@ -31,24 +29,6 @@ def test_another_folder_is_refused(source, tmp_path):
     for root in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=re.escape(str(tmp_path))):
             source.find_cases(root)
-
-
-def test_no_converter_imports_another():
-    texts = {path.stem: path.read_text() for path in CONVERSION.glob("*.py")}
-    converters = {name for name, text in texts.items() if re.search(r"^SOURCES\b.* = ", text, re.MULTILINE)} | {
-        "custom"
-    }
-    assert {"msd", "kits", "totalsegmentator"} <= converters
-    for name in converters:
-        imported = set(re.findall(r"dataset_conversion(?:\.| import )(\w+)", texts[name]))
-        assert not imported & converters, f"{name} imports {imported & converters}"
-
-
-def test_library_does_not_import_converters():
-    library = CONVERSION.parent / "nnunetv2_clip"
-    for path in library.rglob("*.py"):
-        if path.parent.name != "commands":
-            assert "dataset_conversion" not in re.sub(r'"""[\s\S]*?"""', "", path.read_text()), path
 
 
 def test_typo_in_a_source_name_is_answered_with_the_nearest():

@@ -18,8 +18,9 @@ def cases(**datasets):
     return made
 
 
-def test_every_case_is_validated_once():
-    given = cases(a=12, b=7)
+@pytest.mark.parametrize("few", [2, 7])
+def test_every_case_is_validated_once(few):
+    given = cases(a=12, b=few)
     splits = make_splits(given)
     assert Counter(case_id for fold in splits for case_id in fold["val"]) == Counter(given.keys())
     for fold in splits:
@@ -70,3 +71,18 @@ def test_one_scan_cannot_be_split():
 def test_order_of_the_cases_does_not_matter():
     given = cases(a=9, b=4)
     assert make_splits(given) == make_splits(dict(reversed(given.items())))
+
+
+def test_folds_are_the_same_in_every_version_and_do_not_follow_the_numbering():
+    given = {
+        f"{name}_{number}": CasePresence(name, ("liver",))
+        for name, count in (("a", 6), ("b", 4))
+        for number in range(count)
+    }
+    assert [fold["val"] for fold in make_splits(given)] == [
+        ["a_3", "a_5"],
+        ["a_1", "b_3"],
+        ["a_0", "b_1"],
+        ["a_2", "b_2"],
+        ["a_4", "b_0"],
+    ]

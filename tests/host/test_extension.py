@@ -79,7 +79,8 @@ def test_a_class_that_the_model_never_learnt_is_added_frozen_by_one_short_traini
     folder = tiny / "nnUNet_preprocessed" / DATASET
     if not (folder / f"{name}_3d_fullres").exists():
         (folder / f"{name}_3d_fullres").symlink_to(folder / f"{PLANS}_3d_fullres")
-    new = weights(train(DATASET, name))
+    # Half of the cases annotate the spleen: that none of 16 draws does happens once in 65,000 runs.
+    new = weights(train(DATASET, name, iterations=8))
     assert all(torch.equal(new[key], value) for key, value in old.items() if ".seg_layers." not in key)
     own = [key for key in new if key.startswith("extensions.0.")]
     assert any(not torch.equal(new[key], new[key.removeprefix("extensions.0.")]) for key in own)
@@ -211,7 +212,7 @@ def test_an_old_class_gives_no_loss_and_no_patch_is_wasted_on_it(new_trainer):
     assert trainer.network.extensions[1].training
     trainer._presence = lambda case_ids: np.ones((len(case_ids), len(trainer.classes)), dtype=bool)
     pairs = trainer._to_device(next(trainer.dataloader_train))[-1]
-    assert {trainer.classes[k] for k in pairs[:, 1].tolist()} == {"renal_vein"}
+    assert {trainer.classes[k] for k in pairs.classes.tolist()} == {"renal_vein"}
 
 
 @pytest.mark.slow

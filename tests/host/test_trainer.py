@@ -13,6 +13,7 @@ import torch
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from tests.host.conftest import DATASET, PLANS
 
@@ -60,7 +61,7 @@ def test_one_step_changes_the_weights_and_counts_supervised_patches(ready):
 
 
 def test_the_log_holds_the_mean_loss_of_each_class_over_the_pairs_of_the_epoch(ready):
-    pairs = torch.tensor([[0, 1], [0, 4], [1, 1]])
+    pairs = Pairs.of(torch.tensor([[0, 1], [0, 4], [1, 1]]))
     ready._count(pairs, Losses(torch.tensor(0.0), torch.tensor([1.0, 5.0, 2.0]), torch.tensor([True, True, True])))
     ready._count(pairs[:1], Losses(torch.tensor(0.0), torch.tensor([0.0]), torch.tensor([False])))  # nothing known
     means = ready.class_counts.end_epoch()["class_loss"]
@@ -84,19 +85,20 @@ def test_pseudo_labels_give_weighted_loss_in_training_and_none_in_validation(rea
     guessed = [bool(ready.manifest.case(key).pseudo) for key in batch["keys"]]
     ready.network.train()
     pairs = ready._to_device(batch)[2]
-    weights = ready._pair_weights(batch["keys"], pairs)
-    for (case, k), weight in zip(pairs.tolist(), weights.tolist(), strict=True):
+    weights = dict(zip(zip(pairs.cases.tolist(), pairs.classes.tolist(), strict=True), pairs.weights, strict=True))
+    for (case, k), weight in weights.items():
         assert weight == (0.25 if k == spleen and guessed[case] else 1)
-    assert [[case, spleen] in pairs.tolist() for case in (0, 1)] == [True, True]
+    assert [(case, spleen) in weights for case in (0, 1)] == [True, True]
     assert np.isfinite(ready.train_step(batch)["loss"])
     ready.network.eval()
-    validated = ready._to_device(batch)[2].tolist()
-    assert [[case, spleen] in validated for case in (0, 1)] == [not guess for guess in guessed]
+    validated = ready._to_device(batch)[2]
+    assert validated.weights is None
+    assert [case in validated.cases[validated.classes == spleen] for case in (0, 1)] == [not guess for guess in guessed]
 
 
 def test_a_dataset_without_pseudo_labels_goes_the_unweighted_way(ready):
     batch = next(ready.dataloader_train)
-    assert ready._pair_weights(batch["keys"], ready._to_device(batch)[2]) is None
+    assert ready._to_device(batch)[2].weights is None
 
 
 def test_a_batch_without_annotated_pair_changes_no_weight(ready):
@@ -169,9 +171,9 @@ def test_infinite_gradients_of_finite_losses_change_no_weight_and_stop_the_run_a
 def test_validation_counts_no_class_that_the_fold_does_not_train(ready):
     batch = next(ready.dataloader_val)
     ready.network.eval()
-    k = int(ready._to_device(batch)[2][0, 1])  # a class that this validation case annotates
+    k = int(ready._to_device(batch)[2].classes[0])  # a class that this validation case annotates
     ready.trained[k] = False
-    assert k not in ready._to_device(batch)[2][:, 1]
+    assert k not in ready._to_device(batch)[2].classes
     counts = ready.validation_step(batch)
     assert counts["fn_hard"][k] == counts["fp_hard"][k] == counts["tp_hard"][k] == 0  # Dice 0/0: left out of the mean
 

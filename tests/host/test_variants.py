@@ -61,7 +61,7 @@ def test_unmasked_supervises_every_trained_class_in_training_and_only_annotated_
     assert np.array_equal(trainer.class_counts.supervised > 0, trainer.trained)
     trainer.on_validation_epoch_start()
     _, _, pairs = trainer._to_device(batch)
-    assert {trainer.classes[k] for k in pairs[:, 1]} == {"spleen"}
+    assert {trainer.classes[k] for k in pairs.classes} == {"spleen"}
 
 
 def test_exclusion_refuses_pseudo_labels(make_trainer, capsys):
@@ -86,7 +86,7 @@ def test_exclusion_adds_known_negatives_and_counts_annotated_patches_only(make_t
     batch = batch_of(trainer, "msd_spleen")
     _, _, pairs = trainer._to_device(batch)
     spleen_values = set(trainer.dataset_json["labels"]["spleen"])
-    for (_, k, annotated), known in zip(pairs.tolist(), trainer.loss.known_values(pairs), strict=True):
+    for k, annotated, known in zip(pairs.classes, pairs.annotated, trainer.loss.known_values(pairs), strict=True):
         assert annotated == (trainer.classes[k] == "spleen")
         if trainer.classes[k] == "liver":
             assert spleen_values <= set(known.nonzero().flatten().tolist())

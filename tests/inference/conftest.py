@@ -21,7 +21,7 @@ PATCH = (16, 24, 24)
 TORCH_RESAMPLING = "resample_torch_fornnunet"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(1)

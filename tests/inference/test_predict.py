@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_clip.classes import UNIVERSAL
@@ -36,6 +37,16 @@ def stock_labels(image: Path, model: Path, folds=(0,)) -> np.ndarray:
     return voxels(output.with_suffix(".nii.gz"))
 
 
+class TorchWithoutHalf:
+    """torch for the host's module alone, which sums patches in torch.half: whatever is first imported while torch
+    itself is patched would keep the wrong type for good."""
+
+    half = torch.float32
+
+    def __getattr__(self, name: str):
+        return getattr(torch, name)
+
+
 def dice_per_class(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     result = {}
     for row in UNIVERSAL.subset(CLASSES):
@@ -55,7 +66,7 @@ def dice_per_class(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     ],
 )
 def test_masks_are_those_of_the_host_in_single_precision(tmp_path, dimensions, transpose, folds, codes, monkeypatch):
-    monkeypatch.setattr(torch, "half", torch.float32)  # the type in which the host sums patches
+    monkeypatch.setattr(predict_from_raw_data, "torch", TorchWithoutHalf())
     model = make_model(tmp_path, dimensions=dimensions, transpose=transpose, folds=folds)
     image = reoriented(tmp_path / "ct.nii.gz", save_ct(tmp_path / "ras.nii.gz", make_ct((36, 30, 24))), codes)
     assert predict(image, tmp_path / "out", model) == 0

@@ -64,13 +64,26 @@ def test_a_threshold_moves_the_mask_and_never_loses_a_voxel_to_the_crop():
 
 
 def test_probabilities_are_exact_to_half_a_step():
-    logits = smooth_logits((12, 14, 16)) * 4  # some below the logit that still makes a step
-    maps = axis_maps((12, 14, 16), (30, 20, 25), (1, 1, 1), (1, 1, 1))
-    streaming = StreamingExport(NAMES, maps, probabilities=("aorta",))
+    """On a grid where resampling is exact in single precision, so that the bound holds on every processor.
+
+    Logits are multiples of 1/64 below 64 (12 bits). Doubled and halved axes have the weights 1/4, 1/2 and 3/4, two bits
+    for each axis: 18 of the 24 bits of a float. What remains, with u = 2^-24, the relative error of one rounding: the
+    sigmoid 1 / (1 + e^-x) is off by 4 u at most (2 u for e^-x, which is exact to its last digit; sum; quotient), its
+    product with the number of steps by one u more, and rounding to a step by half a step.
+    """
+    logits = (smooth_logits((12, 14, 16)) * 4 * 64).round() / 64  # some below the logit that still makes a step
+    assert logits.abs().max() < 64
+    out_shape = (24, 7, 32)
+    streaming = StreamingExport(
+        NAMES, axis_maps((12, 14, 16), out_shape, (1, 1, 1), (1, 1, 1)), probabilities=("aorta",)
+    )
     for rows in logits.split(5, dim=1):
         streaming.push(rows)
-    expected = resample_torch_fornnunet(logits[2:], (30, 20, 25), (1, 1, 1), (1, 1, 1))[0].sigmoid().numpy()
-    assert np.abs(streaming.probabilities["aorta"] / 65535 - expected).max() < 0.51 / 65535
+    resampled = resample_torch_fornnunet(logits[2:], out_shape, (1, 1, 1), (1, 1, 1))[0]
+    exact = torch.nn.functional.interpolate(logits[None, 2:].double(), out_shape, mode="trilinear")[0, 0]
+    assert torch.equal(resampled.double(), exact), "not a bit is lost before the sigmoid"
+    step, u = 1 / 65535, 2**-24
+    assert np.abs(streaming.probabilities["aorta"] * step - exact.sigmoid().numpy()).max() < step / 2 + 5 * u
     assert set(streaming.probabilities) == {"aorta"}
 
 

@@ -8,12 +8,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nnunetv2_clip.losses import pair_sums as module
 from nnunetv2_clip.losses.pair_sums import pair_sums
+from nnunetv2_clip.networks.pairs import Pairs
 
 
 def plain_sums(logits, label_map, pairs, membership, ignore, known):
     """(P, 5): with a float target and a float mask for each pair."""
     rows = []
-    for p, (x, (b, k)) in enumerate(zip(logits.flatten(1), pairs.tolist(), strict=True)):
+    for p, (x, b, k) in enumerate(zip(logits.flatten(1), pairs.cases, pairs.classes, strict=True)):
         values = label_map[b].flatten().long()
         valid = torch.ones(len(values), dtype=torch.bool) if known is None else known[p, values]
         valid = (valid & (values != (-1 if ignore is None else ignore))).to(x.dtype)
@@ -32,7 +33,7 @@ def random_problem(seed, dtype=torch.float64):
     spatial = [int(draw(1, 9)) for _ in range(int(draw(1, 3)))]
     presence = draw(0, 1, (num_cases, num_classes)).bool()
     presence[int(draw(0, num_cases - 1)), int(draw(0, num_classes - 1))] = True
-    pairs = presence.nonzero()
+    pairs = Pairs.of(presence.nonzero())
     ignore = num_values - 1 if draw(0, 1) else None
     membership = draw(0, 1, (num_values, num_classes)).bool()
     if ignore is not None:
@@ -69,7 +70,7 @@ def test_gradcheck():
 def test_large_logits_stay_finite():
     logits = torch.tensor([[300.0, -300.0]], requires_grad=True)
     table = torch.tensor([[False], [True]])
-    sums = pair_sums(logits, torch.tensor([[[0, 1]]]), torch.tensor([[0, 0]]), table)
+    sums = pair_sums(logits, torch.tensor([[[0, 1]]]), Pairs.of(torch.tensor([[0, 0]])), table)
     assert sums.entropy.item() == 600  # both as wrong as can be
     sums.entropy.sum().backward()
     assert logits.grad.tolist() == [[1.0, -1.0]]
@@ -79,7 +80,7 @@ def test_large_logits_stay_finite():
 def test_half_precision_logits_are_summed_in_single_precision(dtype):
     num_voxels = 100_000  # 100 000 times 0.047 is far from what half precision can count to in steps of 0.047
     logits = torch.full((1, num_voxels), -3.0, dtype=dtype, requires_grad=True)
-    label_map, pairs = torch.zeros(1, 1, num_voxels, dtype=torch.int16), torch.tensor([[0, 0]])
+    label_map, pairs = torch.zeros(1, 1, num_voxels, dtype=torch.int16), Pairs.of(torch.tensor([[0, 0]]))
     sums = pair_sums(logits, label_map, pairs, torch.tensor([[False]]))
     assert sums.probability.item() == pytest.approx(num_voxels * 0.04742587317756678, rel=1e-4)
     sums.entropy.sum().backward()
@@ -93,3 +94,14 @@ def test_nothing_but_logits_and_label_map_is_kept_for_backward():
         pair_sums(*problem)
     of_voxels = [tensor for tensor in kept if tensor.numel() >= problem[1].numel()]
     assert {tensor.data_ptr() for tensor in of_voxels} <= {problem[0].data_ptr(), problem[1].data_ptr()}
+
+
+def test_autocast_leaves_the_sums_alone():
+    logits = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    label_map, pairs = torch.arange(1000).view(1, 1, -1) % 3, Pairs.of(torch.tensor([[0, 0], [0, 1]]))
+    membership = torch.tensor([[False, False], [True, False], [False, True]])
+    plain = pair_sums(logits, label_map, pairs, membership)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = pair_sums(logits, label_map, pairs, membership)
+    for ours, expected in zip(cast, plain, strict=True):
+        assert torch.equal(ours, expected)

@@ -3,6 +3,7 @@
 DDP averages the gradients of the processes; so does this test.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,12 +12,18 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from nnunetv2_clip.losses.masked import MaskedLoss
+from nnunetv2_clip.networks.pairs import Pairs
 
 TABLE = torch.tensor([[False, False, False], [True, False, True], [False, True, False]])
 WEIGHTS = (0.75, 0.25)
 PAIR_WEIGHTS = torch.tensor([[1, 0.25, 0.5], [0.5, 1, 0.125]])  # of each case and class
 # Annotated classes of the two cases.
-ANNOTATIONS = {"unequal": ([0, 1, 2], [1]), "one rank without any pair": ([], [0, 2]), "disjoint": ([0], [1, 2])}
+ANNOTATIONS = {
+    "unequal": ([0, 1, 2], [1]),
+    "one rank without any pair": ([], [0, 2]),
+    "disjoint": ([0], [1, 2]),
+    "one pair": ([1], []),
+}
 
 
 def loss_and_gradient(cases, annotations, batch_dice, weighted=False):
@@ -26,11 +33,12 @@ def loss_and_gradient(cases, annotations, batch_dice, weighted=False):
     label_map = torch.randint(0, 3, (2, 1, 30), dtype=torch.int16)[cases]
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     pairs = [[row, k] for row, case in enumerate(cases) for k in annotations[case]]
-    pairs = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
-    logits = torch.einsum("pc,pcn->pn", weight[pairs[:, 1]], images[pairs[:, 0]])
+    pairs = Pairs.of(torch.tensor(pairs, dtype=torch.long).reshape(-1, 2))
+    logits = torch.einsum("pc,pcn->pn", weight[pairs.classes], images[pairs.cases])
     scales, label_maps = [logits, logits[:, ::2]], [label_map, label_map[:, :, ::2]]
-    pair_weights = PAIR_WEIGHTS[cases][pairs[:, 0], pairs[:, 1]] if weighted else None
-    loss = MaskedLoss(TABLE, None, WEIGHTS, batch_dice)(scales, label_maps, pairs, pair_weights)
+    if weighted:
+        pairs = replace(pairs, weights=PAIR_WEIGHTS[cases][pairs.cases, pairs.classes])
+    loss = MaskedLoss(TABLE, None, WEIGHTS, batch_dice)(scales, label_maps, pairs)
     loss.backward()
     return loss.detach(), weight.grad
 

@@ -97,6 +97,14 @@ def test_lower_precision_stays_near_double_forward_and_backward(dtype, tolerance
         assert (gradient.double() - truth).norm() < tolerance * truth.norm()
 
 
+def test_only_the_logits_are_rounded_to_the_type_of_the_features():
+    """Hidden maps in single precision: what is left is one rounding of the result, at most 2^-8 of it in bfloat16."""
+    features, theta, case_index = random_problem((1, 8, 6, 6), (0, 0), torch.float32)
+    features = features.detach().bfloat16()
+    exact = plain_loop(features.double(), theta.double(), case_index)
+    assert ((text_driven_head(features, theta, case_index) - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
+
+
 def test_where_the_fused_kernel_runs_it_is_what_computes_the_logits(monkeypatch):
     fused = types.ModuleType("nnunetv2_clip.networks.head_triton")
     fused.TritonHead = SimpleNamespace(apply=lambda flat, theta, case_index: torch.full((len(theta), 4), 7.0))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 
 CLASSES = tuple(f"class_{k}" for k in range(8))
@@ -55,7 +56,7 @@ def test_varying_numbers_of_pairs_do_not_recompile(network, fresh_compiler):
     image = torch.randn(2, 1, 8, 8, 8)
     graphs = []
     for num_pairs in (3, 5, 4, 7, 6, 2, 8):
-        pairs = torch.tensor([[b, k] for b in range(2) for k in range(8)])[:num_pairs]
+        pairs = Pairs.of(torch.tensor([[b, k] for b in range(2) for k in range(8)])[:num_pairs])
         for ours, plain in zip(
             loss_and_gradient(compiled, network, image, pairs),
             loss_and_gradient(network, network, image, pairs),
@@ -68,7 +69,7 @@ def test_varying_numbers_of_pairs_do_not_recompile(network, fresh_compiler):
 
 
 def test_a_network_under_autocast_stays_near_single_precision(network):
-    image, pairs = torch.randn(2, 1, 8, 8, 8), torch.tensor([[0, 1], [1, 0], [1, 3]])
+    image, pairs = torch.randn(2, 1, 8, 8, 8), Pairs.of(torch.tensor([[0, 1], [1, 0], [1, 3]]))
     exact = network(image, pairs)[0]
     with torch.autocast("cpu", torch.bfloat16):
         rough = network(image, pairs)[0]

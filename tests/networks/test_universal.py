@@ -5,6 +5,7 @@ import torch
 
 from nnunetv2_clip.losses.masked import MaskedLoss
 from nnunetv2_clip.losses.targets import membership_table
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.networks.universal import UNTRAINED_LOGIT, CLIPUniversalNet
 
 CLASSES = ("liver", "spleen", "liver_tumor")
@@ -53,9 +54,9 @@ def test_logits_at_every_scale(name, dimensions):
 def test_requested_pairs_equal_the_rows_of_the_full_result():
     network = make_network().double()
     image = torch.randn(2, 1, 8, 8, 8, dtype=torch.float64)
-    pairs = torch.tensor([[0, 2], [1, 0], [1, 1]])
+    pairs = Pairs.of(torch.tensor([[0, 2], [1, 0], [1, 1]]))
     for full, some in zip(network(image), network(image, pairs), strict=True):
-        assert torch.allclose(full[pairs[:, 0], pairs[:, 1]], some, rtol=0, atol=1e-12)
+        assert torch.allclose(full[pairs.cases, pairs.classes], some, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["PlainConvUNet", "ResidualEncoderUNet"])
@@ -83,6 +84,22 @@ def test_a_class_that_was_never_trained_is_never_predicted():
     logits = network(torch.randn(1, 1, 8, 8, 8))
     assert (logits[:, 1] == UNTRAINED_LOGIT).all()
     assert (logits[:, 0] != UNTRAINED_LOGIT).all()
+
+
+def test_the_logit_of_a_class_that_was_never_trained_is_below_any_threshold():
+    assert torch.tensor(UNTRAINED_LOGIT).sigmoid() < 1e-8
+
+
+def test_a_network_counts_as_trained_for_all_classes_until_told_otherwise():
+    network = CLIPUniversalNet(1, len(CLASSES), class_names=CLASSES, text_width=6, **small_backbone("PlainConvUNet"))
+    assert network.class_embedding.trained.all()
+
+
+def test_the_backbone_starts_with_its_own_initialisation():
+    """nnU-Net's: He's weights and no bias, where torch alone would draw one."""
+    network = make_network()
+    biases = [module.bias for module in network.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert biases and not any(bias.any() for bias in biases)
 
 
 def test_keep_classes_gives_the_same_logits_in_the_new_order():
@@ -123,8 +140,8 @@ def test_unannotated_pairs_get_exactly_zero_gradient_at_the_head():
     loss = MaskedLoss(membership_table(LABELS), None, (0.5, 0.5))
     presence = torch.tensor([[True, False, True], [False, False, False]])
     # All pairs go through the head, the loss takes the annotated ones: the others' inputs must get exactly nothing.
-    everything = torch.cartesian_prod(torch.arange(2), torch.arange(3))
-    annotated = presence[everything[:, 0], everything[:, 1]]
+    everything = Pairs.of(torch.cartesian_prod(torch.arange(2), torch.arange(3)))
+    annotated = presence[everything.cases, everything.classes]
     logits = network(image, everything)
     loss([scale[annotated] for scale in logits], label_maps, everything[annotated]).backward()
     (theta,) = thetas
@@ -137,7 +154,7 @@ def test_unannotated_pairs_get_exactly_zero_gradient_at_the_head():
 
 def test_without_annotated_pair_every_gradient_is_exactly_zero():
     network = make_network()
-    pairs = torch.zeros(0, 2, dtype=torch.long)
+    pairs = Pairs.of(torch.zeros(0, 2, dtype=torch.long))
     label_maps = [torch.zeros(2, 1, size, size, size, dtype=torch.int16) for size in (8, 4)]
     loss = MaskedLoss(membership_table(LABELS), None, (0.5, 0.5))
     loss(network(torch.randn(2, 1, 8, 8, 8), pairs), label_maps, pairs).backward()
@@ -189,10 +206,10 @@ def test_a_class_that_was_declared_but_never_trained_can_get_a_part_later():
 def test_requested_pairs_and_kept_classes_with_later_parts():
     network = extended(make_network()).double()
     image = torch.randn(2, 1, 8, 8, 8, dtype=torch.float64)
-    pairs = torch.tensor([[0, 4], [1, 0], [1, 1]])
+    pairs = Pairs.of(torch.tensor([[0, 4], [1, 0], [1, 1]]))
     full = network(image)
     for all_classes, some in zip(full, network(image, pairs), strict=True):
-        assert torch.allclose(all_classes[pairs[:, 0], pairs[:, 1]], some, rtol=0, atol=1e-12)
+        assert torch.allclose(all_classes[pairs.cases, pairs.classes], some, rtol=0, atol=1e-12)
     network.keep_classes(("cyst", "liver"))
     with torch.inference_mode():
         for all_classes, two in zip(full, network(image), strict=True):
@@ -201,7 +218,7 @@ def test_requested_pairs_and_kept_classes_with_later_parts():
 
 def test_pairs_of_one_part_give_no_other_part_a_gradient_and_leave_none_without():
     network = extended(make_network())
-    pairs = torch.tensor([[0, 4]])
+    pairs = Pairs.of(torch.tensor([[0, 4]]))
     sum(scale.sum() for scale in network(torch.randn(1, 1, 8, 8, 8), pairs)).backward()
     first, second = network.extensions
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in first.parameters())

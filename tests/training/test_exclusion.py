@@ -1,12 +1,14 @@
 """Exclusion: what an annotated class tells about the others, against a plain loop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.losses.masked import SMOOTH, MaskedLoss
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
 
 CLASSES = ("liver", "spleen", "liver_tumor", "hepatic_vessel")
@@ -66,7 +68,7 @@ def test_the_loss_equals_a_plain_loop(ignore):
     if ignore:
         label_map[:, :, 0, 0] = ignore
     pairs = [(case, k) for case in range(3) for k in range(4)]
-    table = torch.tensor([[case, k, annotated[case][k]] for case, k in pairs])
+    table = replace(Pairs.of(torch.tensor(pairs)), annotated=torch.tensor(annotated).flatten())
     logits = torch.randn(len(pairs), 2, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
 
     loss = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, ignore, (1.0,))
@@ -86,11 +88,11 @@ def test_the_loss_equals_a_plain_loop(ignore):
 def test_annotated_pairs_alone_give_the_masked_loss():
     label_map = torch.tensor([0, 1, 3, 1, 2, 2]).view(1, 1, 1, 2, 3)
     logits = torch.linspace(-2, 2, 12, dtype=torch.float64).view(2, 1, 2, 3)
-    pairs = torch.tensor([[0, 0], [0, 1]])
+    pairs = Pairs.of(torch.tensor([[0, 0], [0, 1]]))
     masked = MaskedLoss(MEMBERSHIP, None, (1.0,))([logits], [label_map], pairs)
-    with_flag = torch.cat((pairs, torch.ones(2, 1, dtype=torch.long)), dim=1)
+    with_flag = replace(pairs, annotated=torch.tensor([True, True]))
     exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,))
-    assert exclusion([logits], [label_map], with_flag) == masked
+    assert exclusion([logits], [label_map], with_flag) == exclusion([logits], [label_map], pairs) == masked
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
@@ -98,11 +100,24 @@ def test_annotated_pairs_get_the_gradient_that_they_get_without_exclusion(batch_
     generator = torch.Generator().manual_seed(1)
     label_map = torch.tensor([0, 1, 3, 1, 4, 1]).view(1, 1, 1, 2, 3)
     logits = torch.randn(4, 1, 2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    pairs = torch.tensor([[0, 0, 1], [0, 1, 0], [0, 2, 1], [0, 3, 1]])  # the spleen is not annotated
+    not_spleen = torch.tensor([True, False, True, True])
+    pairs = Pairs(torch.zeros(4, dtype=torch.long), torch.arange(4), annotated=not_spleen)
     exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,), batch_dice)
     exclusion([logits], [label_map], pairs).backward()
     annotated = [0, 2, 3]
     alone = logits.detach()[annotated].requires_grad_()
-    MaskedLoss(MEMBERSHIP, None, (1.0,), batch_dice)([alone], [label_map], pairs[annotated, :2]).backward()
+    MaskedLoss(MEMBERSHIP, None, (1.0,), batch_dice)([alone], [label_map], pairs[annotated]).backward()
     assert torch.equal(logits.grad[annotated], alone.grad)
     assert (logits.grad[1] > 0).sum() == 5, "every voxel of liver, tumour and vessel is a known negative of the spleen"
+
+
+def test_dice_over_a_batch_leaves_out_the_cases_that_do_not_annotate_the_class():
+    """Case 1 rules the spleen out in its liver: these voxels give entropy, but no part of the spleen's Dice."""
+    label_map = torch.tensor([[0, 2, 2, 0], [1, 1, 0, 1]]).view(2, 1, 1, 1, 4)
+    logits = torch.randn(3, 1, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    spleen, liver = 1, 0
+    pairs = Pairs(torch.tensor([0, 1, 1]), torch.tensor([spleen, liver, spleen]), annotated=torch.tensor([1, 1, 0]) > 0)
+    exclusion = ExclusionLoss(exclusive_classes(CLASSES, UNIVERSAL), MEMBERSHIP, None, (1.0,), True)
+    masked = MaskedLoss(MEMBERSHIP, None, (1.0,), True)
+    annotated = masked.of_pairs([logits[:2]], [label_map], pairs[:2])
+    assert exclusion.of_pairs([logits], [label_map], pairs).per_pair[:2].tolist() == annotated.per_pair.tolist()

@@ -37,6 +37,12 @@ def test_pseudo_labels_draw_their_case_by_their_weight():
     assert probabilities == pytest.approx([(1 / 2 + 1 / 1.25) / 2, (1 / 2 + 0.25 / 1.25) / 2])
 
 
+def test_without_any_annotation_the_datasets_alone_decide():
+    cases = {"a": CasePresence("a", ()), "b": CasePresence("b", ()), "c": CasePresence("b", ())}
+    probabilities = case_probabilities(["a", "b", "c"], Manifest(UNIVERSAL, cases), 1)
+    assert probabilities == pytest.approx([1 / 2, 1 / 4, 1 / 4])
+
+
 def test_repeats_follow_the_probabilities_and_leave_no_case_out():
     repeated = list(repeat_by_probability(["a", "b", "c"], np.array([0.7, 0.2999, 0.0001])))
     assert (repeated.count("a"), repeated.count("b"), repeated.count("c")) == (105, 45, 1)
