@@ -27,10 +27,7 @@ def add_arguments(parser):
 
 def run(args):
     import shutil
-    from functools import partial
     from pathlib import Path
-
-    from tqdm import tqdm
 
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands._sources import find_inputs
@@ -44,8 +41,7 @@ def run(args):
             raise UserError(option, str(value), "at least 1")
     taxonomy = UNIVERSAL.extended(args.classes) if args.classes else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
-    bar = partial(tqdm, desc="checking", unit="case")
-    check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial, lambda total: bar(total=total))
+    check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial)
     page = Path(args.o)
     write_text(page, render_check(check))
 

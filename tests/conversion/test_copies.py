@@ -183,7 +183,7 @@ def test_a_case_can_be_skipped_and_the_message_says_how(folder, msd, nnunet, con
     root = msd("msd_liver", 3, 1)
     folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 7)
     code, text = convert("--source", f"msd_liver={root}")
-    assert code == 2 and "--skip msd_liver_1" in text
+    assert code == 3 and "--skip msd_liver_1" in text
     assert convert("--source", f"msd_liver={root}", "--skip", "msd_liver_1")[0] == 0
     assert report(nnunet)["skipped"] == ["msd_liver_1"]
     code, text = convert("--source", f"msd_liver={root}", "--skip", "msd_liver_9")
