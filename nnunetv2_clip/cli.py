@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
@@ -65,12 +68,13 @@ def command_module(name: str):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command. Exit code 2 and a message without traceback for what the user can mend."""
+    """Run one sub-command; its exit code. A message without traceback for what the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     args = build_parser(named).parse_args(arguments)
     try:
-        return command_module(args.command).run(args) or 0
+        with terminated_in_order():
+            return command_module(args.command).run(args) or 0
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -87,6 +91,30 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
+    except Terminated as end:
+        print("Ended by SIGTERM; run the same command again to go on.", file=sys.stderr)
+        return end.code
+
+
+class Terminated(SystemExit):
+    """SIGTERM as an exception: whoever is at work cleans up, and workers end."""
+
+
+@contextmanager
+def terminated_in_order():
+    """Raise `Terminated` on SIGTERM; only the main thread may say what a signal does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number, frame):
+        raise Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: help without heavy imports, messages without traceback, exit code 2."""
 
+import signal
 import subprocess
 import sys
 
@@ -46,3 +47,23 @@ def test_a_place_that_cannot_be_written_gives_a_message(tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.startswith(f"Error: {tmp_path / 'file'}")
     assert "Remedy" in message
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "says"), [("SIGTERM", 143, "Ended by SIGTERM"), ("SIGINT", 130, "Interrupted")]
+)
+def test_a_signal_is_an_orderly_end(monkeypatch, capsys, how, code, says):
+    cleaned = []
+
+    def run(args):
+        try:
+            signal.raise_signal(getattr(signal, how))
+        finally:
+            cleaned.append(args.command)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command_module("classes"), "run", run)
+    assert main(["classes"]) == code
+    assert cleaned == ["classes"]
+    assert f"{says}; run the same command again to go on." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

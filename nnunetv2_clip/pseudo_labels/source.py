@@ -12,12 +12,11 @@ import numpy as np
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_label_map, require_same_grid
+from nnunetv2_clip.job_folder import FILE_ENDING
 from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, occurring_values
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.pseudo_labels.consistency import CodedMap
-
-FILE_ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,16 @@ class RawDataset:
     def image(self, case_id: str) -> Path:
         return self.folder / "imagesTr" / f"{case_id}_0000{FILE_ENDING}"
 
+    def label(self, case_id: str) -> Path:
+        return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+
     def read_truth(self, case_id: str) -> tuple[CodedMap, Volume]:
         """The truth of a case, and its label map.
 
         Raises:
             UserError: an unreadable file, another grid than the image's, or an unknown label value.
         """
-        path = self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+        path = self.label(case_id)
         volume = read_label_map(path)
         require_same_grid(self.image(case_id), inspect(self.image(case_id)), path, volume.geometry)
         values = [int(value) for value in occurring_values(volume.data)]

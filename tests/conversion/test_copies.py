@@ -253,6 +253,22 @@ def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
             assert whole[path] == data, path
 
 
+@pytest.mark.parametrize(
+    "name", ["compared/*.json", "merged/*.json", "merged/*.nii.gz", "labels/*.nii.gz", "../labelsTr/*"]
+)
+def test_what_is_broken_of_a_union_is_made_again(msd, nnunet, convert, name):
+    arguments = sources(msd)
+    assert convert(*arguments)[0] == 0
+    content = lambda: {p.relative_to(nnunet.raw): p.read_bytes() for p in nnunet.raw.rglob("*") if p.is_file()}  # noqa: E731
+    before = content()
+    broken = list((nnunet.raw / ".conversion").glob(name))
+    assert broken
+    for path in broken:
+        path.write_bytes(b"")
+    assert convert(*arguments)[0] == 0
+    assert content() == before
+
+
 def annotation(values, classes_of, annotated, absent=()):
     sets = {0: frozenset()} | {value: frozenset(names) for value, names in classes_of.items()}
     return Annotation(np.array(values, np.uint16), sets, frozenset(annotated), frozenset(absent))
