@@ -6,6 +6,7 @@ record and all its files can be read and it was made of the files that are there
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -48,7 +49,7 @@ class JobFolder:
     def is_done(self, case_id: str, inputs: object) -> bool:
         """The case was made of these inputs (as its record has them), and its files are whole."""
         record = self.record(case_id)
-        return record is not None and record["inputs"] == inputs and all(map(is_readable, self.files(case_id)))
+        return record is not None and record.get("inputs") == inputs and all(map(is_readable, self.files(case_id)))
 
     def require_same(
         self, before: Mapping | None, plan: dict, where: Path | None = None, keys: Sequence[str] | None = None
@@ -170,7 +171,7 @@ class DatasetFolder(JobFolder):
         return self.state / "cases" / f"{case_id}.json"
 
     def record(self, case_id: str) -> dict | None:
-        return _with_inputs(read_record(self._record_file(case_id)))
+        return read_record(self._record_file(case_id))
 
     def write_record(self, case_id: str, content: dict) -> None:
         """Written last: it marks the case as done."""
@@ -193,10 +194,6 @@ class DatasetFolder(JobFolder):
         with replacing(self.image(case_id)) as beside:
             if copy or not _link(source, beside):
                 shutil.copyfile(source, beside)
-
-
-def _with_inputs(record: dict | None) -> dict | None:
-    return record if record and "inputs" in record else None
 
 
 def _link(source: Path, beside: Path) -> bool:
@@ -240,3 +237,8 @@ def file_states(files: Iterable[Path]) -> FileStates:
                 status = file.stat()
                 states[str(file)] = [status.st_size, status.st_mtime_ns]
     return states
+
+
+def digest(states: object) -> str:
+    """24 hexadecimal digits of file states: short enough for a name."""
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:24]

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 KINDS = ("labels", "masks", "statistics", "preview", "msd")
-INCOMPLETE = 3  # exit code: some cases failed, the others are there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-part_id", type=int, default=0, help="which of them this is (from 0)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.inference.inputs import find_cases
     from nnunetv2_clip.inference.memory import parse_size
     from nnunetv2_clip.inference.model_source import opened_model
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     _keep_input(args, cases)
     cases = cases[args.part_id :: args.num_parts]
     with opened_model(_model(args), args.c, args.f, args.chk) as folder:
-        return _predict(args, folder, cases, max_ram)
+        _predict(args, folder, cases, max_ram)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -82,10 +81,11 @@ def _model(args: argparse.Namespace) -> Path:
     return args.m or trained_model_folder(args.d, args.tr, args.p, args.c or "3d_fullres")
 
 
-def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> int:
+def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
-    from nnunetv2_clip.inference.folder import Job, predict_cases, require_same_job
+    from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
+    from nnunetv2_clip.runner import CasesFailed
 
     model = load_model(
         folder,
@@ -121,10 +121,13 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
         _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {},
     )
     _make_folder(args.o)
-    require_same_job(job)
+    output = PredictionFolder(job, f"_part{args.part_id}" if args.num_parts > 1 else "")
+    output.claim()
     write_model_tables(folder, model.classes, args.o)
-    failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
-    return _summary(args.o, len(cases), failed)
+    errors = predict_cases(predictor, cases, output)
+    print(f"{args.o}: {len(cases) - len(errors)} of {len(cases)} cases are there.")
+    if errors:
+        raise CasesFailed("predict", errors, len(cases), "correct them and go on with --continue_prediction")
 
 
 def _never_learnt(model) -> list[str]:
@@ -160,12 +163,3 @@ def _tasks(classes, trained) -> dict[str, dict[str, int]]:
         needs = "; ".join(f"{task.folder}: {', '.join(task.classes)}" for task in CT_TASKS)
         raise UserError("--outputs msd", f"no task has all its classes among {', '.join(sorted(there))}", needs)
     return tasks
-
-
-def _summary(output: Path, count: int, failed: dict[str, str]) -> int:
-    import sys
-
-    print(f"{output}: {count - len(failed)} of {count} cases are there.")
-    for error in failed.values():
-        print(f"Failed: {error}", file=sys.stderr)
-    return INCOMPLETE if failed else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.header_repairs import ircadb_patient
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, stem
-from nnunetv2_clip.job_folder import file_states, is_readable
+from nnunetv2_clip.job_folder import digest, file_states, is_readable
 from nnunetv2_clip.runner import require_all, run_cases
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
@@ -200,7 +199,7 @@ def _confirm(
     for pair, found in pairs.items():
         sides = [_Side(target, key, _outside(key, outside)) for key in pair]
         states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
-        tasks[pair] = _Comparison(*sides, found, folder / f"{_digest(states)}.json")
+        tasks[pair] = _Comparison(*sides, found, folder / f"{digest(states)}.json")
     title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task.result)]
     require_all(run_cases(compare, waiting, title, num_processes, name_of=_Comparison.name), title)
     share = {pair: read_record(task.result)["agreement"] for pair, task in tasks.items()}
@@ -234,10 +233,6 @@ class _Comparison:
         return f"{self.first.key} and {self.second.key}"
 
 
-def _digest(states: object) -> str:
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:24]
-
-
 def compare(task: _Comparison) -> None:
     """Compare two images over all voxels and write down how far they agree."""
     share = agreement(task.first.read(), task.found.apply(task.second.read()))
@@ -248,7 +243,7 @@ def _outside_fingerprint(target: Target, scan: OutsideScan) -> Fingerprint:
     """From the image, or from what is remembered of it."""
     folder = target.state / "outside"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{_digest(file_states(scan.files))}.npz"
+    path = folder / f"{digest(file_states(scan.files))}.npz"
     if not is_readable(path):
         fingerprint = fingerprint_of(scan.read().data)
         with replacing(path) as beside, open(beside, "wb") as file:
