@@ -68,10 +68,10 @@ def _verify(args: argparse.Namespace, tasks) -> int:
 
 def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.parallel import run_cases
     from nnunetv2_clip.files import write_json
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
+    from nnunetv2_clip.runner import CasesFailed, require_some, run_cases
     from nnunetv2_clip.trained_model import taxonomy_beside
 
     if args.i is None or not args.i.is_dir():
@@ -79,10 +79,14 @@ def _rehearse(args: argparse.Namespace) -> int:
     if args.o is not None and args.o.suffix != ".json":
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
     cases = find_rehearsal(args.i, args.msd, taxonomy_beside(args.i), read_rules(args.post))
-    rows = summarise(score for scores in run_cases(score_case, cases, args.np, "rehearsal") for score in scores)
+    outcomes = run_cases(score_case, cases, "rehearsal", args.np, name_of=lambda case: case.prediction)
+    scored, failed = require_some(outcomes, "rehearsal")
+    rows = summarise(score for outcome in scored for score in outcome.result)
     print(as_text(rows))
     if args.o is not None:
         write_json(args.o, rows)
+    if failed:
+        raise CasesFailed("rehearsal", failed, len(cases), "correct them and run the same command again")
     return 0
 
 

@@ -12,9 +12,9 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
 from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionJob, LesionRule, case_lesions
-from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.study import case_jobs
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.runner import require_some, run_cases
 
 TUMOR, FREE, OTHER = "tumor", "free", "other"
 ANY, OVERLAP = "any", "overlap"
@@ -80,8 +80,8 @@ def detect(
     patient_rule: str = ANY,
     empty_is_free: bool = False,
     num_processes: int = 1,
-) -> list[CaseDetection]:
-    """The lesions of the named classes in every case that supervises them, class by class.
+) -> tuple[list[CaseDetection], dict[str, UserError]]:
+    """The lesions of the named classes in every case that supervises them, class by class, and the cases that failed.
 
     Args:
         patient_rule: "any": one predicted lesion makes a patient suspected. "overlap": in a case with tumour only
@@ -90,6 +90,7 @@ def detect(
 
     Raises:
         UserError: see `study.case_jobs`, or no case supervises any of the classes.
+        CasesFailed: all cases failed.
     """
     jobs = [
         replace(job, names=wanted)
@@ -104,8 +105,16 @@ def detect(
             "name other classes with --classes, or check the manifest",
         )
     cases = []
-    results = run_cases(case_lesions, [LesionJob(job, rule) for job in jobs], num_processes, "Finding lesions")
-    for job, found in zip(jobs, results, strict=True):
+    outcomes = run_cases(
+        case_lesions,
+        [LesionJob(job, rule) for job in jobs],
+        "Finding lesions",
+        num_processes,
+        name_of=lambda job: job.case.case_id,
+        file_of=lambda job: job.case.prediction,
+    )
+    examined, failed = require_some(outcomes, "detection")
+    for job, found in ((outcome.task.case, outcome.result) for outcome in examined):
         presence = manifest.case(job.case_id) if manifest else None
         for name, lesions in found.items():
             absent = presence is not None and name in presence.absent
@@ -115,7 +124,7 @@ def detect(
                 suspected = any(lesions.found)
             dataset = presence.dataset if presence else "all"
             cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions))
-    return sorted(cases, key=lambda case: names.index(case.class_name))
+    return sorted(cases, key=lambda case: names.index(case.class_name)), failed
 
 
 def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:

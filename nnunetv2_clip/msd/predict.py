@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.files import read_json, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
@@ -19,6 +18,7 @@ from nnunetv2_clip.imaging.nifti import read_image, write_nifti
 from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
+from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import taxonomy_beside
 
 RECORD = "predictions_of.json"
@@ -58,6 +58,7 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
 
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
+        CasesFailed: test images that cannot be read.
     """
     check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
     check_model_knows(model.folder, CT_TASKS)
@@ -128,7 +129,7 @@ def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: P
     from nnunetv2_clip.inference.restricted import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if model.trust_headers else list(run_cases(turn_if_half_turned, jobs, model.processes, "anatomy"))
+    turned = [] if model.trust_headers else _turned(jobs, model.processes)
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
@@ -150,6 +151,18 @@ def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: P
             print(
                 f"{job.image.label}: its header is rotated by 180 degrees; predicted upright, mask on the image's grid"
             )
+
+
+def _turned(jobs: Sequence[TurnJob], num_processes: int) -> list[bool]:
+    outcomes = run_cases(
+        turn_if_half_turned,
+        jobs,
+        "anatomy",
+        num_processes,
+        name_of=lambda job: job.image.label,
+        file_of=lambda job: job.image.path,
+    )
+    return require_all(outcomes, "test images", "correct them and run the same command again: it goes on from here")
 
 
 @dataclass(frozen=True)
