@@ -103,9 +103,17 @@ def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> Loaded
     loaded = load_case(source, case, taxonomy)
     assert loaded.label_map.shape == loaded.image.data.shape, case.case_id
     assert not set(loaded.annotated) & set(loaded.absent), case.case_id
-    if 0 in loaded.image.data.shape or loaded.image.data.min() == loaded.image.data.max():
+    data = loaded.image.data
+    if 0 in data.shape or data.min() == data.max():
         raise UserError(case.image, "all voxels have the same value", "a CT", "download the file again")
+    if _is_wide(data) and not np.array_equal(data, data.astype(np.int32)):
+        raise UserError(case.image, f"values from {data.min()} to {data.max()}", "Hounsfield units", "export it again")
     return loaded
+
+
+def _is_wide(data: np.ndarray) -> bool:
+    """Integers of 64 bits, which few programs read from a NIfTI file."""
+    return data.dtype.kind in "iu" and data.dtype.itemsize > 4
 
 
 def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tuple[ClassSet, ...]) -> tuple:
@@ -143,5 +151,7 @@ def _place_image(image: Volume, task: CaseTask) -> None:
     if image.path is not None and image.path.name.endswith(FILE_ENDING):
         target.place_image(case_id, image.path, task.copy_images)
         return
-    data = image.data.astype(np.float32) if image.data.dtype.kind == "f" else image.data
+    data = image.data
+    if data.dtype.kind == "f" or _is_wide(data):
+        data = data.astype(np.float32 if data.dtype.kind == "f" else np.int32)
     write_nifti(target.image(case_id), data, image.affine, task.compression)

@@ -127,6 +127,22 @@ def test_any_exception_of_a_case_is_named_with_case_and_file(msd, nnunet, conver
     assert len(list((nnunet.raw / "labelsTr").iterdir())) == 2
 
 
+@pytest.mark.parametrize(("highest", "code"), [(1000, 0), (2**40, 3)])
+def test_images_of_64_bits_are_taken_when_their_values_fit(folder, nnunet, convert, highest, code):
+    image = np.zeros((8, 9, 10), np.int64)
+    image[0, 0, 0] = highest
+    nib.save(nib.Nifti1Image(image, np.eye(4), dtype=np.int64), folder.image("images/a.nii", 1))
+    folder.label("labels/a.nii.gz", 1, affine=np.eye(4))
+    table = folder.path / "table.yaml"
+    table.write_text("name: mine\nimages: images/{case}.nii\nlabels: labels/{case}.nii.gz\nvalues: {1: liver}\n")
+    found, text = convert("--source", f"custom={table}")
+    assert found == code
+    assert code == 0 or "a.nii: values from 0 to 1099511627776" in text
+    if code == 0:
+        written = nib.load(next((nnunet.raw / "imagesTr").iterdir()))
+        assert written.get_data_dtype() == np.int32 and np.array_equal(np.asanyarray(written.dataobj), image)
+
+
 def test_nothing_is_begun_when_no_case_is_sound(msd, nnunet, convert):
     root = msd("msd_liver", 2, 1)
     for path in (root / "imagesTr").glob("liver*"):
