@@ -26,6 +26,7 @@ from nnunetv2_clip.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+AGAIN = "correct them and run the same command again"
 _REMEDIES = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk",
@@ -65,7 +66,7 @@ class CasesFailed(UserError):
 
     exit_code = 3
 
-    def __init__(self, title: str, errors: dict[str, UserError], num_cases: int, remedy: str = ""):
+    def __init__(self, title: str, errors: dict[str, UserError], num_cases: int, remedy: str = AGAIN):
         listed = "".join(f"\n  {_named(name, error)}" for name, error in sorted(errors.items()))
         super().__init__(title, f"{len(errors)} of {num_cases} cases failed:{listed}\n", remedy=remedy)
         self.errors = errors
@@ -80,8 +81,8 @@ def run_cases(
     tasks: Sequence[Task],
     title: str,
     num_processes: int = 1,
-    name_of: Callable[[Task], object] = str,
-    file_of: Callable[[Task], object] | None = None,
+    name_of: Callable[[Task], object] = lambda task: getattr(task, "case_id", task),
+    file_of: Callable[[Task], object] = lambda task: getattr(task, "file", None),
 ) -> Iterator[Outcome[Task, Result]]:
     """`function(task)` for every task, in the order of the tasks, with a progress bar.
 
@@ -89,8 +90,8 @@ def run_cases(
 
     Args:
         function: must be importable by its name where `num_processes` is above 1.
-        name_of: the case identifier or file of a task, for messages.
-        file_of: what an error that names no file is said of; None: the name.
+        name_of: the case identifier or file of a task, for messages (by default its `case_id`, or the task itself).
+        file_of: what an error that names no file is said of (by default the task's `file`); None: the name.
 
     Raises:
         UserError: fewer than one process.
@@ -98,7 +99,7 @@ def run_cases(
     if num_processes < 1:
         raise UserError("-np", str(num_processes), "1 or more worker processes")
     names = [str(name_of(task)) for task in tasks]
-    places = [str(file_of(task)) for task in tasks] if file_of else names
+    places = [str(file_of(task) or name) for task, name in zip(tasks, names, strict=True)]
     ready: dict[int, Result | UserError] = {}
     following = 0
     with tqdm(total=len(tasks), desc=title, unit="case", disable=not tasks) as bar:
@@ -113,7 +114,7 @@ def run_cases(
                 yield Outcome(task, name, error=result) if failed else Outcome(task, name, result)
 
 
-def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = "") -> list[Result]:
+def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = AGAIN) -> list[Result]:
     """The results of all cases, when all have been tried.
 
     Raises:
@@ -126,7 +127,7 @@ def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: s
 
 
 def require_some(
-    outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = ""
+    outcomes: Iterable[Outcome[Task, Result]], title: str
 ) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
     """The cases that went well, and case -> what went wrong, when all have been tried.
 
@@ -135,7 +136,7 @@ def require_some(
     """
     good, errors = good_and_bad(outcomes)
     if errors and not good:
-        raise CasesFailed(title, errors, len(errors), remedy)
+        raise CasesFailed(title, errors, len(errors))
     return good, errors
 
 

@@ -71,5 +71,4 @@ def run(args):
         print(f"{len(leaked)} cases were seen in training and are reported apart.")
     print(f"Written: {folder}/detection.json, .csv, .md, .html and .tex")
     if failed:
-        num_cases = len({case.case_id for case in cases} | set(failed))
-        raise CasesFailed("detect", failed, num_cases, "correct them and run the same command again")
+        raise CasesFailed("detect", failed, len({case.case_id for case in cases} | set(failed)))

@@ -86,7 +86,7 @@ def _rehearse(args: argparse.Namespace) -> int:
     if args.o is not None:
         write_json(args.o, rows)
     if failed:
-        raise CasesFailed("rehearsal", failed, len(cases), "correct them and run the same command again")
+        raise CasesFailed("rehearsal", failed, len(cases))
     return 0
 
 

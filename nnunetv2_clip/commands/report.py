@@ -50,13 +50,11 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .html")
     training = read_training(args.log_folder) if args.log_folder else None
     found = find_cases(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
-    naming = {"name_of": lambda files: files.case_id, "file_of": lambda files: files.prediction}
-    described, failed = require_some(run_cases(describe_case, found, "report", args.np, **naming), "report")
+    described, failed = require_some(run_cases(describe_case, found, "report", args.np), "report")
     cases = [outcome.result for outcome in described]
     by_case = {files.case_id: files for files in found}
     viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]
-    naming = {"name_of": lambda job: job.files.case_id, "file_of": lambda job: job.files.prediction}
-    shown, not_shown = good_and_bad(run_cases(viewer_case, viewed, "viewer", args.np, **naming))
+    shown, not_shown = good_and_bad(run_cases(viewer_case, viewed, "viewer", args.np, lambda job: job.files.case_id))
     viewer, failed = [outcome.result for outcome in shown], failed | not_shown
     title = args.title or f"Report of {(args.pred or args.log_folder).resolve().name}"
     taxonomy = found[0].taxonomy if found else UNIVERSAL
@@ -65,4 +63,4 @@ def run(args: argparse.Namespace) -> None:
     write_text(args.o, html)
     print(f"Wrote {args.o}: {len(cases)} cases, {len(html) / 1e6:.1f} MB. Open it in a browser.")
     if failed:
-        raise CasesFailed("report", failed, len(found), "correct them and run the same command again")
+        raise CasesFailed("report", failed, len(found))

@@ -10,7 +10,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
-from nnunetv2_clip.conversion.merge import Input, check_headers
+from nnunetv2_clip.conversion.merge import NAMED_BY_CASE, Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
@@ -156,15 +156,7 @@ def check_downloads(
             entry.source, str(entry.root), entry.source.num_expected(entry.root)
         )
         tasks += [_Task(entry.source, case, taxonomy) for case in _find(entry, check, sample, require_all)]
-    outcomes = run_cases(
-        check_case,
-        tasks,
-        "checking",
-        num_processes,
-        name_of=lambda task: task.case.case_id,
-        file_of=lambda task: task.case.image,
-    )
-    for seen in outcomes:
+    for seen in run_cases(check_case, tasks, "checking", num_processes, *NAMED_BY_CASE):
         case = CaseCheck(seen.name, problem=str(seen.error)) if seen.error else seen.result
         checks[seen.task.source.name].cases.append(case)
     for check in checks.values():

@@ -201,7 +201,7 @@ def _confirm(
         states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
         tasks[pair] = _Comparison(*sides, found, folder / f"{digest(states)}.json")
     title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task.result)]
-    require_all(run_cases(compare, waiting, title, num_processes, name_of=_Comparison.name), title)
+    require_all(run_cases(compare, waiting, title, num_processes), title)
     share = {pair: read_record(task.result)["agreement"] for pair, task in tasks.items()}
     return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
 
@@ -229,7 +229,8 @@ class _Comparison:
     found: Relation
     result: Path
 
-    def name(self) -> str:
+    @property
+    def case_id(self) -> str:
         return f"{self.first.key} and {self.second.key}"
 
 

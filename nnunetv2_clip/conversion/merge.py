@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,9 +30,10 @@ from nnunetv2_clip.job_folder import FILE_ENDING, file_states, is_readable
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
-from nnunetv2_clip.runner import CasesFailed, Outcome, good_and_bad, require_all, run_cases
+from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
 PLAN_FORMAT = 2
+NAMED_BY_CASE = lambda task: task.case.case_id, lambda task: task.case.image  # noqa: E731 - how `run_cases` names tasks
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
         CasesFailed: naming every one that is wrong, when all others are converted.
     """
     own = cases if own is None else own
-    sound, wrong = good_and_bad(check_headers(own))
-    if wrong and not sound:
-        raise _cases_failed("checking headers", wrong, len(own))
+    sound, wrong = require_some(check_headers(own), "checking headers")
     target = merge.target
     target.claim(_plan(merge))
     _require_no_leftovers(target, cases, merge.skip)
@@ -161,30 +160,17 @@ def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
     ]
     if len(waiting) < len(sound):
         print(f"{len(sound) - len(waiting)} of {len(own)} cases were converted before.")
-    outcomes = run_cases(
-        convert_case,
-        waiting,
-        "converting",
-        merge.num_processes,
-        name_of=lambda task: task.case.case_id,
-        file_of=lambda task: task.case.image,
-    )
-    wrong |= good_and_bad(outcomes)[1]
+    wrong |= good_and_bad(run_cases(convert_case, waiting, "converting", merge.num_processes, *NAMED_BY_CASE))[1]
     if wrong:
-        raise _cases_failed("converting", wrong, len(own))
+        remedy = f"{AGAIN} (what is done stays done), or leave them out: "
+        skips = " ".join(f"--skip {case_id}" for case_id in sorted(wrong))
+        raise CasesFailed("converting", wrong, len(own), remedy + skips)
 
 
 def check_headers(cases: Cases) -> list[Outcome]:
     """The outcome of the checks that need no voxels, for every case."""
-    return list(
-        run_cases(
-            _check_case,
-            cases,
-            "checking headers",
-            name_of=lambda entry: entry[1].case_id,
-            file_of=lambda entry: entry[1].image,
-        )
-    )
+    title, name_of, file_of = "checking headers", lambda entry: entry[1].case_id, lambda entry: entry[1].image
+    return list(run_cases(_check_case, cases, title, name_of=name_of, file_of=file_of))
 
 
 def _check_case(entry: tuple[Source, SourceCase]) -> None:
@@ -194,11 +180,6 @@ def _check_case(entry: tuple[Source, SourceCase]) -> None:
 
 def _is_done(target: Target, case: SourceCase) -> bool:
     return target.is_done(case.case_id, file_states(case.files.values()))
-
-
-def _cases_failed(title: str, errors: dict[str, UserError], num_cases: int) -> CasesFailed:
-    remedy = "correct them and run the same command again (what is done stays done), or leave them out: "
-    return CasesFailed(title, errors, num_cases, remedy + " ".join(f"--skip {case_id}" for case_id in sorted(errors)))
 
 
 def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
@@ -256,15 +237,8 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     """
     target, known_sets = merge.target, known_class_sets(merge)
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
-    decisions = decide(
-        target,
-        own_records,
-        merge.outside,
-        merge.hold_out_ircadb,
-        merge.keep_copies,
-        merge.known_scan,
-        merge.num_processes,
-    )
+    options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
+    decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     records = _united_records(merge, own_records, decisions, known_sets)
@@ -279,7 +253,8 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
         for case_id, record in records.items()
         if record.is_pending or case_id in keepers
     ]
-    _run_all(_settle, pending, "final label values", merge.num_processes)
+    title = "final label values"
+    require_all(run_cases(_settle, pending, title, merge.num_processes), title)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
@@ -309,7 +284,8 @@ def _united_records(
         UnionTask(target, merge.taxonomy, known_sets, keeper, tuple(decisions.donors(keeper)), merge.compression)
         for keeper in keepers
     ]
-    _run_all(unite_case, unions, "uniting copies", merge.num_processes)
+    title = "uniting copies"
+    require_all(run_cases(unite_case, unions, title, merge.num_processes), title)
     records = {case_id: own_records[case_id] for case_id in present}
     for keeper in keepers:
         records[keeper] = target.read_merged_record(keeper)
@@ -346,12 +322,6 @@ def _write_description(
 def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
     looks = [f"{case_id} looks {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
     return (*looks, *sorted(decisions.notes))
-
-
-def _run_all(function: Callable, tasks: Sequence, title: str, num_processes: int) -> None:
-    """Raises CasesFailed: naming every case that failed, when all have been tried."""
-    remedy = "correct them and run the same command again: what is done stays done"
-    require_all(run_cases(function, tasks, title, num_processes, name_of=lambda task: task.case_id), title, remedy)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionJob, LesionRule, case_lesions
+from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionRule, case_lesions
 from nnunetv2_clip.evaluation.study import case_jobs
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.runner import require_some, run_cases
@@ -105,16 +106,9 @@ def detect(
             "name other classes with --classes, or check the manifest",
         )
     cases = []
-    outcomes = run_cases(
-        case_lesions,
-        [LesionJob(job, rule) for job in jobs],
-        "Finding lesions",
-        num_processes,
-        name_of=lambda job: job.case.case_id,
-        file_of=lambda job: job.case.prediction,
-    )
+    outcomes = run_cases(partial(case_lesions, rule=rule), jobs, "Finding lesions", num_processes)
     examined, failed = require_some(outcomes, "detection")
-    for job, found in ((outcome.task.case, outcome.result) for outcome in examined):
+    for job, found in ((outcome.task, outcome.result) for outcome in examined):
         presence = manifest.case(job.case_id) if manifest else None
         for name, lesions in found.items():
             absent = presence is not None and name in presence.absent

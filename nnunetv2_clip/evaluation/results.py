@@ -80,15 +80,10 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     failed: dict[str, UserError] = field(default_factory=dict)
 
-    @property
-    def num_cases(self) -> int:
-        """Scored or failed."""
-        return len({pair.case_id for pair in self.pairs} | set(self.failed))
-
     def require_all(self, title: str) -> None:
         """Raises CasesFailed: some case could not be scored."""
         if self.failed:
-            raise CasesFailed(title, self.failed, self.num_cases, "correct them and run the same command again")
+            raise CasesFailed(title, self.failed, len({pair.case_id for pair in self.pairs} | set(self.failed)))
 
     @property
     def headline_pairs(self) -> tuple[Pair, ...]:

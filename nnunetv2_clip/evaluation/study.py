@@ -39,14 +39,7 @@ def evaluate(
         CasesFailed: no case could be scored.
     """
     jobs = case_jobs(reference, prediction, taxonomy, manifest, tolerances_mm)
-    outcomes = run_cases(
-        case_metrics,
-        jobs,
-        "Evaluating",
-        num_processes,
-        name_of=lambda job: job.case_id,
-        file_of=lambda job: job.prediction,
-    )
+    outcomes = run_cases(case_metrics, jobs, "Evaluating", num_processes)
     scored, failed = require_some(outcomes, "evaluation")
     pairs = []
     for job, metrics in ((outcome.task, outcome.result) for outcome in scored):
@@ -56,13 +49,9 @@ def evaluate(
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(Pair(job.case_id, dataset, name, state, values))
     seen = predicted_leaks(leaked, prediction.files)
-    notes = (*_notes(reference, prediction, manifest), *failure_notes(failed))
+    lost = [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
+    notes = (*_notes(reference, prediction, manifest), *lost)
     return Evaluation(tuple(pairs), taxonomy.names, seen, notes=notes, failed=failed)
-
-
-def failure_notes(failed: Mapping[str, UserError]) -> list[str]:
-    """For readers of a result that could be made of the other cases only."""
-    return [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
 
 
 def case_jobs(

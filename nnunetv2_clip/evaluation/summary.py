@@ -63,15 +63,7 @@ def masked_summary(
     ]
     presence = manifest.presence([job.case_id for job in jobs], names)
     title = "Validation metrics"
-    outcomes = run_cases(
-        case_overlaps,
-        jobs,
-        title,
-        num_processes,
-        name_of=lambda job: job.case_id,
-        file_of=lambda job: job.prediction,
-    )
-    scored = require_all(outcomes, title)
+    scored = require_all(run_cases(case_overlaps, jobs, title, num_processes), title)
     per_case = [
         {
             "reference_file": str(job.reference),

@@ -117,14 +117,8 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: Predi
     """
     errors = {}
     waiting = [case for case in cases if not folder.is_done(case.name, _inputs(case))]
-    outcomes = run_cases(
-        lambda case: predict_case(predictor, case, folder.job),
-        waiting,
-        "cases",
-        name_of=lambda case: case.name,
-        file_of=lambda case: case.path,
-    )
-    for seen in outcomes:
+    predict = lambda case: predict_case(predictor, case, folder.job)  # noqa: E731
+    for seen in run_cases(predict, waiting, "cases", name_of=lambda case: case.name, file_of=lambda case: case.path):
         entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
             tqdm.write(f"Warning: {seen.task.path}: {warning}")

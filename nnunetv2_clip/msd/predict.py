@@ -129,7 +129,8 @@ def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: P
     from nnunetv2_clip.inference.restricted import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if model.trust_headers else _turned(jobs, model.processes)
+    tried = run_cases(turn_if_half_turned, jobs, "anatomy", model.processes, lambda job: job.image.label)
+    turned = [] if model.trust_headers else require_all(tried, "test images")
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
@@ -151,18 +152,6 @@ def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: P
             print(
                 f"{job.image.label}: its header is rotated by 180 degrees; predicted upright, mask on the image's grid"
             )
-
-
-def _turned(jobs: Sequence[TurnJob], num_processes: int) -> list[bool]:
-    outcomes = run_cases(
-        turn_if_half_turned,
-        jobs,
-        "anatomy",
-        num_processes,
-        name_of=lambda job: job.image.label,
-        file_of=lambda job: job.image.path,
-    )
-    return require_all(outcomes, "test images", "correct them and run the same command again: it goes on from here")
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -
     errors: dict[str, UserError] = {}
     with replacing(output) as beside:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:  # masks are compressed already
-            for made in run_cases(make_mask, entries, "export", workers, _label, lambda e: e.source.path(e.image)):
+            for made in run_cases(make_mask, entries, "export", workers, lambda entry: entry.image.label):
                 if made.error:
                     errors[made.name] = made.error
                 elif not errors:
@@ -181,10 +181,6 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -
         if errors:
             remedy = "correct them and run the same command again; nothing was written"
             raise CasesFailed(f"submission {output}", errors, len(entries), remedy)
-
-
-def _label(entry: Entry) -> str:
-    return entry.image.label
 
 
 def make_mask(entry: Entry) -> bytes:

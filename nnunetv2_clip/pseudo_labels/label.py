@@ -32,7 +32,6 @@ from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import known_classes
 
 PLAN_FORMAT = 2
-REMEDY = "correct them and run the same command again: what is done stays done"
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def pseudo_label(
     if model:
         target.dataset_json.unlink(missing_ok=True)  # not complete any more
         complete = partial(_complete, source, target, CasePredictor(model.predictor), unknown, rules)
-        require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label", REMEDY)
+        require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
     if not target.dataset_json.is_file():
         _finish(source, target, case_ids, rules, copy_images, _model_name(model_folder, folds, checkpoint))
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
@@ -238,7 +237,7 @@ def _finish(
     table = _label_table(source, [classes for record in records.values() for classes in record.sets if classes])
     labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
     settle = partial(_settle, source, target, records, table, labels, copy_images)
-    require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label", REMEDY)
+    require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label")
     cases = {
         case_id: _presence(source.manifest.case(case_id), record.results, rules.weight)
         for case_id, record in records.items()
