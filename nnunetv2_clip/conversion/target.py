@@ -66,7 +66,7 @@ class Target(DatasetFolder):
 
     command = "convert"
     same = "the same sources and options as before"
-    remedy = "choose another id with -d, or move the folder away to convert anew"
+    remedy = "choose another id with -d, or move the dataset's folders away to convert anew"
     state_name = ".conversion"
     state_folders = (*DatasetFolder.state_folders, "merged", "set_aside", "fingerprints")
 
