@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, replacing, write_json
+from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import read_image, write_nifti
-from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
+from nnunetv2_clip.job_folder import is_readable
+from nnunetv2_clip.msd.masks import mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
 from nnunetv2_clip.runner import require_all, run_cases
@@ -68,7 +68,7 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
-        waiting = [image for image in images[task.folder] if not _is_whole(folder / image.name)]
+        waiting = [image for image in images[task.folder] if not is_readable(folder / image.name)]
         if waiting:
             _predict(model, task, waiting, folder)
 
@@ -104,25 +104,14 @@ def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None
         "trust_headers": model.trust_headers,
     }
     path = predictions / RECORD
-    if predictions.is_dir() and any(predictions.iterdir()):
-        found = read_json(path, "choose another -o") if path.is_file() else None
-        if found != record:
-            raise UserError(
-                predictions,
-                "holds files of another model, or of other checkpoints, folds or options",
-                "an empty folder, or the beginning of the same predictions",
-                "remove the folder, or choose another -o",
-            )
+    if predictions.is_dir() and any(predictions.iterdir()) and read_record(path) != record:
+        raise UserError(
+            predictions,
+            "holds files of another model, or of other checkpoints, folds or options",
+            "an empty folder, or the beginning of the same predictions",
+            "remove the folder, or choose another -o",
+        )
     write_json(path, record)
-
-
-def _is_whole(path: Path) -> bool:
-    """An interrupted run may leave half a file."""
-    try:
-        np.asanyarray(open_image(path).dataobj)
-    except (BadMask, *READ_ERRORS):
-        return False
-    return True
 
 
 def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
