@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.source import PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import Volume, read_label_map
+from nnunetv2_clip.runner import run_cases
 
 KIDNEY, AORTA, POSTCAVA, ONLY_IN_FLARE22 = 2, 5, 6, 13
 MIN_SIDE_SHARE = 0.2  # of the kidney voxels on either side of the great vessels, when both kidneys have one value
@@ -74,15 +74,16 @@ class ReleaseSource(PairedSource):
 
 
 def release_of(labels: Iterable[Path]) -> set[str]:
-    """The releases that the label maps show themselves to be from; a map may show nothing."""
-    found = set()
-    for path in tqdm(list(labels), desc="which release", unit="file"):
-        label = read_label_map(path)
-        if (label.data == ONLY_IN_FLARE22).any():
-            found.add("flare22")
-        elif has_both_kidneys(label):
-            found.add("abdomenct_12organ")
-    return found
+    """The releases that the label maps show themselves to be from; those that are damaged show nothing."""
+    outcomes = run_cases(_release_of, list(labels), "which release")
+    return {outcome.result for outcome in outcomes} - {None}
+
+
+def _release_of(path: Path) -> str | None:
+    label = read_label_map(path)
+    if (label.data == ONLY_IN_FLARE22).any():
+        return "flare22"
+    return "abdomenct_12organ" if has_both_kidneys(label) else None
 
 
 def has_both_kidneys(label: Volume) -> bool:

@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from contextlib import contextmanager, redirect_stdout
 
 from nnunetv2_clip import __version__
@@ -171,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can mend."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _said(args):
+        with terminated_in_order(), _said(args):
             return command_module(args.command).run(args) or 0
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -189,6 +191,30 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
+    except Terminated as end:
+        print("Ended by SIGTERM; run the same command again to go on.", file=sys.stderr)
+        return end.code
+
+
+class Terminated(SystemExit):
+    """SIGTERM as an exception: whoever is at work cleans up, and workers end."""
+
+
+@contextmanager
+def terminated_in_order():
+    """Raise `Terminated` on SIGTERM; only the main thread may say what a signal does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number, frame):
+        raise Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -41,9 +41,9 @@ def suggestion(name: str, options: Iterable[str]) -> str:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a UserError into a message on stderr and exit code 2 (for code that a foreign command line runs)."""
+    """Turn a UserError into a message on stderr and its exit code (for code that a foreign command line runs)."""
     try:
         yield
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_code) from None

@@ -26,6 +26,7 @@ from nnunetv2_clip.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+AGAIN = "correct them and run the same command again"
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room on the disk",
@@ -65,10 +66,14 @@ class CasesFailed(UserError):
 
     exit_code = 3
 
-    def __init__(self, title: str, errors: dict[str, UserError], num_cases: int, remedy: str = ""):
-        listed = "".join(f"\n  {name}: {error}" for name, error in sorted(errors.items()))
+    def __init__(self, title: str, errors: dict[str, UserError], num_cases: int, remedy: str = AGAIN):
+        listed = "".join(f"\n  {_named(name, error)}" for name, error in sorted(errors.items()))
         super().__init__(title, f"{len(errors)} of {num_cases} cases failed:{listed}\n", remedy=remedy)
         self.errors = errors
+
+
+def _named(name: str, error: UserError) -> str:
+    return str(error) if error.where == name else f"{name}: {error}"
 
 
 def run_cases(
@@ -76,7 +81,8 @@ def run_cases(
     tasks: Sequence[Task],
     title: str,
     num_processes: int = 1,
-    name_of: Callable[[Task], object] = str,
+    name_of: Callable[[Task], object] = lambda task: getattr(task, "case_id", task),
+    file_of: Callable[[Task], object] = lambda task: getattr(task, "file", None),
 ) -> Iterator[Outcome[Task, Result]]:
     """`function(task)` for every task, in the order of the tasks, with a progress bar.
 
@@ -84,7 +90,8 @@ def run_cases(
 
     Args:
         function: must be importable by its name where `num_processes` is above 1.
-        name_of: the case identifier or file of a task, for messages.
+        name_of: the case identifier or file of a task, for messages (by default its `case_id`, or the task itself).
+        file_of: what an error that names no file is said of (by default the task's `file`); None: the name.
 
     Raises:
         UserError: fewer than one process.
@@ -92,12 +99,13 @@ def run_cases(
     if num_processes < 1:
         raise UserError("-np", str(num_processes), "1 or more worker processes")
     names = [str(name_of(task)) for task in tasks]
+    places = [str(file_of(task) or name) for task, name in zip(tasks, names, strict=True)]
     ready: dict[int, Result | UserError] = {}
     following = 0
     if not tasks:
         return
     with tqdm(total=len(tasks), desc=title, unit="case") as bar:  # `disable` is left to TQDM_DISABLE (--quiet)
-        for number, result in _results(function, tasks, names, min(num_processes, len(tasks))):
+        for number, result in _results(function, tasks, places, min(num_processes, len(tasks))):
             bar.update()
             ready[number] = result
             while following in ready:
@@ -110,17 +118,39 @@ def run_cases(
                     yield Outcome(task, name, result)
 
 
-def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = "") -> list[Result]:
+def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = AGAIN) -> list[Result]:
     """The results of all cases, when all have been tried.
 
     Raises:
         CasesFailed: some failed; every one is named.
     """
+    good, errors = good_and_bad(outcomes)
+    if errors:
+        raise CasesFailed(title, errors, len(good) + len(errors), remedy)
+    return [cast(Result, outcome.result) for outcome in good]
+
+
+def require_some(
+    outcomes: Iterable[Outcome[Task, Result]], title: str
+) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
+    """The cases that went well, and case -> what went wrong, when all have been tried.
+
+    Raises:
+        CasesFailed: there are cases, and all failed.
+    """
+    good, errors = good_and_bad(outcomes)
+    if errors and not good:
+        raise CasesFailed(title, errors, len(errors))
+    return good, errors
+
+
+def good_and_bad(
+    outcomes: Iterable[Outcome[Task, Result]],
+) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
+    """The cases that went well, and case -> what went wrong, when all have been tried."""
     outcomes = list(outcomes)
     errors = {outcome.name: outcome.error for outcome in outcomes if outcome.error}
-    if errors:
-        raise CasesFailed(title, errors, len(outcomes), remedy)
-    return [cast(Result, outcome.result) for outcome in outcomes]
+    return [outcome for outcome in outcomes if not outcome.error], errors
 
 
 def as_user_error(error: Exception, name: str) -> UserError:
@@ -145,21 +175,21 @@ def _attempt(function: Callable[[Task], Result], task: Task, name: str) -> Resul
 _Numbered = Generator[tuple[int, object], None, list[int]]
 
 
-def _results(function: Callable, tasks: Sequence, names: Sequence[str], num_processes: int) -> Iterator:
+def _results(function: Callable, tasks: Sequence, places: Sequence[str], num_processes: int) -> Iterator:
     """(number of the task, result or error) as they become ready."""
     if num_processes <= 1:
         for number, task in enumerate(tasks):
-            yield number, _attempt(function, task, names[number])
+            yield number, _attempt(function, task, places[number])
         return
     waiting = iter(range(len(tasks)))
-    while suspects := (yield from _in_pool(function, tasks, names, waiting, num_processes)):
+    while suspects := (yield from _in_pool(function, tasks, places, waiting, num_processes)):
         for number in suspects:  # one of them has ended the pool: each alone, to find out which
-            if (yield from _in_pool(function, tasks, names, iter([number]), 1)):
-                yield number, _worker_died(names[number])
+            if (yield from _in_pool(function, tasks, places, iter([number]), 1)):
+                yield number, _worker_died(places[number])
 
 
 def _in_pool(
-    function: Callable, tasks: Sequence, names: Sequence[str], waiting: Iterator[int], num_processes: int
+    function: Callable, tasks: Sequence, places: Sequence[str], waiting: Iterator[int], num_processes: int
 ) -> _Numbered:
     """Work on what is waiting; returns the tasks that were under way when a worker died, none in the end."""
     before = set(multiprocessing.active_children())
@@ -171,7 +201,7 @@ def _in_pool(
         while True:
             for number in islice(waiting, 2 * num_processes - len(under_way)):
                 submitting = [number]
-                under_way[pool.submit(_attempt, function, tasks[number], names[number])] = number
+                under_way[pool.submit(_attempt, function, tasks[number], places[number])] = number
                 submitting = []
             if not under_way:
                 return []

@@ -4,6 +4,7 @@ import json
 import os
 import pydoc
 import re
+import signal
 import subprocess
 import sys
 from argparse import SUPPRESS
@@ -307,3 +308,23 @@ def test_the_recommended_plans_are_those_of_the_first_planner_and_of_the_stock_o
     assert planners[next(iter(planners))].default_plans_name == choices.PLANS
     assert hasattr(resample_with_torch, choices.STOCK_PLANNER)
     assert pydoc.locate(f"nnunetv2_clip.trainers.{choices.TRAINER}.{choices.TRAINER}")
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "says"), [("SIGTERM", 143, "Ended by SIGTERM"), ("SIGINT", 130, "Interrupted")]
+)
+def test_a_signal_is_an_orderly_end(monkeypatch, capsys, how, code, says):
+    cleaned = []
+
+    def run(args):
+        try:
+            signal.raise_signal(getattr(signal, how))
+        finally:
+            cleaned.append(args.command)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command_module("classes"), "run", run)
+    assert main(["classes"]) == code
+    assert cleaned == ["classes"]
+    assert f"{says}; run the same command again to go on." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import psutil
 import pytest
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.runner import CasesFailed, require_all, run_cases
+from nnunetv2_clip.runner import CasesFailed, require_all, require_some, run_cases
 
 
 class Unpicklable(Exception):
@@ -55,6 +56,28 @@ def test_all_that_failed_are_named_in_one_error():
         require_all(run_cases(work, ["user", "a", "memory"], "working"), "working", "mend them")
     assert caught.value.exit_code == 3
     assert "Remedy: mend them" in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Task:
+    case_id: str
+    file: str
+
+    def __mul__(self, number):
+        raise MemoryError
+
+
+def test_a_task_names_its_case_and_its_file():
+    with pytest.raises(CasesFailed, match=r"(?s)1 of 1 cases failed.*a: a\.nii: not enough memory"):
+        require_all(run_cases(work, [Task("a", "a.nii")], "working"), "working")
+
+
+def test_some_will_do_but_not_none():
+    good, errors = require_some(run_cases(work, ["user", "a"], "working"), "working")
+    assert [outcome.result for outcome in good] == ["aa"] and list(errors) == ["user"]
+    assert require_some(run_cases(work, [], "working"), "working") == ([], {})
+    with pytest.raises(CasesFailed, match="2 of 2"):
+        require_some(run_cases(work, ["user", "memory"], "working"), "working")
 
 
 def test_too_few_processes_are_refused():

@@ -27,9 +27,6 @@ def add_arguments(parser):
 
 def run(args):
     import shutil
-    from functools import partial
-
-    from tqdm import tqdm
 
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.conversion.check import check_downloads
@@ -42,8 +39,7 @@ def run(args):
             raise UserError(option, str(value), "at least 1")
     taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
     inputs = find_inputs(args, taxonomy)
-    bar = partial(tqdm, desc="checking", unit="case")
-    check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial, lambda total: bar(total=total))
+    check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial)
     write_text(args.o, render_check(check))
 
     for source in check.sources:

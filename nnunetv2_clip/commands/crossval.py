@@ -49,3 +49,4 @@ def run(args):
     if args.merge:
         print(f"Written: {write_merged_folder(args.m, folds, args.ref, manifest, args.f, args.np)}/summary.json")
     print(f"Written to {folder}: evaluation.json, .csv, .md, .html, crossval.md, .html, .tex and pictures")
+    evaluation.require_all("crossval")

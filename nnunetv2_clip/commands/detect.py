@@ -40,6 +40,7 @@ def run(args):
     from nnunetv2_clip.evaluation.detection_report import write_detection
     from nnunetv2_clip.evaluation.leaks import find_leaks, predicted_leaks
     from nnunetv2_clip.evaluation.lesions import LesionRule
+    from nnunetv2_clip.runner import CasesFailed
 
     if not 0 < args.min_overlap <= 1:
         raise UserError("--min-overlap", str(args.min_overlap), "a fraction above 0, at most 1")
@@ -50,7 +51,7 @@ def run(args):
     given = args.classes or tumor_classes(taxonomy)
     names = tuple(taxonomy.find(name, "--classes").name for name in given)
     rule = LesionRule(args.min_lesion_ml, args.overlap_rule, args.min_overlap)
-    cases = detect(
+    cases, failed = detect(
         reference, prediction, taxonomy, manifest, names, rule, args.patient_rule, args.empty_is_free, args.np
     )
     settings = {
@@ -64,9 +65,13 @@ def run(args):
         "patient_rule": args.patient_rule,
         "empty_is_free": args.empty_is_free,
     }
+    if failed:
+        settings["failed"] = {name: str(error) for name, error in sorted(failed.items())}
     folder = args.o or args.pred / "evaluation"
     for table in write_detection(cases, settings, folder, leaked)[:2]:
         print(table.markdown())
     if leaked:
         print(f"{len(leaked)} cases were seen in training and are reported apart.")
     print(f"Written: {folder}/detection.json, .csv, .md, .html and .tex")
+    if failed:
+        raise CasesFailed("detect", failed, len({case.case_id for case in cases} | set(failed)))

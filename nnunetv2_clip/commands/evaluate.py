@@ -37,3 +37,4 @@ def run(args):
     if evaluation.leaked:
         print(f"{len(evaluation.leaked)} cases were seen in training and are reported apart.")
     print(f"\nWritten: {folder}/evaluation.json, .csv, .md and .html")
+    evaluation.require_all("evaluate")

@@ -63,3 +63,5 @@ def run(args):
     write_tables([table], args.o, "agreement", "Agreement", pictures=[svg])
     print(table.markdown())
     print(f"Written: {args.o}/agreement.md, .html, .tex, .svg and .png")
+    for pair, evaluation in found.items():
+        evaluation.require_all(f"agreement of {pair}")

@@ -71,8 +71,9 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
 
 def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
-    from nnunetv2_clip.inference.folder import Job, predict_cases, require_same_job
+    from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
+    from nnunetv2_clip.runner import CasesFailed
 
     model = load_model(
         folder,
@@ -108,10 +109,16 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
         _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {},
     )
     _make_folder(args.o)
-    require_same_job(job)
+    output = PredictionFolder(job, f"_part{args.part_id}" if args.num_parts > 1 else "")
+    output.claim()
     write_model_tables(folder, model.classes, args.o)
-    failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
-    _tell(args, [case.name for case in cases], failed)
+    errors = predict_cases(predictor, cases, output)
+    written = [case.name for case in cases if case.name not in errors]
+    failed = {name: str(error) for name, error in errors.items()}
+    args.result = {"output": str(args.o), "written": written, "failed": failed}
+    print(f"{args.o}: {len(written)} of {len(cases)} cases are there.")
+    if errors:
+        raise CasesFailed("predict", errors, len(cases), "correct them and go on with --continue_prediction")
 
 
 def _never_learnt(model) -> list[str]:
@@ -147,14 +154,3 @@ def _tasks(classes, trained) -> dict[str, dict[str, int]]:
         needs = "; ".join(f"{task.folder}: {', '.join(task.classes)}" for task in CT_TASKS)
         raise UserError("--outputs msd", f"no task has all its classes among {', '.join(sorted(there))}", needs)
     return tasks
-
-
-def _tell(args: argparse.Namespace, cases: list[str], failed: dict[str, str]) -> None:
-    """Raises CasesFailed if some did."""
-    from nnunetv2_clip.runner import CasesFailed
-
-    written = [name for name in cases if name not in failed]
-    args.result = {"output": str(args.o), "written": written, "failed": failed}
-    print(f"{args.o}: {len(written)} of {len(cases)} cases are there.")
-    if failed:
-        raise CasesFailed("predict", failed, len(cases), "prediction.json names them too")

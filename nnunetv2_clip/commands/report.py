@@ -32,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-o", required=True, metavar="FILE", help="the HTML file to write")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.parallel import run_cases
     from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
     from nnunetv2_clip.report.find import find_files
     from nnunetv2_clip.report.page import render_page, worst_first
     from nnunetv2_clip.report.viewer_volumes import ViewerJob, viewer_case
+    from nnunetv2_clip.runner import CasesFailed, good_and_bad, require_some, run_cases
 
     if args.pred is None and args.log_folder is None:
         raise UserError("report", "there is nothing to show", "-i and -pred, or --log-folder, or all of them")
@@ -53,14 +53,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .html")
     training = read_training(args.log_folder) if args.log_folder else None
     found = find_files(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
-    cases = list(run_cases(describe_case, found, args.np, "report")) if found else []
+    described, failed = require_some(run_cases(describe_case, found, "report", args.np), "report")
+    cases = [outcome.result for outcome in described]
     by_case = {files.case_id: files for files in found}
     viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]
-    viewer = list(run_cases(viewer_case, viewed, args.np, "viewer")) if viewed else []
+    shown, not_shown = good_and_bad(run_cases(viewer_case, viewed, "viewer", args.np, lambda job: job.files.case_id))
+    viewer, failed = [outcome.result for outcome in shown], failed | not_shown
     title = args.title or f"Report of {(args.pred or args.log_folder).resolve().name}"
     taxonomy = found[0].taxonomy if found else UNIVERSAL
     presence_known = all(files.dataset for files in found if files.reference)
-    html = render_page(title, cases, taxonomy, training, args.max_pictures, presence_known, viewer)
+    html = render_page(title, cases, taxonomy, training, args.max_pictures, presence_known, viewer, failed)
     write_text(args.o, html)
     print(f"Wrote {args.o}: {len(cases)} cases, {len(html) / 1e6:.1f} MB. Open it in a browser.")
-    return 0
+    if failed:
+        raise CasesFailed("report", failed, len(found))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,12 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
-from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
+from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, Volume, checksum, fingerprint, write_nifti
+from nnunetv2_clip.job_folder import file_states
 from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
 from nnunetv2_clip.manifest import CasePresence
 
@@ -52,8 +51,7 @@ def convert_case(task: CaseTask) -> None:
     """
     case_id = task.case.case_id
     inputs = file_states(task.case.files.values())
-    loaded = load_case(task.source, task.case, task.taxonomy)
-    _check(task, loaded)
+    loaded = load_checked(task.source, task.case, task.taxonomy)
     classes_of = {
         value: complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
     }
@@ -76,11 +74,11 @@ def convert_case(task: CaseTask) -> None:
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
     write_label_map(label_file, label_map, loaded.image.affine, task.compression)
-    _place_image(loaded.image, target.image(case_id), task)
+    _place_image(loaded.image, task)
     picks = fingerprint_of(loaded.image.data).picks
     with replacing(target.fingerprint(case_id)) as beside, open(beside, "wb") as file:
         np.save(file, picks)
-    target.write_record(case_id, record)
+    target.write_record(case_id, asdict(record))
 
 
 def anatomy_warnings(source: Source, loaded: LoadedCase, classes_of: dict) -> tuple[str, ...]:
@@ -96,12 +94,26 @@ def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, compr
     write_nifti(path, data, affine, compression)
 
 
-def _check(task: CaseTask, loaded: LoadedCase) -> None:
-    """What a converter owes to the merge."""
-    assert loaded.label_map.shape == loaded.image.data.shape, task.case.case_id
-    assert not set(loaded.annotated) & set(loaded.absent), task.case.case_id
-    if 0 in loaded.image.data.shape or loaded.image.data.min() == loaded.image.data.max():
-        raise UserError(task.case.image, "all voxels have the same value", "a CT", "download the file again")
+def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> LoadedCase:
+    """A case as it can be converted.
+
+    Raises:
+        UserError: naming the file that is wrong.
+    """
+    loaded = load_case(source, case, taxonomy)
+    assert loaded.label_map.shape == loaded.image.data.shape, case.case_id
+    assert not set(loaded.annotated) & set(loaded.absent), case.case_id
+    data = loaded.image.data
+    if 0 in data.shape or data.min() == data.max():
+        raise UserError(case.image, "all voxels have the same value", "a CT", "download the file again")
+    if _is_wide(data) and not np.array_equal(data, data.astype(np.int32)):
+        raise UserError(case.image, f"values from {data.min()} to {data.max()}", "Hounsfield units", "export it again")
+    return loaded
+
+
+def _is_wide(data: np.ndarray) -> bool:
+    """Integers of 64 bits, which few programs read from a NIfTI file."""
+    return data.dtype.kind in "iu" and data.dtype.itemsize > 4
 
 
 def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tuple[ClassSet, ...]) -> tuple:
@@ -133,21 +145,13 @@ def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
     )
 
 
-def _place_image(image: Volume, destination: Path, task: CaseTask) -> None:
+def _place_image(image: Volume, task: CaseTask) -> None:
     """Link, copy or write the image, in this order of preference."""
-    if image.path is None or not image.path.name.endswith(FILE_ENDING):
-        data = image.data.astype(np.float32) if image.data.dtype.kind == "f" else image.data
-        write_nifti(destination, data, image.affine, task.compression)
+    target, case_id = task.target, task.case.case_id
+    if image.path is not None and image.path.name.endswith(FILE_ENDING):
+        target.place_image(case_id, image.path, task.copy_images)
         return
-    with replacing(destination) as beside:
-        if task.copy_images or not _link(image.path, beside):
-            shutil.copyfile(image.path, beside)
-
-
-def _link(path: Path, beside: Path) -> bool:
-    """Make a symbolic link; False where the file system has none."""
-    try:
-        os.symlink(path.resolve(), beside)
-    except (OSError, NotImplementedError):
-        return False
-    return True
+    data = image.data
+    if data.dtype.kind == "f" or _is_wide(data):
+        data = data.astype(np.float32 if data.dtype.kind == "f" else np.int32)
+    write_nifti(target.image(case_id), data, image.affine, task.compression)

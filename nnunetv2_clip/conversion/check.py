@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import anatomy_warnings
-from nnunetv2_clip.conversion.lesions import load_case
-from nnunetv2_clip.conversion.merge import Input, each_result
+from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
+from nnunetv2_clip.conversion.merge import NAMED_BY_CASE, Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
@@ -19,6 +18,7 @@ from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.colors import color_of
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.runner import run_cases
 
 THUMBNAIL_HEIGHT = 120  # pixels
 # Bytes per voxel of compressed files, for the estimate of disk space.
@@ -144,14 +144,12 @@ def check_downloads(
     sample: int | None,
     num_processes: int,
     require_all: bool,
-    progress,
 ) -> Check:
     """Look through all sources.
 
     Args:
         sample: cases per source whose voxels are read, evenly spread; all if None. Headers are read of all.
         require_all: a number of cases other than that of the complete download is a problem.
-        progress: makes a progress bar from a number of cases (tqdm).
     """
     checks, tasks = {}, []
     for entry in inputs:
@@ -159,10 +157,9 @@ def check_downloads(
             entry.source, str(entry.root), entry.source.num_expected(entry.root)
         )
         tasks += [_Task(entry.source, case, taxonomy) for case in _find(entry, check, sample, require_all)]
-    with progress(len(tasks)) as bar:
-        for task, seen in each_result(check_case, tasks, num_processes):
-            checks[task.source.name].cases.append(seen)
-            bar.update()
+    for seen in run_cases(check_case, tasks, "checking", num_processes, *NAMED_BY_CASE):
+        case = CaseCheck(seen.name, problem=str(seen.error)) if seen.error else seen.result
+        checks[seen.task.source.name].cases.append(case)
     for check in checks.values():
         check.cases.sort(key=lambda case: case.case_id)
     return Check(tuple(checks.values()), _copies(checks.values()), taxonomy)
@@ -179,12 +176,11 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
     if require_all and check.expected not in (None, len(cases)):
         check.problems.append(f"{len(cases)} labelled cases found, the complete download has {check.expected}")
     good = []
-    for case in cases:
-        try:
-            entry.source.check_case(case)
-            good.append(case)
-        except UserError as error:
-            check.cases.append(CaseCheck(case.case_id, problem=str(error)))
+    for seen in check_headers([(entry.source, case) for case in cases]):
+        if seen.error:
+            check.cases.append(CaseCheck(seen.name, problem=str(seen.error)))
+        else:
+            good.append(seen.task[1])
     if sample is None or len(good) <= sample:
         return good
     return [good[int(number)] for number in np.linspace(0, len(good) - 1, sample)]
@@ -192,15 +188,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 
 def check_case(task: _Task) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
-    try:
-        return _describe(task, load_case(task.source, task.case, task.taxonomy))
-    except UserError as error:
-        return CaseCheck(task.case.case_id, problem=str(error))
-    except OSError as error:
-        return CaseCheck(task.case.case_id, problem=f"{error.filename}: {error.strerror}")
-
-
-def _describe(task: _Task, loaded: LoadedCase) -> CaseCheck:
+    loaded = load_checked(task.source, task.case, task.taxonomy)
     classes_of = {0: frozenset()} | {
         int(value): complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
     }

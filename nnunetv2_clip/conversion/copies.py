@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,13 @@ from nnunetv2_clip.conversion.same_scan import (
     fingerprint_of,
 )
 from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
-from nnunetv2_clip.conversion.target import CaseRecord, Target, file_states
+from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, replacing, write_json
+from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.header_repairs import ircadb_patient
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, stem
+from nnunetv2_clip.job_folder import digest, file_states, is_readable
+from nnunetv2_clip.runner import require_all, run_cases
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
 KnownScan = Callable[[str, int], tuple[str, int] | None]
@@ -110,7 +111,7 @@ def decide(
     hold_out_ircadb: bool,
     keep_copies: bool,
     known_scan: KnownScan,
-    run_all: Callable,
+    num_processes: int = 1,
 ) -> Decisions:
     """Find all copies and decide.
 
@@ -121,7 +122,9 @@ def decide(
         hold_out_ircadb: leave out the patients of 3D-IRCADb-01, by their known numbers in other datasets.
         keep_copies: copies stay cases of their own, in one group.
         known_scan: what is published about equal scans; it checks what the fingerprints found.
-        run_all: (function, tasks, title) calls the function for every task.
+
+    Raises:
+        CasesFailed: an image cannot be read any more.
     """
     fingerprints = {
         case_id: Fingerprint(record.shape, np.load(target.fingerprint(case_id))) for case_id, record in records.items()
@@ -129,7 +132,7 @@ def decide(
     for number, scan in enumerate(outside):
         fingerprints[f"{OUTSIDE}{number}"] = _outside_fingerprint(target, scan)
     pairs = {(first, second): found for first, second, found in find_copies(fingerprints)}
-    confirmed = _confirm(target, pairs, records, outside, run_all)
+    confirmed = _confirm(target, pairs, records, outside, num_processes)
     decisions = Decisions(groups={case_id: record.presence.group for case_id, record in records.items()})
     order = {case_id: number for number, case_id in enumerate(records)}
     by_number = {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
@@ -168,7 +171,7 @@ def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions:
 
 def _headers_agree(target: Target, keeper: str, donor: str, found: Relation) -> bool:
     """Do both headers say of each voxel axis that it runs the same way, once the arrays lie on each other."""
-    orientations = [nib.io_orientation(inspect(_image(target, case_id)).affine) for case_id in (donor, keeper)]
+    orientations = [nib.io_orientation(inspect(target.own_image(case_id)).affine) for case_id in (donor, keeper)]
     change = ornt_transform(*orientations)  # row: axis of the donor; where it goes, and whether it is flipped
     axes = tuple(int(axis) for axis in np.argsort(change[:, 0]))
     flips = tuple(axis for axis in range(3) if change[axes[axis], 1] < 0)
@@ -187,7 +190,7 @@ def _confirm(
     pairs: Mapping[tuple[str, str], Relation],
     records: Mapping[str, CaseRecord],
     outside: Sequence[OutsideScan],
-    run_all: Callable,
+    num_processes: int,
 ) -> dict[tuple[str, str], Relation]:
     """Those pairs whose voxels agree over the whole images; what was compared once is remembered."""
     folder = target.state / "compared"
@@ -196,10 +199,10 @@ def _confirm(
     for pair, found in pairs.items():
         sides = [_Side(target, key, _outside(key, outside)) for key in pair]
         states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
-        name = hashlib.sha256(repr(states).encode()).hexdigest()[:24]
-        tasks[pair] = _Comparison(*sides, found, folder / f"{name}.json")
-    run_all(compare_scans, [task for task in tasks.values() if not task.result.is_file()], "comparing copies")
-    share = {pair: read_json(task.result, "convert again")["agreement"] for pair, task in tasks.items()}
+        tasks[pair] = _Comparison(*sides, found, folder / f"{digest(states)}.json")
+    title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task.result)]
+    require_all(run_cases(compare_scans, waiting, title, num_processes), title)
+    share = {pair: read_record(task.result)["agreement"] for pair, task in tasks.items()}
     return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
 
 
@@ -216,7 +219,7 @@ class _Side:
     outside: OutsideScan | None
 
     def read(self) -> np.ndarray:
-        return (self.outside.read() if self.outside else read_image(_image(self.target, self.key))).data
+        return (self.outside.read() if self.outside else read_image(self.target.own_image(self.key))).data
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,10 @@ class _Comparison:
     found: Relation
     result: Path
 
+    @property
+    def case_id(self) -> str:
+        return f"{self.first.key} and {self.second.key}"
+
 
 def compare_scans(task: _Comparison) -> None:
     """Compare two images over all voxels and write down how far they agree."""
@@ -233,17 +240,12 @@ def compare_scans(task: _Comparison) -> None:
     write_json(task.result, {"first": task.first.key, "second": task.second.key, "agreement": round(share, 6)})
 
 
-def _image(target: Target, case_id: str) -> Path:
-    return target.image(case_id) if target.image(case_id).exists() else target.set_aside(case_id)
-
-
 def _outside_fingerprint(target: Target, scan: OutsideScan) -> Fingerprint:
     """From the image, or from what is remembered of it."""
     folder = target.state / "outside"
     folder.mkdir(exist_ok=True)
-    name = hashlib.sha256(repr(file_states(scan.files)).encode()).hexdigest()[:24]
-    path = folder / f"{name}.npz"
-    if not path.is_file():
+    path = folder / f"{digest(file_states(scan.files))}.npz"
+    if not is_readable(path):
         fingerprint = fingerprint_of(scan.read().data)
         with replacing(path) as beside, open(beside, "wb") as file:
             np.savez(file, shape=fingerprint.shape, picks=fingerprint.picks)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
@@ -31,11 +25,14 @@ from nnunetv2_clip.conversion.union import UnionTask, unite_case
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
+from nnunetv2_clip.job_folder import file_states, is_readable
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
+from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
 PLAN_FORMAT = 2
+NAMED_BY_CASE = lambda task: task.case.case_id, lambda task: task.case.image  # noqa: E731 - how `run_cases` names tasks
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,11 @@ class Summary:
 def run_merge(merge: Merge) -> Summary:
     """Convert whatever is not done yet, then write the files that describe the whole.
 
-    Everything that can be seen without reading voxels is checked before the first file is written.
+    A case that is wrong does not keep the others from being converted, but the dataset from being finished.
 
     Raises:
-        UserError: naming every file or case that is wrong; finished cases are kept for the next attempt.
+        CasesFailed: naming every case that is wrong; finished cases are kept for the next attempt.
+        UserError: a source or the target cannot be used.
     """
     cases = find_all_cases(merge)
     convert_cases(merge, cases)
@@ -128,7 +126,7 @@ def run_finish(merge: Merge) -> Summary:
     cases = find_all_cases(merge)
     merge.target.claim(_plan(merge))
     _require_no_leftovers(merge.target, cases, merge.skip)
-    missing = [case.case_id for _, case in cases if not merge.target.is_done(case.case_id, case.files.values())]
+    missing = [case.case_id for _, case in cases if not _is_done(merge.target, case)]
     if missing:
         raise UserError(
             merge.target.folder,
@@ -143,21 +141,44 @@ Cases = Sequence[tuple[Source, SourceCase]]
 
 
 def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
-    """Convert those of the cases `own` (all by default) that are not done."""
+    """Convert those of the cases `own` (all by default) that are not done.
+
+    Raises:
+        CasesFailed: naming every one that is wrong, when all others are converted.
+    """
     own = cases if own is None else own
-    run_all(_check_case, own, "checking headers")
+    sound, wrong = require_some(check_headers(own), "checking headers")
     target = merge.target
     target.claim(_plan(merge))
     _require_no_leftovers(target, cases, merge.skip)
     known_sets = known_class_sets(merge)
     waiting = [
         CaseTask(source, case, target, merge.taxonomy, known_sets, merge.copy_images, merge.compression)
-        for source, case in own
-        if not target.is_done(case.case_id, case.files.values())
+        for source, case in (outcome.task for outcome in sound)
+        if not _is_done(target, case)
     ]
-    if len(waiting) < len(own):
-        print(f"{len(own) - len(waiting)} of {len(own)} cases were converted before.")
-    run_all(convert_case, waiting, "converting", merge.num_processes)
+    if len(waiting) < len(sound):
+        print(f"{len(sound) - len(waiting)} of {len(own)} cases were converted before.")
+    wrong |= good_and_bad(run_cases(convert_case, waiting, "converting", merge.num_processes, *NAMED_BY_CASE))[1]
+    if wrong:
+        remedy = f"{AGAIN} (what is done stays done), or leave them out: "
+        skips = " ".join(f"--skip {case_id}" for case_id in sorted(wrong))
+        raise CasesFailed("converting", wrong, len(own), remedy + skips)
+
+
+def check_headers(cases: Cases) -> list[Outcome]:
+    """The outcome of the checks that need no voxels, for every case."""
+    title, name_of, file_of = "checking headers", lambda entry: entry[1].case_id, lambda entry: entry[1].image
+    return list(run_cases(_check_case, cases, title, name_of=name_of, file_of=file_of))
+
+
+def _check_case(entry: tuple[Source, SourceCase]) -> None:
+    source, case = entry
+    source.check_case(case)
+
+
+def _is_done(target: Target, case: SourceCase) -> bool:
+    return target.is_done(case.case_id, file_states(case.files.values()))
 
 
 def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
@@ -215,10 +236,8 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     """
     target, known_sets = merge.target, known_class_sets(merge)
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
-    run = partial(run_all, num_processes=merge.num_processes)
-    decisions = decide(
-        target, own_records, merge.outside, merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, run
-    )
+    options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
+    decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     records = _united_records(merge, own_records, decisions, known_sets)
@@ -233,7 +252,8 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
         for case_id, record in records.items()
         if record.is_pending or case_id in keepers
     ]
-    run(_settle, pending, "final label values")
+    title = "final label values"
+    require_all(run_cases(_settle, pending, title, merge.num_processes), title)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
@@ -263,7 +283,8 @@ def _united_records(
         UnionTask(target, merge.taxonomy, known_sets, keeper, tuple(decisions.donors(keeper)), merge.compression)
         for keeper in keepers
     ]
-    run_all(unite_case, unions, "uniting copies", merge.num_processes)
+    title = "uniting copies"
+    require_all(run_cases(unite_case, unions, title, merge.num_processes), title)
     records = {case_id: own_records[case_id] for case_id in present}
     for keeper in keepers:
         records[keeper] = target.read_merged_record(keeper)
@@ -302,78 +323,6 @@ def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str
     return (*looks, *sorted(decisions.notes))
 
 
-def run_all(function: Callable, tasks: Sequence, title: str, num_processes: int = 1) -> None:
-    """Call `function(task)` for every task; a UserError of one does not keep the others from being done.
-
-    Raises:
-        UserError: every message, when all tasks have been tried.
-    """
-    wrong: dict[str, UserError] = {}
-    with tqdm(total=len(tasks), desc=title, unit="case", disable=not tasks) as bar:
-        for task, error in each_result(partial(_attempt, function), tasks, num_processes):
-            bar.update()
-            if error is not None:
-                wrong[case_id_of(task)] = error
-    if wrong:
-        listed = "".join(f"\n  {case_id}: {wrong[case_id]}" for case_id in sorted(wrong))
-        raise UserError(
-            title,
-            f"{len(wrong)} of {len(tasks)} cases are wrong:{listed}\n",
-            remedy="correct them and run the same command again (what is done stays done), or leave them out: "
-            + " ".join(f"--skip {case_id}" for case_id in sorted(wrong)),
-        )
-
-
-def case_id_of(task: object) -> str:
-    """What a task is about, for people."""
-    if isinstance(task, CaseTask):
-        return task.case.case_id
-    if isinstance(task, UnionTask):
-        return task.keeper
-    if isinstance(task, _SettleTask):
-        return task.case_id
-    return task[1].case_id if isinstance(task, tuple) else str(task)
-
-
-def each_result(function: Callable, tasks: Sequence, num_processes: int):
-    """(task, result) in the order in which they are ready. Few tasks are under way at a time: memory stays flat."""
-    if num_processes == 1 or len(tasks) < 2:
-        yield from ((task, function(task)) for task in tasks)
-        return
-    waiting = iter(tasks)
-    with ProcessPoolExecutor(min(num_processes, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(function, task): task for task in islice(waiting, 2 * num_processes)}
-        try:
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-                    running.update({pool.submit(function, task): task for task in islice(waiting, 1)})
-        except BrokenProcessPool:
-            raise UserError(
-                "-np",
-                "a worker process ended without a word, most likely for lack of memory",
-                "a few GB of memory per worker",
-                "run the same command again with a smaller -np; what is done stays done",
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _attempt(function: Callable, task: object) -> UserError | None:
-    try:
-        function(task)
-    except UserError as error:
-        return error
-    except OSError as error:  # a full disk, a folder without permission
-        return UserError(error.filename or "disk", str(error.strerror or error), "", "make room or correct the rights")
-    return None
-
-
-def _check_case(entry: tuple[Source, SourceCase]) -> None:
-    source, case = entry
-    source.check_case(case)
-
-
 @dataclass(frozen=True)
 class _SettleTask:
     """A case whose label map gets its final values: it has sets of its own, unknown voxels or copies."""
@@ -400,7 +349,7 @@ def _settle(task: _SettleTask) -> None:
         values[PENDING_UNKNOWN] = task.labels[IGNORE]
     final = values[volume.data]
     label = target.label(case_id)
-    if label.is_file() and np.array_equal(read_label_map(label).data, final):
+    if is_readable(label) and np.array_equal(read_label_map(label).data, final):
         return
     write_label_map(label, final, volume.affine, task.compression)
 

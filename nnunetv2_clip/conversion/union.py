@@ -26,7 +26,7 @@ class UnionTask:
     target: Target
     taxonomy: Taxonomy
     known_sets: tuple[ClassSet, ...]
-    keeper: str
+    case_id: str
     donors: tuple[tuple[str, Relation], ...]
     compression: int
 
@@ -44,13 +44,13 @@ class Annotation:
 def unite_case(task: UnionTask) -> None:
     """Write the label map and the record of the union; nothing is done when they are up to date."""
     target = task.target
-    records = {case_id: target.read_record(case_id) for case_id in (task.keeper, *(name for name, _ in task.donors))}
+    records = {case_id: target.read_record(case_id) for case_id in (task.case_id, *(name for name, _ in task.donors))}
     inputs = _inputs(task, records)
-    before = target.read_merged_record(task.keeper)
+    before = target.read_merged_record(task.case_id)
     if before and before.inputs == inputs:
         return
-    volume = read_label_map(target.own_label(task.keeper))
-    whole = _annotation(volume.data, records[task.keeper], task.known_sets)
+    volume = read_label_map(target.own_label(task.case_id))
+    whole = _annotation(volume.data, records[task.case_id], task.known_sets)
     fixes = []
     for case_id, relation in task.donors:
         donated = read_label_map(target.own_label(case_id)).data
@@ -68,7 +68,7 @@ def _with_organs(task: UnionTask, whole: Annotation) -> tuple[Annotation, tuple[
         whole.classes_of,
         whole.annotated,
         task.taxonomy,
-        lambda: read_image(task.target.image(task.keeper)),
+        lambda: read_image(task.target.image(task.case_id)),
     )
     annotated = frozenset(annotated)
     classes_of = {value: classes & annotated for value, classes in classes_of.items()}
@@ -126,18 +126,18 @@ def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, Cas
     new_sets = ordered_sets(occurring - set(task.known_sets) - {frozenset()})
     table = LabelTable(task.known_sets + new_sets)
     unknown = whole.label_map == PENDING_UNKNOWN
-    label_map = table.remap(np.where(unknown, 0, whole.label_map).astype(np.uint16), whole.classes_of, task.keeper)
+    label_map = table.remap(np.where(unknown, 0, whole.label_map).astype(np.uint16), whole.classes_of, task.case_id)
     label_map[unknown] = PENDING_UNKNOWN
-    target, keeper = task.target, records[task.keeper]
-    write_label_map(target.merged_label(task.keeper), label_map, affine, task.compression)
+    target, keeper = task.target, records[task.case_id]
+    write_label_map(target.merged_label(task.case_id), label_map, affine, task.compression)
     order = task.taxonomy.names.index
     presence = CasePresence(
         dataset=keeper.presence.dataset,
         annotated=tuple(sorted(whole.annotated, key=order)),
         absent=tuple(sorted(whole.absent, key=order)),
         group=keeper.presence.group,
-        source_files=_of_all(records, task.keeper, "source_files"),
-        checksums=_of_all(records, task.keeper, "checksums"),
+        source_files=_of_all(records, task.case_id, "source_files"),
+        checksums=_of_all(records, task.case_id, "checksums"),
         geometry_fixes=(*keeper.presence.geometry_fixes, *fixes),
     )
     record = CaseRecord(
@@ -148,7 +148,7 @@ def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, Cas
         shape=keeper.shape,
         warnings=keeper.warnings,
     )
-    target.write_merged_record(task.keeper, record)
+    target.write_merged_record(task.case_id, record)
 
 
 def _of_all(records: Mapping[str, CaseRecord], keeper: str, table: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def _inputs(task: UnionTask, records: Mapping[str, CaseRecord]) -> dict[str, lis
     """What the union depends on; equal inputs give the same union."""
     files = {path: state for record in records.values() for path, state in record.inputs.items()}
     relations = {f"copy {case_id}": [list(found.axes), list(found.flips)] for case_id, found in task.donors}
-    return {**files, f"keeper {task.keeper}": [], **relations}
+    return {**files, f"keeper {task.case_id}": [], **relations}
 
 
 def _in_words(contradictions: Mapping[str, int]) -> str:

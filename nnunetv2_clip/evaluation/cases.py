@@ -31,6 +31,10 @@ class CaseJob:
     names: tuple[str, ...]
     tolerances_mm: dict[str, float] | None = None
 
+    @property
+    def file(self) -> Path:
+        return self.prediction
+
 
 def read_label_pair(job: CaseJob) -> tuple[LabelVolume, LabelVolume]:
     """Reference and prediction of one case.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionJob, LesionRule, case_lesions
-from nnunetv2_clip.evaluation.parallel import run_cases
+from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionRule, case_lesions
 from nnunetv2_clip.evaluation.study import case_jobs
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.runner import require_some, run_cases
 
 TUMOR, FREE, OTHER = "tumor", "free", "other"
 
@@ -80,8 +81,8 @@ def detect(
     patient_rule: str = ANY,
     empty_is_free: bool = False,
     num_processes: int = 1,
-) -> list[CaseDetection]:
-    """The lesions of the named classes in every case that supervises them, class by class.
+) -> tuple[list[CaseDetection], dict[str, UserError]]:
+    """The lesions of the named classes in every case that supervises them, class by class, and the cases that failed.
 
     Args:
         patient_rule: "any": one predicted lesion makes a patient suspected. "overlap": in a case with tumour only
@@ -90,6 +91,7 @@ def detect(
 
     Raises:
         UserError: see `study.case_jobs`, or no case supervises any of the classes.
+        CasesFailed: all cases failed.
     """
     jobs = [
         replace(job, names=wanted)
@@ -104,8 +106,9 @@ def detect(
             "name other classes with --classes, or check the manifest",
         )
     cases = []
-    results = run_cases(case_lesions, [LesionJob(job, rule) for job in jobs], num_processes, "Finding lesions")
-    for job, found in zip(jobs, results, strict=True):
+    outcomes = run_cases(partial(case_lesions, rule=rule), jobs, "Finding lesions", num_processes)
+    examined, failed = require_some(outcomes, "detection")
+    for job, found in ((outcome.task, outcome.result) for outcome in examined):
         presence = manifest.case(job.case_id) if manifest else None
         for name, lesions in found.items():
             absent = presence is not None and name in presence.absent
@@ -115,7 +118,7 @@ def detect(
                 suspected = any(lesions.found)
             dataset = presence.dataset if presence else "all"
             cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions))
-    return sorted(cases, key=lambda case: names.index(case.class_name))
+    return sorted(cases, key=lambda case: names.index(case.class_name)), failed
 
 
 def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:

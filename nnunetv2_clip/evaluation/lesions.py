@@ -50,18 +50,10 @@ class CaseLesions:
     num_false: int
 
 
-@dataclass(frozen=True)
-class LesionJob:
-    """A case and the rule that its lesions are judged by."""
-
-    case: CaseJob
-    rule: LesionRule
-
-
-def case_lesions(job: LesionJob) -> dict[str, CaseLesions]:
+def case_lesions(job: CaseJob, rule: LesionRule) -> dict[str, CaseLesions]:
     """Class -> lesions, for every class of the case."""
-    reference, prediction = read_label_pair(job.case)
-    return {name: class_lesions(reference, prediction, name, job.rule) for name in job.case.names}
+    reference, prediction = read_label_pair(job)
+    return {name: class_lesions(reference, prediction, name, rule) for name in job.names}
 
 
 def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, rule: LesionRule) -> CaseLesions:

@@ -11,6 +11,7 @@ from statistics import fmean, median, stdev
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
+from nnunetv2_clip.runner import CasesFailed
 
 SCHEMA_VERSION = 1
 ANNOTATED, ABSENT = "annotated", "absent"
@@ -68,7 +69,8 @@ class Evaluation:
         class_order: classes in the order of tables.
         leaked: cases whose scan also stood in the model's training, with the reason; not in headline figures.
         settings: folders, tolerances and whatever else decides the numbers.
-        notes: what a reader must know (classes left out, references without prediction).
+        notes: what a reader must know (classes left out, references without prediction, cases that failed).
+        failed: case -> why it could not be scored; known to the run alone that scored the others.
     """
 
     pairs: tuple[PairScore, ...]
@@ -76,6 +78,12 @@ class Evaluation:
     leaked: dict[str, str] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    failed: dict[str, UserError] = field(default_factory=dict)
+
+    def require_all(self, title: str) -> None:
+        """Raises CasesFailed: some case could not be scored."""
+        if self.failed:
+            raise CasesFailed(title, self.failed, len({pair.case_id for pair in self.pairs} | set(self.failed)))
 
     @property
     def headline_pairs(self) -> tuple[PairScore, ...]:

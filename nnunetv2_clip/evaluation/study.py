@@ -9,10 +9,10 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
 from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.leaks import predicted_leaks
-from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, PairScore
 from nnunetv2_clip.evaluation.volumes import MaskCoding
 from nnunetv2_clip.manifest import CasePresence, Manifest
+from nnunetv2_clip.runner import require_some, run_cases
 
 UNKNOWN_DATASET = "all"
 
@@ -26,7 +26,7 @@ def evaluate(
     leaked: Mapping[str, str] | None = None,
     num_processes: int = 1,
 ) -> Evaluation:
-    """Score every predicted case in the classes that its reference knows.
+    """Score every predicted case in the classes that its reference knows; a case that fails is named and left out.
 
     Args:
         manifest: which classes each case annotates, and from which dataset it comes; None: every class of the
@@ -35,18 +35,23 @@ def evaluate(
         leaked: case -> why its scan counts as seen in training.
 
     Raises:
-        UserError: see `case_jobs`; different grids or an unreadable file.
+        UserError: see `case_jobs`.
+        CasesFailed: no case could be scored.
     """
     jobs = case_jobs(reference, prediction, taxonomy, manifest, tolerances_mm)
+    outcomes = run_cases(case_metrics, jobs, "Evaluating", num_processes)
+    scored, failed = require_some(outcomes, "evaluation")
     pairs = []
-    for job, metrics in zip(jobs, run_cases(case_metrics, jobs, num_processes, "Evaluating"), strict=True):
+    for job, metrics in ((outcome.task, outcome.result) for outcome in scored):
         presence = manifest.case(job.case_id) if manifest else None
         dataset = presence.dataset if presence else UNKNOWN_DATASET
         for name, values in metrics.items():
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(PairScore(job.case_id, dataset, name, state, values))
     seen = predicted_leaks(leaked, prediction.files)
-    return Evaluation(tuple(pairs), taxonomy.names, seen, notes=_notes(reference, prediction, manifest))
+    lost = [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
+    notes = (*_notes(reference, prediction, manifest), *lost)
+    return Evaluation(tuple(pairs), taxonomy.names, seen, notes=notes, failed=failed)
 
 
 def case_jobs(

@@ -11,11 +11,11 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
 from nnunetv2_clip.evaluation.overlap import Overlap
-from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.runner import require_all, run_cases
 
 METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
 Region = int | tuple[int, ...]
@@ -48,7 +48,8 @@ def masked_summary(
         nnU-Net's dictionary: `metric_per_case`, `mean`, `foreground_mean`; regions as keys, not texts.
 
     Raises:
-        UserError: no predictions, a prediction without reference or manifest entry, different grids, a bad file.
+        UserError: no predictions, or a prediction without reference or manifest entry.
+        CasesFailed: naming every case that cannot be scored (different grids, a bad file).
     """
     names = class_names(dataset_json["labels"])
     reference_coding = LabelCoding.of(dataset_json["labels"], manifest.taxonomy, "dataset.json")
@@ -61,7 +62,8 @@ def masked_summary(
         for case_id, reference, prediction in _pairs(Path(folder_ref), Path(folder_pred), dataset_json["file_ending"])
     ]
     presence = manifest.presence([job.case_id for job in jobs], names)
-    scored = run_cases(case_overlaps, jobs, num_processes, "Validation metrics")
+    title = "Validation metrics"
+    scored = require_all(run_cases(case_overlaps, jobs, title, num_processes), title)
     per_case = [
         {
             "reference_file": str(job.reference),

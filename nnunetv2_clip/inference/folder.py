@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from tqdm import tqdm
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import changed_keys, read_json, write_json
+from nnunetv2_clip.files import read_record, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
+from nnunetv2_clip.job_folder import JobFolder, digest, file_states
+from nnunetv2_clip.runner import run_cases
 
 RECORD = "prediction"
 # What decides the voxels, and may not change in the middle of a folder.
@@ -44,67 +46,98 @@ class Job:
     continues: bool = False
     tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def outputs(self, case: Case) -> Outputs:
-        return Outputs(self.output, case.name, self.kinds, self.classes, self.probabilities, self.tasks)
+    def outputs(self, case_id: str) -> Outputs:
+        return Outputs(self.output, case_id, self.kinds, self.classes, self.probabilities, self.tasks)
 
 
-def predict_cases(predictor: CasePredictor, cases: Sequence[Case], job: Job, part: str = "") -> dict[str, str]:
-    """Predict and write all cases; case -> what went wrong, for those that failed.
+class PredictionFolder(JobFolder):
+    """The output folder; its prediction*.json say how it was made, and how each case went.
 
     Args:
-        part: set when several processes share the output folder: keeps their records apart.
+        part: set when several processes share the folder: keeps their records apart.
     """
-    job.output.mkdir(parents=True, exist_ok=True)
-    record = _Record(job, part)
-    for case in tqdm(cases, "cases", unit="case"):
-        if job.continues and job.outputs(case).are_complete():
-            continue
-        try:
-            entry = predict_case(predictor, case, job)
-        except UserError as error:
-            entry = {"error": str(error)}
-        except Exception as error:  # whatever one case does, the others are predicted
-            entry = {"error": f"{case.path}: {type(error).__name__}: {error}"}
+
+    same = "the options with which the folder was begun"
+    remedy = "choose another -o, or leave out --continue_prediction"
+
+    def __init__(self, job: Job, part: str = ""):
+        self.job, self.folder = job, job.output
+        self._own = job.output / f"{RECORD}{part}.json"
+        self._plan = {
+            "nnunetv2_clip": __version__,
+            **(job.settings or {}),
+            "classes": list(job.classes),
+            "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
+        }
+        before = dict(self._records())
+        self._written: dict[str, dict] = before.get(self._own, {}).get("cases", {})
+        self._done = {name: entry for record in before.values() for name, entry in _finished(record)}
+
+    def claim(self) -> None:
+        """A folder is continued as it was begun: its cases keep one meaning, that of the dataset.json beside them.
+
+        Raises:
+            UserError: its records name another model, other classes or other options.
+        """
+        for path, before in self._records():
+            self.require_same(before, self._plan, path, SAME_WHEN_CONTINUED)
+        self.remove_leftovers()
+        self._write()
+
+    def record(self, case_id: str) -> dict | None:
+        return self._done.get(case_id)
+
+    def files(self, case_id: str) -> list[Path]:
+        return self.job.outputs(case_id).files()
+
+    def write_record(self, case_id: str, entry: dict) -> None:
+        self._written[case_id] = entry
+        self._write()
+
+    def _records(self) -> Iterator[tuple[Path, dict]]:
+        for path in sorted(self.folder.glob(f"{RECORD}*.json")) if self.job.continues else ():
+            record = read_record(path)
+            if record is not None:  # what a broken one recorded is not done
+                yield path, record
+
+    def _write(self) -> None:
+        write_json(self._own, {**self._plan, "cases": self._written})
+
+
+def _finished(record: dict) -> list[tuple[str, dict]]:
+    """Case and entry of the cases that did not fail."""
+    return [(name, entry) for name, entry in record.get("cases", {}).items() if "error" not in entry]
+
+
+def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: PredictionFolder) -> dict[str, UserError]:
+    """Predict and write all cases that are not done; case -> what went wrong, for those that failed.
+
+    Args:
+        folder: claimed.
+    """
+    errors = {}
+    waiting = [case for case in cases if not folder.is_done(case.name, _inputs(case))]
+    predict = lambda case: predict_case(predictor, case, folder.job)  # noqa: E731
+    for seen in run_cases(predict, waiting, "cases", name_of=lambda case: case.name, file_of=lambda case: case.path):
+        entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
-            tqdm.write(f"Warning: {case.path}: {warning}")
-        if "error" in entry:
-            tqdm.write(f"Failed: {entry['error']}")
-        record.add(case.name, entry)
-    if "statistics" in job.kinds:
-        collect_statistics(job.output)
-    return {case.name: record.errors[case.name] for case in cases if case.name in record.errors}
+            tqdm.write(f"Warning: {seen.task.path}: {warning}")
+        if seen.error:
+            tqdm.write(f"Failed: {seen.error}")
+            errors[seen.name] = seen.error
+        folder.write_record(seen.name, entry)
+    if "statistics" in folder.job.kinds:
+        collect_statistics(folder.folder)
+    return errors
 
 
-def require_same_job(job: Job) -> None:
-    """A folder is continued as it was begun: its cases keep one meaning, that of the dataset.json beside them.
-
-    Raises:
-        UserError: its records name another model, other classes or other options.
-    """
-    for path in sorted(job.output.glob(f"{RECORD}*.json")) if job.continues else ():
-        found = read_json(path, "remove the file")
-        other = changed_keys(found, _settings(job), SAME_WHEN_CONTINUED)
-        if other:
-            raise UserError(
-                path,
-                f"was made with another choice of {', '.join(other)}",
-                "the options with which the folder was begun",
-                "choose another -o, or leave out --continue_prediction",
-            )
-
-
-def _settings(job: Job) -> dict:
-    return {
-        "nnunetv2_clip": __version__,
-        **(job.settings or {}),
-        "classes": list(job.classes),
-        "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
-    }
+def _inputs(case: Case) -> str:
+    return digest(file_states([case.path.resolve()]))
 
 
 def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
-    start = time.perf_counter()
+    start, inputs = time.perf_counter(), _inputs(case)
     image = read_case(case, predictor.check_size)
     read = time.perf_counter()
     preprocessed = predictor.preprocess(image)
@@ -112,35 +145,20 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     prediction = predictor.predict(preprocessed, case.path)
     predicted = time.perf_counter()
     masks = postprocess(prediction.masks, job.rules) if job.rules else prediction.masks
-    write_outputs(job.outputs(case), image, masks, prediction.probabilities, job.taxonomy)
+    write_outputs(job.outputs(case.name), image, masks, prediction.probabilities, job.taxonomy)
     seconds = {
         "read": read - start,
         "preprocess": ready - read,
         **prediction.seconds,
         "write": time.perf_counter() - predicted,
     }
-    entry = {"image": str(case.path), "seconds": {key: round(value, 3) for key, value in seconds.items()}}
+    entry = {
+        "image": str(case.path),
+        "inputs": inputs,
+        "seconds": {key: round(value, 3) for key, value in seconds.items()},
+    }
     if image.warnings:
         entry["warnings"] = list(image.warnings)
     if prediction.num_passes > 1:
         entry["passes"] = prediction.num_passes
     return entry
-
-
-class _Record:
-    """prediction.json: how the folder was made, and how each case went."""
-
-    def __init__(self, job: Job, part: str):
-        self._path = job.output / f"{RECORD}{part}.json"
-        self._settings = _settings(job)
-        self._cases: dict[str, dict] = {}
-        if job.continues and self._path.is_file():
-            found = read_json(self._path, "remove the file")
-            self._cases = found.get("cases", {}) if isinstance(found, dict) else {}
-        self.errors: dict[str, str] = {}
-
-    def add(self, name: str, entry: dict) -> None:
-        self._cases[name] = entry
-        if "error" in entry:
-            self.errors[name] = entry["error"]
-        write_json(self._path, {**self._settings, "cases": self._cases})

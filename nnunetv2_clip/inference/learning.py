@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.splits import SPLITS_FILE
@@ -29,6 +28,7 @@ from nnunetv2_clip.inference.postprocessing import (
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
+from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
 THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
@@ -80,6 +80,7 @@ def learn(folder: Path, folds: Sequence[str] | None, checkpoint: str, device: st
 
     Raises:
         UserError: the model or the preprocessed data of its training are not there.
+        CasesFailed: cases that cannot be scored; no rule is learned from the others alone.
     """
     there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))
     usable = [fold for fold in (folds or there) if fold != "all"]
@@ -116,8 +117,9 @@ def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None
     manifest = Manifest.load(preprocessed / FILE_NAME)
     labels = read_json(folder / "dataset.json", "give a model folder")["labels"]
     coding = LabelCoding.of(labels, model.taxonomy, folder / "dataset.json")
-    scores: Scores = {}
-    for case_id, case in tqdm(_validation_cases(preprocessed, fold, model.predictor), f"fold {fold}", unit="case"):
+    dataset = _validation_cases(preprocessed, fold, model.predictor)
+
+    def score(case_id: str) -> dict[str, dict[Rule, float]]:
         reference = coding.read(preprocessed / "gt_segmentations" / f"{case_id}.nii.gz")
         known = manifest.case(case_id).known
         rules = {
@@ -125,24 +127,29 @@ def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None
             for name in predictor.trained
             if name in known
         }
-        for name, found in score_case(predictor, case, reference, rules).items():
+        data, _, _, properties = dataset.load_case(case_id)
+        data = np.asarray(data[:], np.float32)
+        case = from_training(data, properties, plans, model.predictor.configuration_manager)
+        return score_case(predictor, case, reference, rules)
+
+    scores: Scores = {}
+    title = f"fold {fold}"
+    for by_class in require_all(run_cases(score, dataset.identifiers, title), f"validation cases of {title}"):
+        for name, found in by_class.items():
             for rule, value in found.items():
                 scores.setdefault(name, {}).setdefault(rule, []).append(value)
     return scores
 
 
-def _validation_cases(preprocessed: Path, fold: str, predictor) -> Iterator[tuple[str, Preprocessed]]:
+def _validation_cases(preprocessed: Path, fold: str, predictor):
+    """nnU-Net's dataset of the preprocessed validation cases of a fold."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
     splits = read_json(preprocessed / SPLITS_FILE, "convert the dataset again")
     folder = preprocessed / predictor.configuration_manager.data_identifier
     if not folder.is_dir() or int(fold) >= len(splits):
         raise UserError(folder, f"or fold {fold} is not there", "the data that the model was trained on", "preprocess")
-    dataset = infer_dataset_class(str(folder))(str(folder), splits[int(fold)]["val"])
-    for case_id in dataset.identifiers:
-        data, _, _, properties = dataset.load_case(case_id)
-        case = np.asarray(data[:], np.float32)
-        yield case_id, from_training(case, properties, predictor.plans_manager, predictor.configuration_manager)
+    return infer_dataset_class(str(folder))(str(folder), splits[int(fold)]["val"])
 
 
 def score_case(

@@ -19,6 +19,7 @@ from nnunetv2_clip.files import replacing, write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.job_folder import is_readable
 
 STATISTICS = "statistics"
 PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
@@ -70,9 +71,6 @@ class Outputs:
         files += [self.mask(name) for name in self.classes if "masks" in self.kinds]
         files += [self.task_label_map(task) for task in self.tasks if "msd" in self.kinds]
         return files + [self.probability(name) for name in self.probabilities]
-
-    def are_complete(self) -> bool:
-        return all(path.is_file() for path in self.files())
 
 
 def write_outputs(
@@ -176,7 +174,7 @@ def statistics(case: str, name: str, mask: Mask, image: InputImage) -> dict:
 
 def collect_statistics(folder: Path) -> None:
     """statistics.csv and statistics.json of all cases that the folder holds, whichever run has predicted them."""
-    files = sorted((folder / STATISTICS).glob("*.json"))
+    files = sorted(filter(is_readable, (folder / STATISTICS).glob("*.json")))
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     if not rows:
         return

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.parallel import run_cases
-from nnunetv2_clip.files import read_json, replacing, write_json
+from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, read_image, write_nifti
-from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
+from nnunetv2_clip.job_folder import is_readable
+from nnunetv2_clip.msd.masks import mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import taxonomy_beside
 
 RECORD = "predictions_of.json"
@@ -53,6 +53,7 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
 
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
+        CasesFailed: test images that cannot be read.
     """
     check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
     check_model_knows(model.folder, CT_TASKS)
@@ -62,7 +63,7 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
-        waiting = [image for image in images[task.folder] if not _is_whole(folder / image.name)]
+        waiting = [image for image in images[task.folder] if not is_readable(folder / image.name)]
         if waiting:
             _predict(model, task, waiting, folder)
 
@@ -98,32 +99,22 @@ def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None
         "trust_headers": model.trust_headers,
     }
     path = predictions / RECORD
-    if predictions.is_dir() and any(predictions.iterdir()):
-        found = read_json(path, "choose another -o") if path.is_file() else None
-        if found != record:
-            raise UserError(
-                predictions,
-                "holds files of another model, or of other checkpoints, folds or options",
-                "an empty folder, or the beginning of the same predictions",
-                "remove the folder, or choose another -o",
-            )
+    if predictions.is_dir() and any(predictions.iterdir()) and read_record(path) != record:
+        raise UserError(
+            predictions,
+            "holds files of another model, or of other checkpoints, folds or options",
+            "an empty folder, or the beginning of the same predictions",
+            "remove the folder, or choose another -o",
+        )
     write_json(path, record)
-
-
-def _is_whole(path: Path) -> bool:
-    """An interrupted run may leave half a file."""
-    try:
-        np.asanyarray(open_image(path).dataobj)
-    except (BadMask, *READ_ERRORS):
-        return False
-    return True
 
 
 def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
     from nnunetv2_clip.inference.restricted import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if model.trust_headers else list(run_cases(turn_if_half_turned, jobs, model.processes, "anatomy"))
+    tried = run_cases(turn_if_half_turned, jobs, "anatomy", model.processes, lambda job: job.image.label)
+    turned = [] if model.trust_headers else require_all(tried, "test images")
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
-
-from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
@@ -27,6 +22,7 @@ from nnunetv2_clip.msd.masks import (
 )
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.runner import CasesFailed, run_cases
 from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
@@ -172,45 +168,35 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -
         workers: processes that read and compress masks.
 
     Raises:
-        UserError: a list of all predictions with damaged or foreign voxels.
+        CasesFailed: a list of all predictions with damaged or foreign voxels.
     """
-    problems: list[str] = []
+    errors: dict[str, UserError] = {}
     with replacing(output) as beside:
         with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:  # masks are compressed already
-            for entry, mask, problem in _masks(entries, workers):
-                if problem:
-                    problems.append(problem)
-                elif not problems:
-                    archive.writestr(_zip_info(entry.image.label), mask)
-        refuse(problems, output)
+            for made in run_cases(make_mask, entries, "export", workers, lambda entry: entry.image.label):
+                if made.error:
+                    errors[made.name] = made.error
+                elif not errors:
+                    archive.writestr(_zip_info(made.name), made.result)
+        if errors:
+            remedy = "correct them and run the same command again; nothing was written"
+            raise CasesFailed(f"submission {output}", errors, len(entries), remedy)
 
 
-def _masks(entries: Sequence[Entry], workers: int) -> Iterator[tuple[Entry, bytes, str | None]]:
-    with _mapper(workers) as mapper:
-        results = mapper(make_mask, entries)
-        for entry, (mask, problem) in zip(entries, tqdm(results, "export", len(entries), unit="mask"), strict=True):
-            yield entry, mask, problem
+def make_mask(entry: Entry) -> bytes:
+    """The file of one mask.
 
-
-@contextmanager
-def _mapper(workers: int):
-    if workers <= 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield pool.map
-
-
-def make_mask(entry: Entry) -> tuple[bytes, str | None]:
-    """The file of one mask, or what is wrong with its prediction."""
+    Raises:
+        UserError: the prediction cannot be used.
+    """
     path = entry.source.path(entry.image)
     try:
         reference, prediction = open_image(entry.image.path), open_image(path)
         check_geometry(prediction, reference)
         mask = task_mask(prediction, entry.image.task, entry.source.taxonomy, entry.post)
-        return mask_bytes(mask, reference), None
+        return mask_bytes(mask, reference)
     except BadMask as error:
-        return b"", f"{entry.image.label}: the prediction {path} {error}"
+        raise UserError(f"the prediction {path}", str(error)) from None
 
 
 def _zip_info(name: str) -> zipfile.ZipInfo:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
@@ -18,6 +17,7 @@ from nnunetv2_clip.imaging.nifti import checksum, write_nifti
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.job_folder import FileStates, file_states
 from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
@@ -26,10 +26,11 @@ from nnunetv2_clip.pseudo_labels.case import PairResult, complete_case
 from nnunetv2_clip.pseudo_labels.probabilities import LOWEST, ProbabilityExport
 from nnunetv2_clip.pseudo_labels.report import write_report
 from nnunetv2_clip.pseudo_labels.source import RawDataset
-from nnunetv2_clip.pseudo_labels.target import Target
+from nnunetv2_clip.pseudo_labels.target import CompletedCase, CompletedDataset
+from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import known_classes
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def pseudo_label(
         copy_images: copy images instead of linking them.
 
     Raises:
-        UserError: a bad dataset, model or option; a target that is in use; or cases that could not be predicted.
+        UserError: a bad dataset, model or option, or a target that is in use.
+        CasesFailed: naming every case that could not be completed; the others are done.
     """
     rules = Rules(threshold, max_uncertainty, weight)
     if not 0 < step_size <= 1:
@@ -115,7 +117,7 @@ def pseudo_label(
     source, model_folder = RawDataset.read(Path(raw_dataset_folder)), Path(model_folder)
     folder = Path(output_dataset_folder)
     preprocessed = Path(preprocessed_folder or nnunet_folder("nnUNet_preprocessed") / folder.name)
-    target = Target(folder, preprocessed)
+    target = CompletedDataset(folder, preprocessed)
     wanted, foreign = _wanted_classes(source, model_folder, classes)
     case_ids = source.case_ids()
     unknown = {case_id: [n for n in wanted if n not in source.manifest.case(case_id).known] for case_id in case_ids}
@@ -126,14 +128,15 @@ def pseudo_label(
     predicting = {"use_mirroring": use_mirroring, "tile_step_size": step_size}
     plan = _plan(source, model_folder, needed, rules, {**options, **predicting})
     target.check(plan)
-    waiting = [case_id for case_id in case_ids if not target.is_done(case_id)]
+    waiting = [case_id for case_id in case_ids if not target.is_done(case_id, _inputs(source, case_id))]
     # The model is loaded before anything is written, so that no wrong -f or -chk leaves a begun dataset behind.
     model = load_model(model_folder, needed, device=device, **options, **predicting) if waiting else None
     target.claim(plan)
     if model:
-        predictor = CasePredictor(model.predictor)
-        _complete_all(waiting, partial(_complete, source, target, predictor, unknown, rules))
-    if not target.is_complete():
+        target.dataset_json.unlink(missing_ok=True)  # not complete any more
+        complete = partial(_complete, source, target, CasePredictor(model.predictor), unknown, rules)
+        require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
+    if not target.dataset_json.is_file():
         _finish(source, target, case_ids, rules, copy_images, _model_name(model_folder, folds, checkpoint))
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
     return Completion(folder, results, foreign)
@@ -186,35 +189,20 @@ def _model_name(model_folder: Path, folds: Sequence[int | str] | None, checkpoin
     return f"{plans.get('dataset_name')}/{model_folder.resolve().name}, fold {used}, {checkpoint}"
 
 
-def _complete_all(case_ids: Sequence[str], complete) -> None:
-    """A bad case does not keep the others from being done.
-
-    Raises:
-        UserError: naming every bad case.
-    """
-    wrong = []
-    for case_id in tqdm(case_ids, "pseudo labels", unit="case"):
-        try:
-            complete(case_id)
-        except UserError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise UserError(
-            "pseudo-label",
-            f"{len(wrong)} of {len(case_ids)} cases could not be completed:\n  " + "\n  ".join(wrong) + "\n",
-            remedy="mend them and run the same command again: what is done stays done",
-        )
+def _inputs(source: RawDataset, case_id: str) -> FileStates:
+    return file_states([source.image(case_id), source.label(case_id)])
 
 
 def _complete(
     source: RawDataset,
-    target: Target,
+    target: CompletedDataset,
     predictor: CasePredictor,
     unknown: dict[str, list[str]],
     rules: Rules,
     case_id: str,
 ) -> None:
     """Predict one case and save its completed label map."""
+    inputs = _inputs(source, case_id)
     coded, truth = source.read_truth(case_id)
     wanted = [name for name in unknown[case_id] if name in predictor.trained]
     probabilities = {}
@@ -234,11 +222,11 @@ def _complete(
         rules.threshold,
         rules.max_uncertainty,
     )
-    target.save_case(case_id, coded, truth.affine, results)
+    target.save_case(case_id, inputs, coded, truth.affine, results)
 
 
 def _finish(
-    source: RawDataset, target: Target, case_ids: Sequence[str], rules: Rules, copy_images: bool, model: str
+    source: RawDataset, target: CompletedDataset, case_ids: Sequence[str], rules: Rules, copy_images: bool, model: str
 ) -> None:
     """Final label values, images, manifest, splits, report and, last, dataset.json."""
     records = {case_id: target.read_case(case_id) for case_id in case_ids}
@@ -247,18 +235,17 @@ def _finish(
     declared = {*source.classes, *added, *(result.name for result in results)}
     table = _label_table(source, [classes for record in records.values() for classes in record.sets if classes])
     labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
-    cases = {}
-    for case_id in tqdm(case_ids, "final label values", unit="case"):
-        values = [labels[IGNORE] if classes is None else table.encode(classes) for classes in records[case_id].sets]
-        pending = target.pending_label(case_id)
-        final = np.array(values, np.uint16 if max(values) > 255 else np.uint8)[pending.data]
-        path = target.label(case_id)
-        write_nifti(path, final, pending.affine)
-        target.place_image(case_id, source.image(case_id), copy_images)
-        cases[case_id] = _presence(source.manifest.case(case_id), records[case_id].results, rules.weight)
+    settle = partial(_settle, source, target, records, table, labels, copy_images)
+    require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label")
+    cases = {
+        case_id: _presence(source.manifest.case(case_id), record.results, rules.weight)
+        for case_id, record in records.items()
+    }
     _write_description(source, target, cases)
     write_report(target.folder, results, rules, model)
-    target.finish(
+    assert (target.preprocessed / MANIFEST_FILE).is_file()
+    write_json(
+        target.dataset_json,
         {
             **source.dataset_json,
             "labels": labels,
@@ -266,8 +253,25 @@ def _finish(
             "name": target.folder.name,
             "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
             "completed_by": f"nnunetv2_clip {__version__}",
-        }
+        },
     )
+
+
+def _settle(
+    source: RawDataset,
+    target: CompletedDataset,
+    records: dict[str, CompletedCase],
+    table: LabelTable,
+    labels: dict,
+    copy_images: bool,
+    case_id: str,
+) -> None:
+    """Label map with its final values, and image."""
+    values = [labels[IGNORE] if classes is None else table.encode(classes) for classes in records[case_id].sets]
+    pending = target.read_pending_label(case_id)
+    final = np.array(values, np.uint16 if max(values) > 255 else np.uint8)[pending.data]
+    write_nifti(target.label(case_id), final, pending.affine)
+    target.place_image(case_id, source.image(case_id), copy_images)
 
 
 def _label_table(source: RawDataset, class_sets: Sequence[ClassSet]) -> LabelTable:
@@ -284,7 +288,7 @@ def _presence(before: CasePresence, results: Sequence[PairResult], weight: float
     return replace(before, pseudo={result.name: weight for result in results if result.is_kept})
 
 
-def _write_description(source: RawDataset, target: Target, cases: dict[str, CasePresence]) -> None:
+def _write_description(source: RawDataset, target: CompletedDataset, cases: dict[str, CasePresence]) -> None:
     """Manifest and splits; the folds stay those of the source, so that no case changes sides."""
     path = source.folder / SPLITS_FILE
     splits = read_json(path, "convert the dataset again") if path.is_file() else make_splits(cases)

@@ -88,13 +88,16 @@ class RawDataset:
     def image(self, case_id: str) -> Path:
         return self.folder / "imagesTr" / f"{case_id}_0000{FILE_ENDING}"
 
+    def label(self, case_id: str) -> Path:
+        return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+
     def read_truth(self, case_id: str) -> tuple[CodedMap, Volume]:
         """The truth of a case, and its label map.
 
         Raises:
             UserError: an unreadable file, another grid than the image's, or an unknown label value.
         """
-        path = self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
+        path = self.label(case_id)
         volume = read_label_map(path)
         require_same_grid(self.image(case_id), inspect(self.image(case_id)), path, volume.geometry)
         values = [int(value) for value in occurring_values(volume.data)]

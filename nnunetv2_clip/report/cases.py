@@ -48,6 +48,10 @@ class CaseFiles:
     dataset: str = ""
     tolerances_mm: Mapping[str, float] | None = None
 
+    @property
+    def file(self) -> Path:
+        return self.prediction
+
 
 @dataclass(frozen=True)
 class Panel:

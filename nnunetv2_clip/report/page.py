@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.colors import color_of, hex_color
@@ -28,6 +29,7 @@ def render_page(
     max_pictures: int = 100,
     presence_known: bool = True,
     viewer: Sequence[ViewerCase] = (),
+    failed: Mapping[str, object] = MappingProxyType({}),
 ) -> str:
     """The HTML of the page.
 
@@ -36,6 +38,7 @@ def render_page(
         max_pictures: how many cases (the worst) are shown with pictures; the tables hold all.
         presence_known: False adds the note that every class counts as annotated.
         viewer: cases that can be scrolled through in the page; NiiVue is put into the page if there is any.
+        failed: case -> why it is not on the page.
     """
     cases = worst_first(cases)
     cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
@@ -68,6 +71,7 @@ def render_page(
         nsd_cell=tables.nsd_cell,
         mean_cell=tables.mean_cell,
         volume_cell=tables.volume_cell,
+        failed=dict(sorted(failed.items())),
         viewer=viewer,
         viewer_data=_viewer_data(viewer, taxonomy),
         finest_mm=FINEST_MM,

@@ -108,6 +108,30 @@ def test_an_unknown_label_value_is_found(folder, msd, check):
     assert code == 1 and "unknown label values [7]" in text
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("unforeseen")])
+def test_a_case_that_raises_anything_is_a_problem_of_that_case(msd, check, monkeypatch, error):
+    from nnunetv2_clip.conversion import case as conversion
+
+    real = conversion.load_case
+
+    def load_case(source, case, taxonomy):
+        if case.case_id == "msd_liver_1":
+            raise error
+        return real(source, case, taxonomy)
+
+    monkeypatch.setattr(conversion, "load_case", load_case)
+    code, text, page = check("--source", f"msd_liver={msd('msd_liver', 3, 1)}", "--partial")
+    assert code == 1 and "Problem: msd_liver_1: " in text and "liver_1.nii.gz" in text
+    assert page.count('alt="coronal slice of') == 2
+
+
+def test_an_image_of_one_value_is_found(folder, msd, check):
+    root = msd("msd_liver", 2, 1)
+    folder.save("Task03_Liver/imagesTr/liver_1.nii.gz", np.zeros((8, 9, 10), np.int16))
+    code, text, _ = check("--source", f"msd_liver={root}", "--partial")
+    assert code == 1 and "all voxels have the same value" in text
+
+
 def test_a_missing_folder_does_not_stop_the_look_at_the_others(liver, check, tmp_path):
     code, text, page = check("--source", f"lits={tmp_path / 'none'}", "--source", f"msd_liver={liver}", "--partial")
     assert code == 1

@@ -183,7 +183,7 @@ def test_a_case_can_be_skipped_and_the_message_says_how(folder, msd, nnunet, con
     root = msd("msd_liver", 3, 1)
     folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 7)
     code, text = convert("--source", f"msd_liver={root}")
-    assert code == 2 and "--skip msd_liver_1" in text
+    assert code == 3 and "--skip msd_liver_1" in text
     assert convert("--source", f"msd_liver={root}", "--skip", "msd_liver_1")[0] == 0
     assert report(nnunet)["skipped"] == ["msd_liver_1"]
     code, text = convert("--source", f"msd_liver={root}", "--skip", "msd_liver_9")
@@ -251,6 +251,22 @@ def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
     for path, data in content(other).items():
         if path.name != "dataset.json":
             assert whole[path] == data, path
+
+
+@pytest.mark.parametrize(
+    "name", ["compared/*.json", "merged/*.json", "merged/*.nii.gz", "labels/*.nii.gz", "../labelsTr/*"]
+)
+def test_what_is_broken_of_a_union_is_made_again(msd, nnunet, convert, name):
+    arguments = sources(msd)
+    assert convert(*arguments)[0] == 0
+    content = lambda: {p.relative_to(nnunet.raw): p.read_bytes() for p in nnunet.raw.rglob("*") if p.is_file()}  # noqa: E731
+    before = content()
+    broken = list((nnunet.raw / ".conversion").glob(name))
+    assert broken
+    for path in broken:
+        path.write_bytes(b"")
+    assert convert(*arguments)[0] == 0
+    assert content() == before
 
 
 def annotation(values, classes_of, annotated, absent=()):

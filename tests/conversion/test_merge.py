@@ -133,6 +133,7 @@ def test_workers_give_the_same_files(msd, nnunet, convert, monkeypatch, tmp_path
     convert("--source", f"msd_liver={root}")
     one = tree(nnunet.raw)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "other"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "other_preprocessed"))
     assert convert("--source", f"msd_liver={root}", "-np", "2")[0] == 0
     assert tree(tmp_path / "other" / "Dataset900_Universal") == one
 
@@ -216,6 +217,66 @@ def test_replaced_source_file_is_converted_again(msd, folder, nnunet, convert):
     folder.label("Task03_Liver/labelsTr/liver_1.nii.gz", 2, 2, 2)
     convert("--source", f"msd_liver={root}")
     assert classes_at(nnunet, "msd_liver_1", (2, 0, 0)) == {"liver", "liver_tumor"}
+
+
+def empty(path):
+    path.unlink()  # a link must not be written through
+    path.write_bytes(b"")
+
+
+def cut_off(path):
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere.nii.gz"))
+
+
+IMAGE, LABEL = "imagesTr/msd_liver_1_0000.nii.gz", "labelsTr/msd_liver_1.nii.gz"
+RECORD, FINGERPRINT = ".conversion/cases/msd_liver_1.json", ".conversion/fingerprints/msd_liver_1.npy"
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(empty, name) for name in (IMAGE, LABEL, RECORD, FINGERPRINT)]
+    + [(cut_off, name) for name in (IMAGE, LABEL, RECORD, FINGERPRINT)]
+    + [(dangling, name) for name in (IMAGE, LABEL)],
+)
+def test_a_case_with_a_broken_file_is_not_done_and_made_again(msd, nnunet, convert, monkeypatch, damage, name):
+    from nnunetv2_clip.conversion import case as conversion
+
+    root = msd("msd_liver", 3, 1, 2)
+    convert("--source", f"msd_liver={root}")
+    before = tree(nnunet.raw, nnunet.preprocessed)
+    damage(nnunet.raw / name)
+    converted, real = [], conversion.load_case
+    monkeypatch.setattr(
+        conversion, "load_case", lambda source, case, *more: converted.append(case.case_id) or real(source, case, *more)
+    )
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    assert converted == ["msd_liver_1"]
+    assert tree(nnunet.raw, nnunet.preprocessed) == before
+
+
+def test_an_empty_plan_of_a_folder_without_cases_is_no_plan(msd, nnunet, convert):
+    root = msd("msd_liver", 1, 1)
+    plan = nnunet.raw / ".conversion" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"")
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    plan.write_bytes(b"")
+    code, message = convert("--source", f"msd_liver={root}")
+    assert code == 2 and "is in use" in message
+
+
+def test_id_of_a_trained_model_is_refused(msd, nnunet, convert, tmp_path):
+    (tmp_path / "nnUNet_results" / "Dataset900_Other").mkdir(parents=True)
+    code, message = convert("--source", f"msd_spleen={msd('msd_spleen', 1, 1)}")
+    assert code == 2
+    assert "Dataset900_Other: has the same dataset id" in message
 
 
 def test_foreign_target_is_refused_and_left_alone(msd, nnunet, convert):

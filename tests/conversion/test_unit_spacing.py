@@ -58,5 +58,5 @@ def test_right_voxel_size_is_left_alone(source, copy, convert, converted):
 @pytest.mark.parametrize("source", COPIES)
 def test_another_number_of_slices_is_refused(source, copy, convert):
     code, message = convert("--source", copy(source, slices=100))
-    assert code == 2
+    assert code == 3
     assert "129 slices" in message

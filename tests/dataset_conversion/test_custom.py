@@ -83,7 +83,7 @@ def test_values_that_are_not_named_are_an_error_unless_the_table_says_otherwise(
     folder.image("images/p1.nii.gz", 1)
     folder.label("labels/p1_seg.nii.gz", 1, 9, 4)
     code, message = convert("--source", f"custom={table()}")
-    assert code == 2
+    assert code == 3
     assert "unknown label values [9]" in message
     shutil.rmtree(nnunet.raw)
     assert convert("--source", f"custom={table(other_values='background')}")[0] == 0

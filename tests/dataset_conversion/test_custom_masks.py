@@ -66,7 +66,7 @@ def test_a_label_map_is_no_mask(written, folder, convert):
     arguments = written()
     folder.label("p1/masks/bowel.nii.gz", 1, 2)
     code, error = convert(*arguments)
-    assert code == 2
+    assert code == 3
     assert "[0, 1, 2]" in error
 
 

@@ -43,6 +43,9 @@ def test_majority_is_read_and_the_union_as_in_the_paper(convert, converted, nnun
     assert code == 2
     assert "was begun with other sources" in message
     shutil.rmtree(nnunet.raw)
+    code, message = convert("--source", f"kits21={source.root}", "--as-paper")
+    assert code == 2 and f"{nnunet.preprocessed}: holds another dataset" in message
+    shutil.rmtree(nnunet.preprocessed)
     assert convert("--source", f"kits21={source.root}", "--as-paper")[0] == 0
     assert np.array_equal(converted.mask("kits21_case_00000", "kidney_tumor"), union)
 

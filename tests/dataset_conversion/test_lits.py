@@ -36,7 +36,7 @@ def test_segmentation_lies_on_the_array_of_its_volume(lits, convert, converted):
 
 def test_without_the_repair_it_is_refused(lits, convert):
     code, message = convert("--source", f"lits={lits.root}", "--no-repair", "label_header")
-    assert code == 2
+    assert code == 3
     assert "segmentation-48.nii: does not lie on the grid" in message
 
 
@@ -44,12 +44,12 @@ def test_without_the_repair_it_is_refused(lits, convert):
 def test_array_that_lies_another_way_round_is_refused(axis, lits, convert):
     rewrite(lits.cases["volume-48"].labels[0], lambda data: np.flip(data, axis))
     code, message = convert("--source", f"lits={lits.root}")
-    assert code == 2
+    assert code == 3
     assert "segmentation-48.nii: fits" in message
 
 
 def test_other_shape_is_refused(lits, convert):
     rewrite(lits.cases["volume-48"].labels[0], lambda data: data[:, :, 1:])
     code, message = convert("--source", f"lits={lits.root}")
-    assert code == 2
+    assert code == 3
     assert "segmentation-48.nii: does not lie on the grid" in message

@@ -73,7 +73,7 @@ def test_mask_with_other_values_is_refused(write, convert):
     source = write()
     change(mask_file(source, "liver"), lambda data: data * 6)
     code, message = convert("--source", f"totalsegmentator_v2={source.root}")
-    assert code == 2
+    assert code == 3
     assert "liver.nii.gz: has the values [0, 6]" in message
 
 
@@ -81,5 +81,5 @@ def test_mask_on_another_grid_is_refused(write, convert):
     source = write()
     change(mask_file(source, "liver"), lambda data: data[1:])
     code, message = convert("--source", f"totalsegmentator_v2={source.root}")
-    assert code == 2
+    assert code == 3
     assert "liver.nii.gz: does not lie on the grid" in message

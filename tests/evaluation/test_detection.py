@@ -228,3 +228,14 @@ def test_interval_is_the_same_every_time_and_a_point_without_spread():
     assert mean_interval(values) == mean_interval(values)
     assert mean_interval(np.ones(5)) == (1, 1)
     assert all(math.isnan(bound) for bound in interval(lambda drawn: drawn, 0))
+
+
+def test_what_fails_is_named_and_in_no_figure(study, capsys):
+    whole = detect(study)
+    name = whole["cases"][0]["case_id"]
+    (study / "pred" / f"{name}.nii.gz").write_bytes(b"")
+    detect(study, code=3)
+    assert f"{name}.nii.gz" in capsys.readouterr().err
+    found = json.loads((study / "pred" / "evaluation" / "detection.json").read_text())
+    assert found["cases"] == [case for case in whole["cases"] if case["case_id"] != name]
+    assert list(found["settings"]["failed"]) == [name] and "failed" not in whole["settings"]

@@ -118,11 +118,29 @@ def test_tolerances_decide_the_surface_dice(study):
 
 def test_different_grids_are_refused_with_the_case(study, capsys):
     save(row(6, 6, 6, 27, 0, 0), study / "pred" / "a.nii.gz", (10, 10, 10))
-    evaluate(study, code=2)
+    evaluate(study, code=3)
     assert "case 'a'" in (message := capsys.readouterr().err) and "different grids" in message
     save(row(6, 6, 6, 27, 0), study / "pred" / "a.nii.gz", (11, 10, 10))
-    evaluate(study, code=2)
+    evaluate(study, code=3)
     assert "case 'a'" in capsys.readouterr().err
+
+
+def test_what_fails_is_named_and_in_no_figure(study, capsys):
+    whole = evaluate(study)
+    (study / "pred" / "a.nii.gz").write_bytes(b"")
+    evaluate(study, code=3)
+    assert "1 of 3 cases failed" in capsys.readouterr().err
+    found = json.loads((study / "pred" / "evaluation" / "evaluation.json").read_text())
+    assert found["pairs"] == [pair for pair in whole["pairs"] if pair["case_id"] != "a"]
+    assert [note for note in found["notes"] if "because it failed: case a" in note and "a.nii.gz" in note]
+    assert "because it failed: case a" in (study / "pred" / "evaluation" / "evaluation.md").read_text()
+
+
+def test_nothing_is_written_when_every_case_fails(study, capsys):
+    for path in (study / "pred").glob("*.nii.gz"):
+        path.write_bytes(b"")
+    evaluate(study, code=3)
+    assert "3 of 3 cases failed" in capsys.readouterr().err
     assert not (study / "pred" / "evaluation").exists()
 
 

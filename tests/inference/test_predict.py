@@ -211,10 +211,72 @@ def test_a_folder_is_continued_with_the_choices_it_was_begun_with(tmp_path, mode
     assert predict(ct, tmp_path / "out", model) == 0
     before = (tmp_path / "out" / "dataset.json").read_bytes()
     assert predict(ct, tmp_path / "out", model, "--continue_prediction", "--classes", "liver") == 2
-    assert "another choice of classes" in capsys.readouterr().err
+    assert "was begun with other classes" in capsys.readouterr().err
     assert (tmp_path / "out" / "dataset.json").read_bytes() == before
     assert predict(ct, tmp_path / "out", model, "--continue_prediction", "--outputs", "masks") == 0
     assert (tmp_path / "out" / "case" / "liver.nii.gz").is_file()
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def fails(path):
+    record = json.loads(path.read_text())
+    record["cases"]["b"] = {"error": "b: not enough memory."}
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "path", "again"),
+    [
+        (empty, "out/b.nii.gz", ["b"]),
+        (cut_off, "out/b.nii.gz", ["b"]),
+        (empty, "out/statistics/b.json", ["b"]),
+        (empty, "out/b/liver.nii.gz", ["b"]),
+        (empty, "out/b_preview.png", ["b"]),
+        (fails, "out/prediction.json", ["b"]),
+        (empty, "out/prediction.json", ["a", "b"]),
+        (lambda path: save_ct(path, make_ct(seed=5)), "in/b.nii.gz", ["b"]),
+    ],
+)
+def test_what_is_broken_or_of_another_image_is_predicted_again(tmp_path, model, monkeypatch, damage, path, again):
+    from nnunetv2_clip.inference import folder
+
+    for name in ("a", "b"):
+        save_ct(tmp_path / "in" / f"{name}.nii.gz")
+    outputs = ("--outputs", "labels", "masks", "statistics", "preview", "--disable_tta")
+    assert predict(tmp_path / "in", tmp_path / "out", model, *outputs) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.*") if p.name != "prediction.json"}
+    damage(tmp_path / path)
+    done, real = [], folder.predict_case
+    monkeypatch.setattr(folder, "predict_case", lambda p, case, job: done.append(case.name) or real(p, case, job))
+    assert predict(tmp_path / "in", tmp_path / "out", model, *outputs, "--continue_prediction") == 0
+    assert done == again
+    if "in/" not in path:
+        assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*.*") if p.name != "prediction.json"} == before
+
+
+def test_any_exception_of_a_case_is_named_with_case_and_file(tmp_path, model, monkeypatch, capsys):
+    from nnunetv2_clip.inference import folder
+
+    for name in ("a", "b"):
+        save_ct(tmp_path / "in" / f"{name}.nii.gz")
+    real = folder.predict_case
+
+    def predict_case(predictor, case, job):
+        if case.name == "a":
+            raise MemoryError
+        return real(predictor, case, job)
+
+    monkeypatch.setattr(folder, "predict_case", predict_case)
+    assert predict(tmp_path / "in", tmp_path / "out", model) == 3
+    assert f"a: {tmp_path / 'in' / 'a.nii.gz'}: not enough memory" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b.nii.gz").is_file() and not (tmp_path / "out" / "a.nii.gz").exists()
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])

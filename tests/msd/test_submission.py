@@ -99,9 +99,9 @@ def test_the_same_predictions_give_the_same_zip_with_any_number_of_workers(tmp_p
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def refused(capsys, folder, code: int) -> str:
+def refused(capsys, folder, code: int, expected: int = 2) -> str:
     """The message of a refusal, which left nothing behind."""
-    assert code == 2
+    assert code == expected
     assert not [path.name for path in folder.iterdir() if "zip" in path.name]
     error = capsys.readouterr().err
     assert "Traceback" not in error
@@ -143,7 +143,9 @@ def moved(by_mm: float) -> np.ndarray:
 )
 def test_a_mismatching_prediction_is_refused(tmp_path, msd, mri, painted, capsys, array, affine, message):
     save(painted / "colon_001.nii.gz", array, affine)
-    error = refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri))
+    voxels_tell = array.shape == SHAPE and np.array_equal(affine, AFFINE)
+    code = export(painted, msd, tmp_path / "s.zip", "--mri", mri)
+    error = refused(capsys, tmp_path, code, 3 if voxels_tell else 2)
     assert "Task10_Colon/colon_001.nii.gz" in error
     assert message in error
 
@@ -159,7 +161,7 @@ def test_a_truncated_prediction_is_refused(tmp_path, msd, mri, painted, capsys):
     noise = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     save(path, noise)
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-5]))
-    error = refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri))
+    error = refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri), 3)
     assert "cannot be read to its end" in error
 
 
@@ -173,7 +175,7 @@ def test_a_prediction_moved_by_rounding_only_is_written_with_the_image_affine(tm
 
 def test_mri_masks_with_foreign_values_are_refused(tmp_path, msd, mri, painted, capsys):
     save(mri / "Task02_Heart" / "heart_001.nii.gz", np.full(SHAPE, 2, np.uint8))
-    error = refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri))
+    error = refused(capsys, tmp_path, export(painted, msd, tmp_path / "s.zip", "--mri", mri), 3)
     assert "holds the values [2]; the task has [0, 1]" in error
 
 

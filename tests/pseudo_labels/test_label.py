@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -181,6 +182,58 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(completed, ra
     assert contents(raw / "Dataset912_Completed" / "labelsTr") | contents(
         raw / "Dataset912_Completed" / "imagesTr"
     ) == (expected)
+
+
+def empty(path):
+    path.unlink()  # a link must not be written through
+    path.write_bytes(b"")
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere.nii.gz")
+
+
+def touched(path):
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "path"),
+    [
+        (empty, "Dataset910_Completed/.pseudo/cases/b.json"),
+        (empty, "Dataset910_Completed/.pseudo/labels/b.nii.gz"),
+        (empty, "Dataset910_Completed/labelsTr/b.nii.gz"),
+        (dangling, "Dataset910_Completed/imagesTr/b_0000.nii.gz"),
+        (touched, "Dataset900_Partly/imagesTr/b_0000.nii.gz"),
+    ],
+)
+def test_a_case_with_a_broken_file_or_another_input_is_made_again(completed, raw, model, monkeypatch, damage, path):
+    before = contents(completed.folder)
+    damage(raw / path)
+    seen, real = [], label.complete_case
+    monkeypatch.setattr(label, "complete_case", lambda case, *more: seen.append(case) or real(case, *more))
+    pseudo_label(raw / "Dataset900_Partly", model, completed.folder, **SURE)
+    assert seen == ["b"]
+    after = contents(completed.folder)
+    assert {name for name in before if after.get(name) != before[name]} <= {".pseudo/cases/b.json"}  # other times
+    assert set(before) == set(after)
+
+
+def test_any_exception_of_a_case_is_named_with_case_and_file(raw, model, monkeypatch, capsys):
+    real = label.complete_case
+
+    def complete_case(case, *arguments):
+        if case == "a":
+            raise MemoryError
+        return real(case, *arguments)
+
+    monkeypatch.setattr(label, "complete_case", complete_case)
+    command = ["pseudo-label", "-d", "900", "-m", str(model), "-o", "917", "-device", "cpu", "--disable_tta"]
+    assert main(command) == 3
+    error = capsys.readouterr().err
+    assert "1 of 2 cases failed" in error and "a: " in error and "a_0000.nii.gz: not enough memory" in error
+    assert (raw / "Dataset917_Completed" / ".pseudo" / "cases" / "b.json").is_file()
 
 
 def test_other_options_and_foreign_folders_are_refused(completed, raw, model):

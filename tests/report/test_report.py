@@ -130,10 +130,12 @@ def test_a_missing_image_names_the_cases(study, capsys):
 
 def test_a_prediction_on_another_grid_names_the_case(study, capsys):
     nib.save(nib.Nifti1Image(np.zeros((8, 6, 5), np.uint8), np.eye(4)), study.predictions / "case_a.nii.gz")
-    assert report(study) == 2
+    assert report(study) == 3
     error = capsys.readouterr().err
     assert "case 'case_a'" in error
     assert "shape (8, 6, 5)" in error
+    html = (study.root / "page.html").read_text()
+    assert "Cases that failed" in html and "<b>case_a</b>" in html
 
 
 def test_a_case_that_the_manifest_does_not_know_is_an_error(study, capsys):

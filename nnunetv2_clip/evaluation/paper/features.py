@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.runner import require_all, run_cases
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,14 +68,18 @@ def sample_cases(predictor: nnUNetPredictor, images: Sequence[Path], per_class: 
 
     Raises:
         UserError: fewer than two classes are predicted anywhere.
+        CasesFailed: images that cannot be read.
     """
     network = predictor.network.to(predictor.device).eval()
     network.load_state_dict(predictor.list_of_parameters[0])
     network.decoder.deep_supervision = False
     sampler = FeatureSampler(network, per_class)
-    for image in tqdm(images, desc="Sampling features", unit="case"):
+
+    def sample(image: Path) -> None:
         for tile in _tiles(predictor, image):
             sampler.add(tile.to(predictor.device))
+
+    require_all(run_cases(sample, images, "Sampling features"), "feature-map")
     found = sampler.result(per_class)
     if len(found) < 2:
         raise UserError("-i", f"{len(found)} classes are predicted in these images", "two or more", "give other images")
