@@ -160,7 +160,7 @@ MASKS = f"for each class {PATTERN}, always a pattern with {PLACEHOLDER}"
 
 
 @dataclass(frozen=True)
-class Table(Row):
+class CustomTable(Row):
     """The table as it is written: with `labels` and `values`, or with `masks`."""
 
     name: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$", description="letters, digits, _ and -")]
@@ -186,7 +186,7 @@ class Table(Row):
         return set(self.masks or chain.from_iterable(classes or () for classes in self.values.values()))
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Table:
+    def _fits_together(self) -> CustomTable:
         given = [key for key in ("labels", "values", "other_values") if getattr(self, key)]
         missing = [key for key in ("labels", "values") if key not in given]
         foreign = sorted(set(self.annotated) - self._named())
@@ -210,7 +210,7 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
     Raises:
         UserError: unreadable, an unknown or missing key, or a class that does not exist.
     """
-    table = checked(Table, read_yaml(path, "a table of a custom source"), path, context=taxonomy)
+    table = checked(CustomTable, read_yaml(path, "a table of a custom source"), path, context=taxonomy)
     classes_of = {value: classes or () for value, classes in table.values.items()}
     label_table, pairs = _split_off_pairs(path, classes_of, taxonomy)
     modality = CT if table.modality.upper() == CT else table.modality

@@ -63,6 +63,12 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         raise
 
 
+def move(path: Path, destination: Path) -> None:
+    """Rename a file or link where it is there."""
+    if path.exists() or path.is_symlink():
+        os.replace(path, destination)
+
+
 def remove_leftovers(*folders: Path) -> None:
     """Remove what killed processes were writing directly in these folders; files of living ones stay."""
     for path in (path for folder in folders if folder.is_dir() for path in folder.glob(f".*{ENDING}")):

@@ -126,6 +126,8 @@ def test_no_converter_imports_another():
     assert len(sources) > 10
     for name in sources:
         others = our_modules(imported(TREES[name], lazy=True)) & sources - {name}
+        if name.endswith(".gibson"):  # labels other patients of BTCV in BTCV's own values
+            others = {other for other in others if not other.endswith(".btcv")}
         assert not others, f"{name} imports {others}"
 
 
@@ -177,7 +179,12 @@ NNUNET_INTERNALS = {
     "local_logger": of_logger,
     "my_fantastic_logging": of_logger,
 }
-OTHERS_INTERNALS = {"_exit", "_fields", "_orig_mod"}  # os, NamedTuple, torch.compile
+OTHERS_INTERNALS = {
+    "_exit",
+    "_fields",
+    "_option_string_actions",
+    "_orig_mod",
+}  # os, tuple, argparse, torch
 
 
 @pytest.mark.parametrize("name", NNUNET_INTERNALS)

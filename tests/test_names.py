@@ -14,9 +14,6 @@ SHARED = {
     "add_arguments": "every command's options",
     "write": "every phantom layout's entry, and files that their module is named for",
     "main": "the start of a program",
-    "Target": "conversion and pseudo_labels each still have the folder that they write to",
-    "CaseRecord": "goes with Target",
-    "run_cases": "evaluation has a runner of its own until all cases go through runner.py",
     "describe": "three commands print their subject",
 }
 

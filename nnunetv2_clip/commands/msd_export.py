@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.predict import remove_predictions
-    from nnunetv2_clip.msd.submission import PredictionFolder, count_notes, plan, write_submission
+    from nnunetv2_clip.msd.submission import TaskPredictions, count_notes, plan, write_submission
     from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS
 
     model_or_predictions("msd export", args)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     rules = read_rules(args.rules)
     sources = {}
     if not args.ct_only:
-        sources.update({task.folder: PredictionFolder(args.mri) for task in MRI_TASKS})
+        sources.update({task.folder: TaskPredictions(args.mri) for task in MRI_TASKS})
         plan(sources, args.i)  # before hours of prediction
     ct_source, predictions = _ct_source(args)
     sources.update({task.folder: ct_source for task in CT_TASKS})
@@ -80,11 +80,11 @@ def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
     from nnunetv2_clip.device import find_device
     from nnunetv2_clip.msd.predict import Model, predict_tasks
-    from nnunetv2_clip.msd.submission import PredictionFolder, prediction_source
+    from nnunetv2_clip.msd.submission import TaskPredictions, prediction_source
 
     if args.pred:
         return prediction_source(args.pred), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
     model = Model(args.m, args.f, args.chk, find_device(args.device), args.np, args.trust_headers)
     predict_tasks(model, args.i, predictions)
-    return PredictionFolder(predictions), predictions
+    return TaskPredictions(predictions), predictions

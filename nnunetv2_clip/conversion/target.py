@@ -10,12 +10,11 @@ nnUNet_raw/DatasetXXX_Name/
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnunetv2_clip.files import read_record, write_json
+from nnunetv2_clip.files import move, read_record, write_json
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.job_folder import DatasetFolder, is_readable
 from nnunetv2_clip.manifest import CasePresence
@@ -126,21 +125,16 @@ class Target(DatasetFolder):
             absent: cases that are not part of it.
         """
         for case_id in present:
-            _move(self.set_aside(case_id), self.image(case_id))
+            move(self.set_aside(case_id), self.image(case_id))
             if case_id in merged:
                 self._keep_own_label(case_id)
             elif not self.read_record(case_id).is_pending:
-                _move(self.pending_label(case_id), self.label(case_id))
+                move(self.pending_label(case_id), self.label(case_id))
         for case_id in absent:
             self._keep_own_label(case_id)
             self.label(case_id).unlink(missing_ok=True)
-            _move(self.image(case_id), self.set_aside(case_id))
+            move(self.image(case_id), self.set_aside(case_id))
 
     def _keep_own_label(self, case_id: str) -> None:
         if not self.pending_label(case_id).is_file():
-            _move(self.label(case_id), self.pending_label(case_id))
-
-
-def _move(path: Path, destination: Path) -> None:
-    if path.exists() or path.is_symlink():
-        os.replace(path, destination)
+            move(self.label(case_id), self.pending_label(case_id))

@@ -29,7 +29,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 
 
 @dataclass(frozen=True)
-class PredictionFolder:
+class TaskPredictions:
     """Where the predictions of a task lie.
 
     Attributes:
@@ -50,11 +50,11 @@ class Entry:
     """One file of the submission that is to be made."""
 
     image: TestImage
-    source: PredictionFolder
+    source: TaskPredictions
     post: PostProcessing | None = None
 
 
-def prediction_source(folder: Path) -> PredictionFolder:
+def prediction_source(folder: Path) -> TaskPredictions:
     """A folder of painted label maps as nnUNetv2_predict writes them.
 
     Raises:
@@ -70,7 +70,7 @@ def prediction_source(folder: Path) -> PredictionFolder:
         if (place / "dataset.json").is_file():
             check_universal_model(place / "dataset.json", own)
             check_model_knows(place, tasks)
-    return PredictionFolder(folder, taxonomy)
+    return TaskPredictions(folder, taxonomy)
 
 
 def check_universal_model(path: Path, taxonomy: Taxonomy) -> None:
@@ -105,7 +105,7 @@ def check_model_knows(folder: Path, tasks: Iterable[MsdTask]) -> None:
 
 
 def plan(
-    sources: Mapping[str, PredictionFolder], msd_root: Path, rules: Mapping[str, PostProcessing] = MappingProxyType({})
+    sources: Mapping[str, TaskPredictions], msd_root: Path, rules: Mapping[str, PostProcessing] = MappingProxyType({})
 ) -> list[Entry]:
     """Every file of the submission, after checks that need file headers only.
 
