@@ -23,12 +23,12 @@ def run(args):
     import torch
 
     from nnunetv2_clip.commands._evaluation import named_paths
+    from nnunetv2_clip.device import find_device
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.paper.efficiency import candidates, check_head, cost_table, measure_all
     from nnunetv2_clip.evaluation.paper.efficiency_report import mean_dice, write_report
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda", "torch finds no GPU", "a CUDA device", "use -device cpu")
+    device = find_device(args.device)
     if args.repeats < 1:
         raise UserError("-repeats", str(args.repeats), "1 or more")
     dice = mean_dice(named_paths(args.i, "-i"))
@@ -37,10 +37,9 @@ def run(args):
     for size in sizes:
         if len(size) != len(patch) or min(size) < 1:
             raise UserError("-size", str(size), f"{len(patch)} numbers above 0, as the plans' patch size {patch}")
-    device = torch.device(args.device)
     threads = torch.get_num_threads()
     on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    where = torch.cuda.get_device_name(device) if args.device == "cuda" else on_cpu
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     tables, measured = [], {}
     for size in dict.fromkeys(sizes):
         costs, left_out = measure_all(networks, size, device, args.repeats)

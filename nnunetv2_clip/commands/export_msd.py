@@ -72,13 +72,13 @@ def _rehearse(args: argparse.Namespace) -> int:
     from nnunetv2_clip.files import write_json
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import as_text, find_rehearsal, score_case, summarise
-    from nnunetv2_clip.trained_model import taxonomy_beside
+    from nnunetv2_clip.trained_model import ModelTables
 
     if args.i is None or not args.i.is_dir():
         raise UserError("-i", f"{args.i}", "a model folder with fold_*/validation, or a folder of predictions")
     if args.o is not None and args.o.suffix != ".json":
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
-    cases = find_rehearsal(args.i, args.msd, taxonomy_beside(args.i), read_rules(args.post))
+    cases = find_rehearsal(args.i, args.msd, ModelTables.beside(args.i).taxonomy, read_rules(args.post))
     rows = summarise(score for scores in run_cases(score_case, cases, args.np, "rehearsal") for score in scores)
     print(as_text(rows))
     if args.o is not None:
@@ -136,12 +136,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
-    from nnunetv2_clip.msd.predict import Model, is_model_folder, predict_tasks
+    from nnunetv2_clip.msd.predict import Runner, predict_tasks
     from nnunetv2_clip.msd.submission import Source, prediction_source
+    from nnunetv2_clip.trained_model import TrainedModel, holds_model
 
-    if not is_model_folder(args.i):
+    if not holds_model(args.i):
         return prediction_source(args.i), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
-    model = Model(args.i, args.f, args.chk, args.device, args.np, args.trust_headers)
-    predict_tasks(model, args.msd, predictions)
+    runner = Runner(TrainedModel.open(args.i), args.f, args.chk, args.device, args.np, args.trust_headers)
+    predict_tasks(runner, args.msd, predictions)
     return Source(predictions), predictions

@@ -43,15 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.inference.inputs import find_cases
     from nnunetv2_clip.inference.memory import parse_size
-    from nnunetv2_clip.inference.model_source import opened_model
 
     _check(args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
     cases = cases[args.part_id :: args.num_parts]
-    with opened_model(_model(args), args.c, args.f, args.chk) as folder:
-        return _predict(args, folder, cases, max_ram)
+    return _predict(args, _model(args), cases, max_ram)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -76,32 +74,34 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
 
 
-def _model(args: argparse.Namespace) -> Path:
-    from nnunetv2_clip.inference.model_source import trained_model_folder
+def _model(args: argparse.Namespace):
+    from nnunetv2_clip.trained_model import TrainedModel
 
-    return args.m or trained_model_folder(args.d, args.tr, args.p, args.c or "3d_fullres")
+    if args.m:
+        return TrainedModel.open(args.m, args.c)
+    return TrainedModel.of_dataset(args.d, args.tr, args.p, args.c or "3d_fullres")
 
 
-def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> int:
+def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> int:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, predict_cases, require_same_job
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
 
     model = load_model(
-        folder,
+        trained,
+        args.device,
+        args.f,
+        args.chk,
         args.classes,
         args.probabilities,
-        use_rules=args.postprocess,
-        folds=args.f,
-        checkpoint=args.chk,
-        device=args.device,
+        args.postprocess,
         use_mirroring=not args.disable_tta,
-        tile_step_size=args.step_size,
+        step_size=args.step_size,
     )
     never_learnt = _never_learnt(model)
     predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
     settings = {
-        "model": str((args.m or folder).resolve()),
+        "model": str(trained.where.resolve()),
         "folds": model.folds,
         "checkpoint": args.chk,
         "step_size": args.step_size,
@@ -122,7 +122,7 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
     )
     _make_folder(args.o)
     require_same_job(job)
-    write_model_tables(folder, model.classes, args.o)
+    write_model_tables(trained, model.classes, args.o)
     failed = predict_cases(predictor, cases, job, f"_part{args.part_id}" if args.num_parts > 1 else "")
     return _summary(args.o, len(cases), failed)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.files import read_json, replacing, write_json
@@ -17,39 +18,35 @@ from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import read_image, write_nifti
 from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, mask_bytes, open_image, read_integers
-from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
+from nnunetv2_clip.msd.submission import check_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, FILE_ENDING, MsdTask, TestImage, test_images
-from nnunetv2_clip.trained_model import taxonomy_beside
+from nnunetv2_clip.trained_model import TrainedModel
 
 RECORD = "predictions_of.json"
 WORTH_WORKERS = 4  # images; nnU-Net's worker processes take longer to start than they save for fewer
 
 
-def is_model_folder(folder: Path) -> bool:
-    """A trained model (as nnUNetv2_train leaves it), in contrast to predictions, beside which nnU-Net copies plans."""
-    return all((folder / name).is_file() for name in ("plans.json", "dataset.json")) and any(folder.glob("fold_*"))
-
-
 @dataclass(frozen=True)
-class Model:
+class Runner:
     """A trained model and how to run it.
 
     Attributes:
         folds: None: all that have the checkpoint.
+        device: as in `find_device`.
         processes: that read and write images.
         trust_headers: False: images whose header is rotated by 180 degrees beyond doubt (some copies of the
             Decathlon have such) are turned for the network, as `convert` turns them, and the masks turned back.
     """
 
-    folder: Path
+    model: TrainedModel
     folds: Sequence[str] | None = None
-    checkpoint: str = "checkpoint_final.pth"
-    device: str = "cuda"
+    checkpoint: str = CHECKPOINT
+    device: str | None = None
     processes: int = 1
     trust_headers: bool = False
 
 
-def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
+def predict_tasks(runner: Runner, msd_root: Path, predictions: Path) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
     Each task is predicted with its own classes alone, so that overlaps which a universal label map hides
@@ -59,32 +56,15 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
     """
-    check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
-    check_model_knows(model.folder, CT_TASKS)
-    checkpoints = _checkpoints(model.folder, model.folds, model.checkpoint)
+    check_model(runner.model, CT_TASKS)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
-    _claim(predictions, model, checkpoints)
+    _claim(predictions, runner)
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [image for image in images[task.folder] if not _is_whole(folder / image.name)]
         if waiting:
-            _predict(model, task, waiting, folder)
-
-
-def _checkpoints(model_folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:
-    there = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
-    wanted = [model_folder / f"fold_{fold}" / checkpoint for fold in folds] if folds else there
-    missing = [path.relative_to(model_folder).as_posix() for path in wanted if path not in there]
-    if missing or not wanted:
-        names = [path.relative_to(model_folder).as_posix() for path in sorted(model_folder.glob("fold_*/*.pth"))]
-        raise UserError(
-            model_folder,
-            f"has no {', '.join(missing) or checkpoint}",
-            f"one of {names}",
-            "choose folds with -f and the checkpoint's name with -chk",
-        )
-    return wanted
+            _predict(runner, task, waiting, folder)
 
 
 def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
@@ -94,13 +74,14 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
     return images
 
 
-def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None:
+def _claim(predictions: Path, runner: Runner) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
-    stats = [(path, path.stat()) for path in checkpoints]
+    model = runner.model
+    names = [f"fold_{fold}/{runner.checkpoint}" for fold in model.folds(runner.checkpoint, runner.folds)]
     record = {
-        "model": str(model.folder.resolve()),
-        "checkpoints": [[path.relative_to(model.folder).as_posix(), s.st_size, s.st_mtime_ns] for path, s in stats],
-        "trust_headers": model.trust_headers,
+        "model": str(model.where.resolve()),
+        "checkpoints": [[name, model.files[name], model.changed_ns(name)] for name in names],
+        "trust_headers": runner.trust_headers,
     }
     path = predictions / RECORD
     if predictions.is_dir() and any(predictions.iterdir()):
@@ -124,25 +105,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
-    from nnunetv2_clip.inference.restricted import load_predictor
+def _predict(runner: Runner, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
+    from nnunetv2_clip.inference.loading import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if model.trust_headers else list(run_cases(turn_if_half_turned, jobs, model.processes, "anatomy"))
+    turned = [] if runner.trust_headers else list(run_cases(turn_if_half_turned, jobs, runner.processes, "anatomy"))
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
     predictor = load_predictor(
-        model.folder, tuple(task.classes), dict(task.classes), model.folds, model.checkpoint, model.device
+        runner.model, tuple(task.classes), dict(task.classes), runner.folds, runner.checkpoint, runner.device
     )
     files = [[str(path)] for path in sources], [str(path)[: -len(FILE_ENDING)] for path in targets]
-    if model.processes <= 1 or len(images) < WORTH_WORKERS:
+    if runner.processes <= 1 or len(images) < WORTH_WORKERS:
         predictor.predict_from_files_sequential(*files)
     else:
         predictor.predict_from_files(
             *files,
-            num_processes_preprocessing=model.processes,
-            num_processes_segmentation_export=model.processes,
+            num_processes_preprocessing=runner.processes,
+            num_processes_segmentation_export=runner.processes,
         )
     for job in jobs:
         if job.image.name in turned_names:

@@ -9,12 +9,11 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
-from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.report.cases import CaseFiles
-from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
+from nnunetv2_clip.trained_model import ModelTables
 
 
 def find_cases(
@@ -48,10 +47,12 @@ def find_cases(
             "check -i",
         )
     json_path = _find_dataset_json(predictions, references, dataset_json)
-    labels = None if json_path is None else _labels(json_path)
+    remedy = "give the dataset.json of the references with --dataset-json"
+    labels = None if json_path is None else load_dataset_json(json_path, remedy)["labels"]
     presence = _manifest(json_path, manifest)
-    taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
-    names = known_classes(predictions) or (class_names(labels) if labels else taxonomy.names)
+    beside = ModelTables.beside(predictions)
+    taxonomy = presence.taxonomy if presence else beside.taxonomy
+    names = beside.known or (class_names(labels) if labels else taxonomy.names)
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
     if truth and not set(truth) & set(found):
@@ -116,14 +117,6 @@ def _find_dataset_json(predictions: Path, references: Path | None, given: Path |
             "give it with --dataset-json",
         )
     return found
-
-
-def _labels(path: Path) -> dict:
-    content = read_json(path, "give the dataset.json of the references with --dataset-json")
-    labels = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(labels, dict):
-        raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
-    return labels
 
 
 def _manifest(json_path: Path | None, given: Path | None) -> Manifest | None:

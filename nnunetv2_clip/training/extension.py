@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_clip.choices import FINE_TUNE, FROZEN, MODES, TRANSFER
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import EXTENSION_ENTRY, FROZEN, PLANS_KEY
+from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY
 
-FINE_TUNE, TRANSFER = "fine-tune", "transfer"
-MODES = (FROZEN, FINE_TUNE, TRANSFER)
 # Fine-tuning starts where the old training ended: its first steps must not undo it.
 LEARNING_RATE_FACTOR = {FROZEN: 1.0, FINE_TUNE: 0.1, TRANSFER: 1.0}
 CLASS_ROWS = ".seg_layers."  # keys whose size depends on the classes: the trainer fills them from the text table
