@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -42,6 +44,17 @@ def test_a_file_and_its_array_get_the_voxels_of_the_command(tmp_path, model, ct,
         assert np.array_equal(mask, voxels(tmp_path / "out" / "ct" / f"{name}.nii.gz").astype(bool))
     for data in (np.asanyarray(file.dataobj), file.get_fdata(), file.get_fdata(dtype=np.float32)):
         assert same(found, loaded.predict((data, file.affine)))
+
+
+def test_the_example_of_the_page_runs(tmp_path, model, ct, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MODEL").symlink_to(model)
+    (tmp_path / "ct.nii.gz").symlink_to(ct)
+    names = {}
+    exec(example.replace("auto", "cpu"), names)
+    assert names["liver"].shape == names["painted"].shape == make_ct().shape
 
 
 def test_a_dicom_series_and_its_array_get_the_same_voxels(tmp_path, model):
