@@ -240,7 +240,7 @@ class TrainedModel(ModelTables):
         if chosen and not missing:
             return chosen
         places = missing or self.checkpoints
-        others = [f"fold_{fold}/{name}" for fold in places for name in self.checkpoints.get(fold, ())]
+        others = [weights_file(fold, name) for fold in places for name in self.checkpoints.get(fold, ())]
         expected = f"folds out of {list(there)}" if there else f"one of {others}" if others else "a finished training"
         remedy = "name other folds with -f" if there else "train the model, or give another"
         if others:
@@ -291,21 +291,13 @@ class TrainedModel(ModelTables):
             return
         with tempfile.TemporaryDirectory(prefix="nnunetv2_clip_model_") as folder:
             target = Path(folder) / self.name
-            for name in (PLANS_JSON, DATASET_JSON, *(f"fold_{fold}/{checkpoint}" for fold in folds)):
+            for name in (PLANS_JSON, DATASET_JSON, *(weights_file(fold, checkpoint) for fold in folds)):
                 self._extract(name, target / name)
             yield target
 
-    def checksum(self, name: str) -> str:
-        """SHA-256 of one of the files."""
-        digest = hashlib.sha256()
-        with self._opened(name) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
-    def changed_ns(self, name: str) -> int:
-        """When the file, or the zip around it, was written."""
-        return (self.where if self.prefix else self.where / name).stat().st_mtime_ns
+    def checksums(self, folds: Iterable[str], checkpoint: str) -> dict[str, str]:
+        """Weights file -> its SHA-256: what makes predictions those of this model."""
+        return {name: self._checksum(name) for name in (weights_file(fold, checkpoint) for fold in folds)}
 
     def check_weights(self, where: object, weights: Mapping[str, Tensor]) -> None:
         """The weights of one fold can be those of this model.
@@ -326,6 +318,13 @@ class TrainedModel(ModelTables):
                 f"{expected[:12]}, which plans.json states",
                 "take plans.json and every fold from one training",
             )
+
+    def _checksum(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._opened(name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def _extract(self, name: str, target: Path) -> None:
         if self.files[name] > MAX_CHECKPOINT_BYTES:
@@ -375,6 +374,11 @@ def holds_model(path: Path) -> bool:
     """A zip, or a folder with weights, in contrast to predictions, beside which nnU-Net copies the model's tables."""
     has_tables = all((path / name).is_file() for name in (PLANS_JSON, DATASET_JSON))
     return path.is_file() or (has_tables and any(path.glob("fold_*")))
+
+
+def weights_file(fold: str, checkpoint: str) -> str:
+    """Path below the model's folder."""
+    return f"fold_{fold}/{checkpoint}"
 
 
 def validation_folders(folder: Path) -> list[Path]:

@@ -139,7 +139,7 @@ def test_weights_can_be_read_and_nothing_else_is_unpacked(opened):
     with model.on_disk(["1"], FINAL) as folder:
         weights = folder / "fold_1" / FINAL
         assert weights.read_bytes() == f"1/{FINAL}".encode()
-        assert model.checksum(f"fold_1/{FINAL}") == checksum(weights)
+        assert model.checksums(["1"], FINAL) == {f"fold_1/{FINAL}": checksum(weights)}
         if model.prefix:
             files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
             assert files == {"plans.json", "dataset.json", f"fold_1/{FINAL}"}

@@ -26,7 +26,7 @@ from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
 from nnunetv2_clip.inference.restricted import restrict, restricted_dataset_json
 from nnunetv2_clip.inference.segmentation import Segmentation
-from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ def load_predictor(
         predictor = _stock_predictor(model, folds, checkpoint, find_device(device), use_mirroring, tile_step_size)
         shapes = [{key: value.shape for key, value in weights.items()} for weights in predictor.list_of_parameters]
         for fold, weights, own in zip(folds, predictor.list_of_parameters, shapes, strict=True):
-            where = model.label(f"fold_{fold}/{checkpoint}")
+            where = model.label(weights_file(fold, checkpoint))
             if own != shapes[0]:  # nnU-Net has tried the weights of the first fold alone
                 raise UserError(where, f"holds other tensors than fold {folds[0]}", "folds of one training")
             model.check_weights(where, weights)

@@ -77,10 +77,10 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
 def _claim(predictions: Path, runner: Runner) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
     model = runner.model
-    names = [f"fold_{fold}/{runner.checkpoint}" for fold in model.folds(runner.checkpoint, runner.folds)]
+    folds = model.folds(runner.checkpoint, runner.folds)
     record = {
         "model": str(model.where.resolve()),
-        "checkpoints": [[name, model.files[name], model.changed_ns(name)] for name in names],
+        "checkpoints": model.checksums(folds, runner.checkpoint),
         "trust_headers": runner.trust_headers,
     }
     path = predictions / RECORD

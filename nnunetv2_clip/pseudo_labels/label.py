@@ -162,12 +162,11 @@ def _wanted_classes(
 
 def _plan(source: RawDataset, model: TrainedModel, needed: Sequence[str], rules: Rules, options: dict) -> dict:
     """What the new dataset depends on."""
-    names = [f"fold_{fold}" for fold in options["folds"]]
     return {
         "format": PLAN_FORMAT,
         "dataset": str(source.folder.resolve()),
         "manifest": checksum(source.folder / MANIFEST_FILE),
-        "model": {name: model.checksum(f"{name}/{options['checkpoint']}") for name in names},
+        "model": model.checksums(options["folds"], options["checkpoint"]),
         "classes": list(needed),
         "threshold": rules.threshold,
         "max_uncertainty": rules.max_uncertainty,

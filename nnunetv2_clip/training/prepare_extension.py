@@ -31,6 +31,7 @@ from nnunetv2_clip.trained_model import (
     PLANS_KEY,
     RULES_ENTRY,
     TrainedModel,
+    weights_file,
 )
 from nnunetv2_clip.training.extension import (
     Extension,
@@ -69,9 +70,10 @@ class TrainedFold:
         """
         names = model.arguments["class_names"]
         fold = model.folds(checkpoint, fold and [fold])[0]
-        path = model.label(f"fold_{fold}/{checkpoint}")
+        file = weights_file(fold, checkpoint)
+        path = model.label(file)
         with model.on_disk([fold], checkpoint) as folder:
-            weights = read_checkpoint(folder / f"fold_{fold}" / checkpoint)["network_weights"]
+            weights = read_checkpoint(folder / file)["network_weights"]
         try:
             model.check_weights(path, weights)
             vectors, made = weights[f"{CLASS_EMBEDDING}text_embedding"].float().numpy(), model.text
