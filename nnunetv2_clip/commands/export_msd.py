@@ -136,13 +136,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
-    from nnunetv2_clip.msd.predict import Runner, predict_tasks
+    from nnunetv2_clip.msd.predict import Setup, predict_tasks
     from nnunetv2_clip.msd.submission import Source, prediction_source
     from nnunetv2_clip.trained_model import TrainedModel, holds_model
 
     if not holds_model(args.i):
         return prediction_source(args.i), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
-    runner = Runner(TrainedModel.open(args.i), args.f, args.chk, args.device, args.np, args.trust_headers)
-    predict_tasks(runner, args.msd, predictions)
+    setup = Setup(TrainedModel.open(args.i), args.f, args.chk, args.device, args.np, args.trust_headers)
+    predict_tasks(setup, args.msd, predictions)
     return Source(predictions), predictions

@@ -27,7 +27,7 @@ WORTH_WORKERS = 4  # images; nnU-Net's worker processes take longer to start tha
 
 
 @dataclass(frozen=True)
-class Runner:
+class Setup:
     """A trained model and how to run it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Runner:
     trust_headers: bool = False
 
 
-def predict_tasks(runner: Runner, msd_root: Path, predictions: Path) -> None:
+def predict_tasks(setup: Setup, msd_root: Path, predictions: Path) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
     Each task is predicted with its own classes alone, so that overlaps which a universal label map hides
@@ -56,15 +56,15 @@ def predict_tasks(runner: Runner, msd_root: Path, predictions: Path) -> None:
     Raises:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
     """
-    check_model(runner.model, CT_TASKS)
+    check_model(setup.model, CT_TASKS)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
-    _claim(predictions, runner)
+    _claim(predictions, setup)
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [image for image in images[task.folder] if not _is_whole(folder / image.name)]
         if waiting:
-            _predict(runner, task, waiting, folder)
+            _predict(setup, task, waiting, folder)
 
 
 def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
@@ -74,14 +74,14 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
     return images
 
 
-def _claim(predictions: Path, runner: Runner) -> None:
+def _claim(predictions: Path, setup: Setup) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
-    model = runner.model
-    folds = model.folds(runner.checkpoint, runner.folds)
+    model = setup.model
+    folds = model.folds(setup.checkpoint, setup.folds)
     record = {
         "model": str(model.where.resolve()),
-        "checkpoints": model.checksums(folds, runner.checkpoint),
-        "trust_headers": runner.trust_headers,
+        "checkpoints": model.checksums(folds, setup.checkpoint),
+        "trust_headers": setup.trust_headers,
     }
     path = predictions / RECORD
     if predictions.is_dir() and any(predictions.iterdir()):
@@ -105,25 +105,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _predict(runner: Runner, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
+def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
     from nnunetv2_clip.inference.loading import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    turned = [] if runner.trust_headers else list(run_cases(turn_if_half_turned, jobs, runner.processes, "anatomy"))
+    turned = [] if setup.trust_headers else list(run_cases(turn_if_half_turned, jobs, setup.processes, "anatomy"))
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
     predictor = load_predictor(
-        runner.model, tuple(task.classes), dict(task.classes), runner.folds, runner.checkpoint, runner.device
+        setup.model, tuple(task.classes), dict(task.classes), setup.folds, setup.checkpoint, setup.device
     )
     files = [[str(path)] for path in sources], [str(path)[: -len(FILE_ENDING)] for path in targets]
-    if runner.processes <= 1 or len(images) < WORTH_WORKERS:
+    if setup.processes <= 1 or len(images) < WORTH_WORKERS:
         predictor.predict_from_files_sequential(*files)
     else:
         predictor.predict_from_files(
             *files,
-            num_processes_preprocessing=runner.processes,
-            num_processes_segmentation_export=runner.processes,
+            num_processes_preprocessing=setup.processes,
+            num_processes_segmentation_export=setup.processes,
         )
     for job in jobs:
         if job.image.name in turned_names:

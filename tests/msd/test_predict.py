@@ -17,7 +17,7 @@ from nnunetv2_clip.cli import main
 from nnunetv2_clip.inference import loading
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.msd import predict as msd_predict
-from nnunetv2_clip.msd.predict import Runner, predict_tasks
+from nnunetv2_clip.msd.predict import Setup, predict_tasks
 from nnunetv2_clip.msd.tasks import CT_TASKS
 from nnunetv2_clip.trained_model import TrainedModel
 from tests.msd import tree
@@ -184,5 +184,5 @@ def test_many_images_are_read_and_written_by_workers(tmp_path, msd, model, monke
 
     monkeypatch.setattr(loading, "load_predictor", load_predictor)
     monkeypatch.setattr(msd_predict, "WORTH_WORKERS", 2)
-    predict_tasks(Runner(TrainedModel.open(model), processes=3, trust_headers=True), msd, tmp_path / "predictions")
+    predict_tasks(Setup(TrainedModel.open(model), processes=3, trust_headers=True), msd, tmp_path / "predictions")
     assert asked == [{"num_processes_preprocessing": 3, "num_processes_segmentation_export": 3}] * len(CT_TASKS)
