@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from nnunetv2_clip.choices import CHECKPOINT, FROZEN
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
@@ -166,7 +166,7 @@ class ModelTables:
         return content
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[BinaryIO]:
+    def _opened(self, name: str) -> Iterator[IO[bytes]]:
         try:
             if self.prefix:
                 with zipfile.ZipFile(self.where) as archive, archive.open(self.prefix + name) as file:
