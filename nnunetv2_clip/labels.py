@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import read_json
 
 ClassSet = frozenset[str]
 IGNORE = "ignore"
@@ -183,3 +185,19 @@ def ignore_value(labels: Mapping) -> int:
 def class_names(labels: Mapping) -> tuple[str, ...]:
     """The classes of a dataset.json in channel order."""
     return tuple(name for name in labels if name not in ("background", IGNORE))
+
+
+def load_dataset_json(path: Path, remedy: str) -> dict:
+    """nnU-Net's dataset.json.
+
+    Raises:
+        UserError: not there, no JSON, or without `labels`.
+    """
+    return require_labels(read_json(path, remedy), path)
+
+
+def require_labels(content: object, where: object) -> dict:
+    """The content of a dataset.json. Raises UserError: it holds no table `labels`."""
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
+        raise UserError(where, "has no table 'labels'", "nnU-Net's dataset.json", "take it from the dataset or model")
+    return content

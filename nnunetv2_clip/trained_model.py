@@ -1,33 +1,57 @@
-"""The small files of a trained model (plans, dataset.json, validation), from its folder or an exported zip."""
+"""A trained model: the folder that nnUNetv2_train leaves, or a zip of nnUNetv2_export_model_to_zip.
+
+Its tables can be read without torch, and nothing of a zip is unpacked but the weights that are wanted.
+"""
+
+# Shapes: K classes, E text embedding.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
 
-from nnunetv2_clip.choices import FROZEN
+from nnunetv2_clip.choices import CHECKPOINT, FROZEN
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, require_labels
+from nnunetv2_clip.paths import dataset_folder
+from nnunetv2_clip.text.table import text_hash
 
-MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"
+CLASS_EMBEDDING = "class_embedding.seg_layers."  # the network's rows of classes, in the names of its weights
+PLANS_JSON, DATASET_JSON = "plans.json", "dataset.json"
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
 RULES_ENTRY = "postprocessing"  # in our entry: so the rules are in every copy and zip (inference/postprocessing.py)
+MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
+MAX_CHECKPOINT_BYTES = 32 << 30
+_FILES = ("*.json", "fold_*/*", "fold_*/validation/summary.json")
+_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """The files of one model (TRAINER__PLANS__CONFIGURATION).
+@dataclass(frozen=True, eq=False)
+class ModelTables:
+    """plans.json and dataset.json of a model. nnU-Net leaves them beside its predictions as well.
 
     Attributes:
         where: the folder or zip, for messages.
-        name: the model's folder name.
+        name: the model's folder name (TRAINER__PLANS__CONFIGURATION).
         files: path below the model's folder -> size in bytes.
+        prefix: the model's folder in a zip; empty for a folder.
     """
 
     where: Path
@@ -35,52 +59,297 @@ class ModelFiles:
     files: Mapping[str, int]
     prefix: str = ""
 
+    @classmethod
+    def beside(cls, folder: Path) -> ModelTables:
+        """Those in a folder of predictions or of a model; either may be missing there."""
+        return cls(folder, folder.resolve().name, _list_files(folder, (PLANS_JSON, DATASET_JSON)))
+
+    @cached_property
+    def plans(self) -> dict:
+        """Empty where they are missing."""
+        return self.read_json(PLANS_JSON) if PLANS_JSON in self.files else {}
+
+    @cached_property
+    def dataset_json(self) -> dict:
+        return require_labels(self.read_json(DATASET_JSON), self.label(DATASET_JSON))
+
+    @property
+    def entry(self) -> Mapping:
+        """What training with this package has added to the plans; empty for other models."""
+        ours = self.plans.get(PLANS_KEY)
+        return ours if isinstance(ours, Mapping) else {}
+
+    @property
+    def text(self) -> Mapping:
+        """Where the text embeddings come from (`TextTable.provenance`)."""
+        return self.entry.get("text") or {}
+
+    @property
+    def extension(self) -> Mapping | None:
+        """From which model the training started (`training.extension.Extension`); None: from none."""
+        return self.entry.get(EXTENSION_ENTRY)
+
+    @property
+    def rules(self) -> dict | None:
+        """What `nnunetv2_clip learn-postprocessing` has written; None: nothing."""
+        return self.entry.get(RULES_ENTRY)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class that the model has a channel for, in channel order, which is the order of painting."""
+        return class_names(self.dataset_json["labels"])
+
+    @property
+    def painted_values(self) -> dict[str, int]:
+        """Class -> the value that nnU-Net's export paints: its universal index."""
+        return dict(zip(self.classes, self.dataset_json.get("regions_class_order") or (), strict=False))
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The universal taxonomy with the user's own classes that the plans name.
+
+        Raises:
+            UserError: the plans hold class rows that do not fit.
+        """
+        try:
+            own = [row for row in self.entry.get("classes", []) if row["index"] >= FIRST_USER_INDEX]
+        except (TypeError, KeyError):
+            raise self._damaged("class rows") from None
+        return Taxonomy.from_json([*UNIVERSAL.to_json(), *own], str(self.label(PLANS_JSON))) if own else UNIVERSAL
+
+    @cached_property
+    def known(self) -> tuple[str, ...] | None:
+        """The classes that the model has learnt, in channel order; None without a dataset.json.
+
+        dataset.json declares every class that the model has a channel for; the plans tell which of them a training
+        case supervised, or the model knew from which the training started.
+
+        Raises:
+            UserError: damaged files.
+        """
+        if DATASET_JSON not in self.files:
+            return None
+        datasets, extension = self.entry.get("datasets"), self.extension or {}
+        if not datasets:
+            return self.classes
+        try:
+            names = {name for source in datasets.values() for name in source["supervised"]}
+            if extension.get("mode") == FROZEN:
+                names &= set(extension["parts"][-1])
+            names |= set(extension.get("known", ()))
+        except (AttributeError, TypeError, LookupError):
+            raise self._damaged("training data") from None
+        return tuple(name for name in self.classes if name in names)
+
+    def label(self, name: str) -> Path | str:
+        """A file of the model, for messages."""
+        return f"{self.where}, {self.prefix}{name}" if self.prefix else self.where / name
+
     def read_json(self, name: str) -> dict:
         """The content of one of the files.
 
         Raises:
             UserError: it is not there, or no JSON table.
         """
-        label = f"{self.where}, {self.prefix}{name}" if self.prefix else self.where / name
         if name not in self.files:
-            raise UserError(label, "is missing", "a trained model with plans.json and dataset.json")
+            raise UserError(self.label(name), "is missing", "a trained model with plans.json and dataset.json")
         if self.files[name] > MAX_JSON_BYTES:
-            raise UserError(label, f"has {self.files[name]} bytes", f"at most {MAX_JSON_BYTES}")
+            raise UserError(self.label(name), f"has {self.files[name]} bytes", f"at most {MAX_JSON_BYTES}")
+        with self._opened(name) as file:
+            text = file.read(MAX_JSON_BYTES)
         try:
-            content = json.loads(self._read(name).decode("utf-8"))
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise UserError(label, f"cannot be read as JSON ({error})", "the file that nnU-Net wrote") from None
+            content = json.loads(text.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(self.label(name), f"is no JSON ({error})", "the file that nnU-Net wrote") from None
         if not isinstance(content, dict):
-            raise UserError(label, "holds no table", "the file that nnU-Net wrote")
+            raise UserError(self.label(name), "holds no table", "the file that nnU-Net wrote")
         return content
 
-    def _read(self, name: str) -> bytes:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[IO[bytes]]:
+        try:
+            if self.prefix:
+                with zipfile.ZipFile(self.where) as archive, archive.open(self.prefix + name) as file:
+                    yield file
+            else:
+                with open(self.where / name, "rb") as file:
+                    yield file
+        except _UNREADABLE as error:
+            raise UserError(
+                self.label(name), f"cannot be read ({error})", "a complete model", "copy or fetch it again"
+            ) from None
+
+    def _damaged(self, what: str) -> UserError:
+        found = f"the entry {PLANS_KEY!r} has damaged {what}"
+        return UserError(self.label(PLANS_JSON), found, "the plans of the training")
+
+
+class TrainedModel(ModelTables):
+    """A model that can predict: its tables, and the weights of its folds."""
+
+    @classmethod
+    def open(cls, where: Path | str, configuration: str | None = None) -> TrainedModel:
+        """The model of a folder, or the one of this configuration in a zip.
+
+        Raises:
+            UserError: no model, another configuration than the folder's, several in a zip without `configuration`, or
+                a zip that is damaged or has evil paths.
+        """
+        models = find_models(Path(where))
+        names = [model.name for model in models]
+        own = [name.rpartition("__")[2] if "__" in name else configuration for name in names]
+        fitting = [model for model, one in zip(models, own, strict=True) if configuration in (None, one)]
+        if len(fitting) == 1:
+            return fitting[0]
+        found = f"holds the models {names}" + ("" if fitting else f", none of configuration {configuration}")
+        raise UserError(where, found, "one model", "leave out -c" if len(models) == 1 else "choose one with -c")
+
+    @classmethod
+    def of_dataset(cls, dataset: str, trainer: str, plans: str, configuration: str) -> TrainedModel:
+        """The model that nnUNetv2_train has left for a dataset.
+
+        Raises:
+            UserError: it is not there; the models of the dataset that are there are named.
+        """
+        root = dataset_folder("nnUNet_results", dataset)
+        folder = root / f"{trainer}__{plans}__{configuration}"
+        if not folder.is_dir():
+            there = sorted(path.parent.name for path in root.glob(f"*__*__*/{PLANS_JSON}"))
+            expected = f"one of {there}" if there else "a trained model"
+            raise UserError(folder, "does not exist", expected, "check -tr, -p, -c")
+        return cls.open(folder)
+
+    @cached_property
+    def checkpoints(self) -> dict[str, tuple[str, ...]]:
+        """Fold -> the names of its checkpoints, for every fold that was begun."""
+        found: dict[str, list[str]] = {}
+        for folder, _, file in sorted(name.partition("/") for name in self.files):
+            if folder.startswith("fold_"):
+                found.setdefault(folder.removeprefix("fold_"), []).extend([file] if file.endswith(".pth") else [])
+        return {fold: tuple(names) for fold, names in found.items()}
+
+    def folds(self, checkpoint: str = CHECKPOINT, wanted: Iterable[int | str] | None = None) -> tuple[str, ...]:
+        """The folds to use: the wanted ones, else all that have this checkpoint.
+
+        Raises:
+            UserError: there is none, or a wanted one is missing.
+        """
+        there = tuple(fold for fold, names in self.checkpoints.items() if checkpoint in names)
+        chosen = there if wanted is None else tuple(map(str, wanted))
+        missing = [fold for fold in chosen if fold not in there]
+        if chosen and not missing:
+            return chosen
+        places = missing or self.checkpoints
+        others = [weights_file(fold, name) for fold in places for name in self.checkpoints.get(fold, ())]
+        expected = f"folds out of {list(there)}" if there else f"one of {others}" if others else "a finished training"
+        remedy = "name other folds with -f" if there else "train the model, or give another"
+        if others:
+            remedy = f"take another checkpoint ({', '.join(others)}) with -chk {others[0].partition('/')[2]}"
+        raise UserError(self.where, f"has no {checkpoint} in fold {', '.join(missing) or 'any'}", expected, remedy)
+
+    @cached_property
+    def configuration(self) -> str:
+        """The configuration that was trained: the one into which the trainer has put the universal network.
+
+        Raises:
+            UserError: the model is not universal.
+        """
+        found, configurations = [], self.plans.get("configurations")
+        for name, settings in configurations.items() if isinstance(configurations, Mapping) else ():
+            architecture = settings.get("architecture") if isinstance(settings, Mapping) else None
+            if isinstance(architecture, Mapping) and architecture.get("network_class_name") == NETWORK:
+                found.append(name)
+        if PLANS_KEY not in self.plans or len(found) != 1:
+            where = self.label(PLANS_JSON)
+            raise UserError(where, "was not trained with CLIPUniversalTrainer", "a universal model", "give another -m")
+        return found[0]
+
+    @property
+    def settings(self) -> Mapping:
+        """What the plans say about the trained configuration."""
+        return self.plans["configurations"][self.configuration]
+
+    @property
+    def arguments(self) -> Mapping:
+        """Of the universal network."""
+        return self.settings["architecture"]["arch_kwargs"]
+
+    @property
+    def title(self) -> str:
+        """Dataset and model folder, for people."""
+        return f"{self.plans.get('dataset_name')}/{self.name}"
+
+    @contextmanager
+    def on_disk(self, folds: Sequence[str], checkpoint: str) -> Iterator[Path]:
+        """A folder with tables and these checkpoints; that of a zip lives only inside the `with`.
+
+        Raises:
+            UserError: a file is too large or cannot be unpacked.
+        """
         if not self.prefix:
-            return (self.where / name).read_bytes()
-        with zipfile.ZipFile(self.where) as archive, archive.open(self.prefix + name) as file:
-            return file.read(MAX_JSON_BYTES)
+            yield self.where
+            return
+        with tempfile.TemporaryDirectory(prefix="nnunetv2_clip_model_") as folder:
+            target = Path(folder) / self.name
+            for name in (PLANS_JSON, DATASET_JSON, *(weights_file(fold, checkpoint) for fold in folds)):
+                self._extract(name, target / name)
+            yield target
+
+    def checksums(self, folds: Iterable[str], checkpoint: str) -> dict[str, str]:
+        """Weights file -> its SHA-256: what makes predictions those of this model."""
+        return {name: self._checksum(name) for name in (weights_file(fold, checkpoint) for fold in folds)}
+
+    def check_weights(self, where: object, weights: Mapping[str, Tensor]) -> None:
+        """The weights of one fold can be those of this model.
+
+        Raises:
+            UserError: they hold NaN or infinite values, or text embeddings that are not those of the plans.
+        """
+        wrong = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+        if wrong:
+            found = f"holds NaN or infinite weights in {len(wrong)} of {len(weights)} tensors ({wrong[0]})"
+            raise UserError(where, found, "the weights of a training that went well", "take another fold or checkpoint")
+        vectors = weights[f"{CLASS_EMBEDDING}text_embedding"].float().cpu().numpy()
+        expected, found = self.text.get("sha256"), text_hash(self.arguments["class_names"], vectors)
+        if expected not in (None, found):
+            raise UserError(
+                where,
+                f"its text embeddings have the hash {found[:12]}",
+                f"{expected[:12]}, which plans.json states",
+                "take plans.json and every fold from one training",
+            )
+
+    def _checksum(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._opened(name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def _extract(self, name: str, target: Path) -> None:
+        if self.files[name] > MAX_CHECKPOINT_BYTES:
+            raise UserError(self.label(name), f"has {self.files[name]} bytes", f"at most {MAX_CHECKPOINT_BYTES}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened(name) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
 
 
-def find_models(where: Path) -> list[ModelFiles]:
+def find_models(where: Path) -> list[TrainedModel]:
     """The models of a folder (one) or of a zip that nnUNetv2_export_model_to_zip made (one per configuration).
-
-    Nothing is unpacked.
 
     Raises:
         UserError: neither, no model in it, or a zip with paths that would leave the folder it is unpacked into.
     """
-    if where.is_dir():
-        files = {
-            path.relative_to(where).as_posix(): path.stat().st_size
-            for pattern in ("*.json", "fold_*/*", "fold_*/validation/summary.json")
-            for path in sorted(where.glob(pattern))
-            if path.is_file()
-        }
-        if "plans.json" not in files:
-            raise UserError(
-                where, "has no plans.json", "a model folder (TRAINER__PLANS__CONFIGURATION)", "check the path"
-            )
-        return [ModelFiles(where, where.resolve().name, files)]
+    folder = TrainedModel(where, where.resolve().name, _list_files(where, _FILES))
+    models = [folder] if where.is_dir() else _zipped(where)
+    for model, name in product(models, (PLANS_JSON, DATASET_JSON)):
+        if name not in model.files:
+            expected = "a model (TRAINER__PLANS__CONFIGURATION) with plans.json and dataset.json"
+            raise UserError(model.label(name), "is missing", expected, "check the path")
+    return models
+
+
+def _zipped(where: Path) -> list[TrainedModel]:
     try:
         with zipfile.ZipFile(where) as archive:
             entries = [info for info in archive.infolist() if not info.is_dir()]
@@ -94,18 +363,27 @@ def find_models(where: Path) -> list[ModelFiles]:
             "paths below the dataset's folder",
             "do not install this zip; ask its author for another",
         )
-    folders = [info.filename[: -len("plans.json")] for info in entries if info.filename.endswith("/plans.json")]
+    folders = [info.filename.removesuffix(PLANS_JSON) for info in entries if info.filename.endswith(f"/{PLANS_JSON}")]
     if not folders:
-        raise UserError(where, "holds no plans.json", "a zip made by nnUNetv2_export_model_to_zip")
-    return [
-        ModelFiles(
-            where,
-            PurePosixPath(folder).name,
-            {info.filename[len(folder) :]: info.file_size for info in entries if info.filename.startswith(folder)},
-            folder,
-        )
-        for folder in folders
-    ]
+        raise UserError(where, f"holds no {PLANS_JSON}", "a zip made by nnUNetv2_export_model_to_zip")
+    sizes = {info.filename: info.file_size for info in entries}
+    return [TrainedModel(where, PurePosixPath(folder).name, _below(folder, sizes), folder) for folder in folders]
+
+
+def holds_model(path: Path) -> bool:
+    """A zip, or a folder with weights, in contrast to predictions, beside which nnU-Net copies the model's tables."""
+    has_tables = all((path / name).is_file() for name in (PLANS_JSON, DATASET_JSON))
+    return path.is_file() or (has_tables and any(path.glob("fold_*")))
+
+
+def weights_file(fold: str, checkpoint: str) -> str:
+    """Path below the model's folder."""
+    return f"fold_{fold}/{checkpoint}"
+
+
+def validation_folders(folder: Path) -> list[Path]:
+    """The validation predictions of every fold below a model's folder."""
+    return sorted(folder.glob("fold_*/validation"))
 
 
 def leaves_its_folder(name: str) -> bool:
@@ -114,73 +392,10 @@ def leaves_its_folder(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in parts or ":" in name
 
 
-def taxonomy_of_plans(plans: Mapping, where: object) -> Taxonomy:
-    """The universal taxonomy with the user's own classes that the model's plans name.
-
-    Raises:
-        UserError: the plans hold class rows that do not fit.
-    """
-    ours = plans.get(PLANS_KEY)
-    rows = ours.get("classes", []) if isinstance(ours, Mapping) else []
-    try:
-        own = [row for row in rows if row["index"] >= FIRST_USER_INDEX]
-    except (TypeError, KeyError):
-        raise UserError(where, f"the entry {PLANS_KEY!r} has damaged class rows", "the plans of the training") from None
-    if not own:
-        return UNIVERSAL
-    return Taxonomy.from_json([*UNIVERSAL.to_json(), *own], str(where))
+def _list_files(folder: Path, patterns: Iterable[str]) -> dict[str, int]:
+    paths = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
-def known_classes(folder: Path) -> tuple[str, ...] | None:
-    """The classes that a model has learnt, in channel order, from the files in its folder or beside its predictions.
-
-    dataset.json declares every class that the model has a channel for; the plans tell which of them a training case
-    supervised, or the model knew from which the training started. None without a dataset.json.
-
-    Raises:
-        UserError: damaged files.
-    """
-    if not (folder / "dataset.json").is_file():
-        return None
-    content = read_json(folder / "dataset.json", "take the file from the model's folder")
-    labels = content.get("labels") if isinstance(content, Mapping) else None
-    if not isinstance(labels, Mapping):
-        raise UserError(folder / "dataset.json", "has no table 'labels'", "the model's dataset.json")
-    supervised = _supervised_classes(folder)
-    return tuple(name for name in class_names(labels) if supervised is None or name in supervised)
-
-
-def _supervised_classes(folder: Path) -> set[str] | None:
-    ours = _own_entry(folder)
-    datasets = ours.get("datasets")
-    if not datasets:
-        return None
-    names = {name for entry in datasets.values() for name in entry["supervised"]}
-    extension = ours.get(EXTENSION_ENTRY) or {}
-    if extension.get("mode") == FROZEN:
-        names &= set(extension["parts"][-1])
-    return names | set(extension.get("known", ()))
-
-
-def _own_entry(folder: Path) -> Mapping:
-    """Our entry in the plans of a folder; empty if there is none."""
-    if not (folder / "plans.json").is_file():
-        return {}
-    ours = find_models(folder)[0].read_json("plans.json").get(PLANS_KEY)
-    return ours if isinstance(ours, Mapping) else {}
-
-
-def taxonomy_beside(folder: Path) -> Taxonomy:
-    """The taxonomy of a model folder, or of predictions beside which nnU-Net has left the model's plans."""
-    if not (folder / "plans.json").is_file():
-        return UNIVERSAL
-    return taxonomy_of_plans(find_models(folder)[0].read_json("plans.json"), folder / "plans.json")
-
-
-def learned_rules(folder: Path) -> dict | None:
-    """What `nnunetv2_clip learn-postprocessing` has written into the plans of a model folder; None: nothing.
-
-    Raises:
-        UserError: damaged plans.
-    """
-    return _own_entry(folder).get(RULES_ENTRY)
+def _below(folder: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix(folder): size for name, size in sizes.items() if name.startswith(folder)}

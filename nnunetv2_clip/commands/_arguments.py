@@ -82,22 +82,24 @@ def add_model_or_dataset(parser: ArgumentParser) -> None:
     add(parser, "-tr", "-p", "-c", "-f", "-chk", "-device")
 
 
-def model_folder(command: str, args) -> Path:
-    """What -m names, or else the model that nnUNetv2_train has left for -d, -tr, -p and -c.
+def trained_model(command: str, args):
+    """The TrainedModel that -m names, or else the model that nnUNetv2_train has left for -d, -tr, -p and -c.
 
     Raises:
         UserError: both or neither of -m and -d, or no such model.
     """
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.inference.model_source import trained_model_folder
+    from nnunetv2_clip.trained_model import TrainedModel
 
     if (args.m is None) == (args.d is None):
         raise UserError(command, "needs either -m or -d", "-m MODEL, or -d DATASET with -tr, -p, -c")
-    return args.m or trained_model_folder(args.d, args.tr, args.p, args.c or choices.CONFIGURATION)
+    if args.m:
+        return TrainedModel.open(args.m, args.c)
+    return TrainedModel.of_dataset(args.d, args.tr, args.p, args.c or choices.CONFIGURATION)
 
 
-def model_or_predictions(command: str, args) -> Path:
-    """The folder that -m or -pred names.
+def model_or_predictions(command: str, args, zips: bool = False) -> Path:
+    """The folder that -m or -pred names; with `zips` also the zip that -m names.
 
     Raises:
         UserError: both or neither, or it is not a folder.
@@ -107,7 +109,7 @@ def model_or_predictions(command: str, args) -> Path:
     if (args.m is None) == (args.pred is None):
         raise UserError(command, "needs either -m or -pred", "-m MODEL, or -pred FOLDER")
     folder, option = (args.m, "-m") if args.m else (args.pred, "-pred")
-    if not folder.is_dir():
+    if not folder.is_dir() and not (args.m and zips):
         raise UserError(
             option, f"{folder} is not a folder", "the folder of a model or of predictions", "check the path"
         )

@@ -20,10 +20,13 @@ def add_folder_arguments(parser):
 def reference_of(args):
     """(reference side, manifest or None, taxonomy, dataset.json or None) of the arguments."""
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, load_dataset_json, reference_side
+    from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, reference_side
+    from nnunetv2_clip.labels import load_dataset_json
 
     json_file = args.dataset_json or find_dataset_json(args.ref)
-    dataset_json = load_dataset_json(json_file) if json_file else None
+    dataset_json = (
+        load_dataset_json(json_file, "give that of the reference labels with --dataset-json") if json_file else None
+    )
     manifest = find_manifest(args.manifest, json_file)
     taxonomy = manifest.taxonomy if manifest else UNIVERSAL
     return reference_side(args.ref, dataset_json, taxonomy), manifest, taxonomy, dataset_json

@@ -26,13 +26,14 @@ def run(args):
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
     from nnunetv2_clip.paths import dataset_folder
+    from nnunetv2_clip.trained_model import TrainedModel
 
     if args.ref is None:
         args.ref = dataset_folder("nnUNet_preprocessed", args.m.resolve().parent.name) / "gt_segmentations"
     reference, manifest, taxonomy, _ = reference_of(args)
     if args.merge and manifest is None:
         raise UserError("--merge", "the references have no manifest", "--manifest label_presence.json")
-    folds = collect_folds(args.m, args.f, taxonomy)
+    folds = collect_folds(model := TrainedModel.open(args.m), args.f, taxonomy)
     tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
     evaluation = with_folds(
         evaluate(reference, folds.prediction, taxonomy, manifest, tolerances, num_processes=args.np), folds.fold_of
@@ -41,12 +42,12 @@ def run(args):
     folder = args.o or args.m / "evaluation"
     write_evaluation(evaluation, folder)
     keys = [key for key, table in PUBLISHED_TABLES.items() if scores_of(evaluation, table)]
-    row = {args.m.resolve().name: evaluation}
+    row = {model.name: evaluation}
     folds_table = fold_table(evaluation, folds.fold_of)
     tables = write_paper_tables(keys, row, folder, "crossval", "Cross-validation", before=[folds_table])
     for table in tables:
         print(table.markdown())
     if args.merge:
-        print(f"Written: {write_merged_folder(args.m, folds, args.ref, manifest, args.f, args.np)}/summary.json")
+        print(f"Written: {write_merged_folder(model, folds, args.ref, manifest, args.f, args.np)}/summary.json")
     print(f"Written to {folder}: evaluation.json, .csv, .md, .html, crossval.md, .html, .tex and pictures")
     evaluation.require_all("crossval")

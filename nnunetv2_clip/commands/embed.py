@@ -61,14 +61,11 @@ def dataset_classes(dataset: str) -> tuple:
         UserError: no such dataset, or its dataset.json or manifest is missing or wrong.
     """
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.files import read_json
-    from nnunetv2_clip.labels import class_names
+    from nnunetv2_clip.labels import class_names, load_dataset_json
 
     taxonomy, folder = dataset_taxonomy(dataset)
     dataset_file = folder / "dataset.json"
-    content = read_json(dataset_file, "run 'nnunetv2_clip convert' again")
-    labels = content.get("labels") if isinstance(content, dict) else None
-    names = class_names(labels) if isinstance(labels, dict) else ()
+    names = class_names(load_dataset_json(dataset_file, "run 'nnunetv2_clip convert' again")["labels"])
     if not names:
         raise UserError(dataset_file, "declares no class under 'labels'", "a merged dataset", "convert again")
     return tuple(taxonomy.find(name, dataset_file) for name in names)

@@ -36,21 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.inference.model_source import opened_model
-    from nnunetv2_clip.training.prepare_extension import prepare_extension, read_old_model
+    from nnunetv2_clip.trained_model import TrainedModel
+    from nnunetv2_clip.training.prepare_extension import TrainedFold, prepare_extension
 
-    with opened_model(args.m, args.c, args.f and [args.f], args.chk) as folder:
-        old = read_old_model(folder, args.f, args.chk)
-        found = prepare_extension(
-            old,
-            args.d,
-            args.mode,
-            args.overwrite_plans_name,
-            args.text_table,
-            args.weights,
-            args.device or "cpu",
-            args.overwrite,
-        )
+    old = TrainedFold.of(TrainedModel.open(args.m, args.c), args.f, args.chk)
+    plans_name, device = args.overwrite_plans_name, args.device or "cpu"
+    found = prepare_extension(old, args.d, args.mode, plans_name, args.text_table, args.weights, device, args.overwrite)
     describe(found)
 
 

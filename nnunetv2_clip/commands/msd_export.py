@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.msd.submission import TaskPredictions, count_notes, plan, write_submission
     from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS
 
-    model_or_predictions("msd export", args)
+    model_or_predictions("msd export", args, zips=True)
     _check_arguments(args)
     rules = read_rules(args.rules)
     sources = {}
@@ -78,13 +78,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _ct_source(args: argparse.Namespace):
     """The source of the CT tasks, and the folder of predictions to remove in the end (None: the user's own)."""
-    from nnunetv2_clip.device import find_device
-    from nnunetv2_clip.msd.predict import Model, predict_tasks
+    from nnunetv2_clip.msd.predict import Setup, predict_tasks
     from nnunetv2_clip.msd.submission import TaskPredictions, prediction_source
+    from nnunetv2_clip.trained_model import TrainedModel
 
     if args.pred:
         return prediction_source(args.pred), None
     predictions = args.o.with_name(f"{args.o.stem}_predictions")
-    model = Model(args.m, args.f, args.chk, find_device(args.device), args.np, args.trust_headers)
-    predict_tasks(model, args.i, predictions)
+    setup = Setup(TrainedModel.open(args.m), args.f, args.chk, args.device, args.np, args.trust_headers)
+    predict_tasks(setup, args.i, predictions)
     return TaskPredictions(predictions), predictions

@@ -18,12 +18,12 @@ def run(args):
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import find_rehearsal, rehearsal_text, rehearse_case, summarise
     from nnunetv2_clip.runner import CasesFailed, require_some, run_cases
-    from nnunetv2_clip.trained_model import taxonomy_beside
+    from nnunetv2_clip.trained_model import ModelTables
 
     folder = model_or_predictions("msd rehearse", args)
     if args.o is not None and args.o.suffix != ".json":
         raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
-    cases = find_rehearsal(folder, args.i, taxonomy_beside(folder), read_rules(args.rules))
+    cases = find_rehearsal(folder, args.i, ModelTables.beside(folder).taxonomy, read_rules(args.rules))
     outcomes = run_cases(rehearse_case, cases, "rehearsal", args.np, name_of=lambda case: case.prediction)
     scored, failed = require_some(outcomes, "rehearsal")
     rows = summarise(score for outcome in scored for score in outcome.result)

@@ -16,19 +16,19 @@ def run(args):
     import numpy as np
 
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.device import find_device
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.figures import save_figure
     from nnunetv2_clip.evaluation.paper.features import map_figure, project, sample_cases
     from nnunetv2_clip.imaging.nifti import SUFFIXES
-    from nnunetv2_clip.inference.restricted import load_predictor
+    from nnunetv2_clip.inference.loading import load_predictor
+    from nnunetv2_clip.trained_model import TrainedModel
 
     images = [args.i] if args.i.is_file() else sorted(p for p in args.i.glob("*") if p.name.endswith(SUFFIXES))
     if not images:
         raise UserError(args.i, "holds no image", "files *.nii.gz")
     names = [UNIVERSAL.find(name).name if name in UNIVERSAL else name for name in args.classes or ()] or None
     folds = [args.f] if args.f is not None else None
-    predictor = load_predictor(args.m, names, folds=folds, checkpoint=args.chk, device=find_device(args.device))
+    predictor = load_predictor(TrainedModel.open(args.m), names, folds=folds, checkpoint=args.chk, device=args.device)
     if len(predictor.configuration_manager.patch_size) != 3:
         raise UserError(args.m, "is a 2d configuration", "a 3d one", "name the folder of 3d_fullres")
     features = sample_cases(predictor, images, args.per_class)

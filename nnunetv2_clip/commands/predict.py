@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_clip.choices import OUTPUTS
-from nnunetv2_clip.commands._arguments import add, add_model_or_dataset, model_folder
+from nnunetv2_clip.commands._arguments import add, add_model_or_dataset, trained_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.inference.inputs import find_cases
     from nnunetv2_clip.inference.memory import parse_size
-    from nnunetv2_clip.inference.model_source import opened_model
 
     _check(args)
-    model = model_folder("predict", args)
+    model = trained_model("predict", args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
     cases = cases[args.part_id :: args.num_parts]
-    with opened_model(model, args.c, args.f, args.chk) as folder:
-        _predict(args, folder, cases, max_ram)
+    _predict(args, model, cases, max_ram)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -69,27 +67,27 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
 
 
-def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None) -> None:
+def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
     from nnunetv2_clip.runner import CasesFailed
 
     model = load_model(
-        folder,
+        trained,
+        args.device,
+        args.f,
+        args.chk,
         args.classes,
         args.probabilities,
-        use_rules=args.postprocess,
-        folds=args.f,
-        checkpoint=args.chk,
-        device=args.device,
+        args.postprocess,
         use_mirroring=not args.disable_tta,
-        tile_step_size=args.step_size,
+        step_size=args.step_size,
     )
     never_learnt = _never_learnt(model)
     predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
     settings = {
-        "model": str((args.m or folder).resolve()),
+        "model": str(trained.where.resolve()),
         "folds": model.folds,
         "checkpoint": args.chk,
         "step_size": args.step_size,
@@ -111,7 +109,7 @@ def _predict(args: argparse.Namespace, folder: Path, cases, max_ram: int | None)
     _make_folder(args.o)
     output = PredictionFolder(job, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()
-    write_model_tables(folder, model.classes, args.o)
+    write_model_tables(trained, model.classes, args.o)
     errors = predict_cases(predictor, cases, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}

@@ -35,29 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.inference.model_source import opened_model
     from nnunetv2_clip.paths import dataset_folder, nnunet_folder
     from nnunetv2_clip.pseudo_labels.label import pseudo_label
     from nnunetv2_clip.pseudo_labels.report import SUMMARY, TABLE
+    from nnunetv2_clip.trained_model import TrainedModel
 
     source = dataset_folder("nnUNet_raw", args.d)
     output = nnunet_folder("nnUNet_raw") / _output_name(args.o, args.name)
-    with opened_model(args.m, args.c, args.f, args.chk) as model_folder:
-        done = pseudo_label(
-            source,
-            model_folder,
-            output,
-            classes=args.classes,
-            threshold=args.threshold,
-            max_uncertainty=args.max_uncertainty,
-            weight=args.weight,
-            device=args.device,
-            folds=args.f,
-            checkpoint=args.chk,
-            use_mirroring=not args.disable_tta,
-            step_size=args.step_size,
-            copy_images=args.copy,
-        )
+    done = pseudo_label(
+        source,
+        TrainedModel.open(args.m, args.c),
+        output,
+        classes=args.classes,
+        threshold=args.threshold,
+        max_uncertainty=args.max_uncertainty,
+        weight=args.weight,
+        device=args.device,
+        folds=args.f,
+        checkpoint=args.chk,
+        use_mirroring=not args.disable_tta,
+        step_size=args.step_size,
+        copy_images=args.copy,
+    )
     if done.not_in_dataset:
         print(f"Left out, because {source.name} has no such class: {', '.join(done.not_in_dataset)}")
     print((output / SUMMARY).read_text(encoding="utf-8"))

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.folders import Side, load_dataset_json
+from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.results import Evaluation, Statistic
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
 from nnunetv2_clip.evaluation.volumes import PaintedCoding
 from nnunetv2_clip.files import replacing_folder
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
-from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,18 @@ class Folds:
     fold_of: dict[str, str]
 
 
-def collect_folds(model: Path, folds: Sequence[str], taxonomy: Taxonomy) -> Folds:
+def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy) -> Folds:
     """The predictions in fold_*/validation of a trained model's folder.
 
     Raises:
         UserError: no model, a fold without final validation, or a case in two folds.
     """
-    content = load_dataset_json(model / "dataset.json")
-    ending = content.get("file_ending", FILE_ENDING)
-    names = tuple(taxonomy.find(name, model / "dataset.json").name for name in class_names(content["labels"]))
+    ending = model.dataset_json.get("file_ending", FILE_ENDING)
+    names = tuple(taxonomy.find(name, model.label(DATASET_JSON)).name for name in model.classes)
     files: dict[str, Path] = {}
     fold_of: dict[str, str] = {}
     for fold in folds:
-        folder = model / f"fold_{fold}" / "validation"
+        folder = model.where / f"fold_{fold}" / "validation"
         found = {path.name[: -len(ending)]: path for path in sorted(folder.glob(f"*{ending}"))}
         if not found:
             raise UserError(
@@ -59,7 +58,7 @@ def collect_folds(model: Path, folds: Sequence[str], taxonomy: Taxonomy) -> Fold
             raise UserError(folder, f"case {twice[0]!r} is also predicted in fold {fold_of[twice[0]]}", "one fold each")
         files |= found
         fold_of |= dict.fromkeys(found, fold)
-    return Folds(Side(model, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of)
+    return Folds(Side(model.where, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of)
 
 
 def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:
@@ -80,7 +79,7 @@ def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:
 
 
 def write_merged_folder(
-    model: Path, folds: Folds, reference: Path, manifest: Manifest, names: Sequence[str], num_processes: int
+    model: TrainedModel, folds: Folds, reference: Path, manifest: Manifest, names: Sequence[str], num_processes: int
 ) -> Path:
     """nnU-Net's folder of cross-validation results with predictions and a masked summary.json.
 
@@ -88,14 +87,13 @@ def write_merged_folder(
     against painted indices, and every class in every case. They leave a complete folder alone when told not to
     overwrite, so this has to run first.
     """
-    merged = model / f"crossval_results_folds_{'_'.join(names)}"
+    merged = model.where / f"crossval_results_folds_{'_'.join(names)}"
     with replacing_folder(merged) as beside:
-        for name in ("dataset.json", "plans.json"):
-            shutil.copyfile(model / name, beside / name)
+        for name in (DATASET_JSON, PLANS_JSON):
+            shutil.copyfile(model.where / name, beside / name)
         for path in folds.prediction.files.values():
             shutil.copyfile(path, beside / path.name)
-        content = load_dataset_json(model / "dataset.json")
-        masked_summary(reference, beside, content, manifest, beside / "summary.json", num_processes)
+        masked_summary(reference, beside, model.dataset_json, manifest, beside / "summary.json", num_processes)
         shutil.rmtree(merged, ignore_errors=True)
     return merged
 

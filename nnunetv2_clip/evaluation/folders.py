@@ -10,10 +10,9 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding
-from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
-from nnunetv2_clip.trained_model import known_classes
+from nnunetv2_clip.trained_model import ModelTables
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Si
     if labels is not None:
         coding = LabelCoding.of(labels, taxonomy, "dataset.json")
         return Side(folder, files, coding, frozenset(coding.values))
-    known = known_classes(folder) or taxonomy.names
+    known = ModelTables.beside(folder).known or taxonomy.names
     names = frozenset(taxonomy.find(name, folder).name for name in known)
     return Side(folder, files, PaintedCoding(taxonomy), names)
 
@@ -102,14 +101,6 @@ def find_dataset_json(folder: Path, levels: int = 1) -> Path | None:
     # By name, not by resolve(): reports then show paths as they were given.
     candidates = [Path(os.path.normpath(folder / Path(*[".."] * level))) for level in range(levels + 1)]
     return next((path / "dataset.json" for path in candidates if (path / "dataset.json").is_file()), None)
-
-
-def load_dataset_json(path: Path) -> dict:
-    """Raises UserError: not there, no JSON, or without `labels`."""
-    content = read_json(path, "give nnU-Net's dataset.json of the reference labels")
-    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-        raise UserError(path, "has no table 'labels'", "nnU-Net's dataset.json")
-    return content
 
 
 def find_manifest(given: Path | None, dataset_json: Path | None) -> Manifest | None:

@@ -114,10 +114,15 @@ def read_image(path: Path) -> Volume:
         UserError: as `inspect`, or the image holds NaN or infinite values.
     """
     volume = _read(Path(path))
-    if volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all():
-        count = int(volume.data.size - np.isfinite(volume.data).sum())
-        raise UserError(path, f"{count} voxels are NaN or infinite", "Hounsfield units", "mend or exclude the case")
+    require_finite(path, volume.data)
     return volume
+
+
+def require_finite(where: object, data: np.ndarray) -> None:
+    """Raises UserError: some voxels of an image are NaN or infinite."""
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        count = int(data.size - np.isfinite(data).sum())
+        raise UserError(where, f"{count} voxels are NaN or infinite", "Hounsfield units", "mend or exclude the case")
 
 
 def read_label_map(path: Path) -> Volume:

@@ -14,13 +14,14 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, inspect, read_image, stem
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, inspect, read_image, require_finite, stem
 
 CHANNEL = "_0000"
 AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
 SPACING_RANGE_MM, LARGEST_EXTENT_MM = (0.01, 50.0), 3000.0  # micro-CT to scout; a tall patient and the table
 SMALLEST_ANGLE_VOLUME = 0.3  # spanned by unit vectors along the axes; 0.87 for a gantry tilted by 30 degrees
 CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
+Scan = str | Path | tuple[np.ndarray, np.ndarray]
 _EXPECTED = "a NIfTI file, a folder of them (with or without _0000), a DICOM series, or a folder of series"
 
 
@@ -119,12 +120,12 @@ def read_case(case: Case, check_size: Callable[[Path, tuple], None] = lambda whe
         from nnunetv2_clip.imaging.dicom import inspect_series, read_series
 
         series = inspect_series(case.path)
-        _require_plausible(case, series.geometry)
+        _require_plausible(case.path, series.geometry)
         check_size(case.path, series.geometry.shape)
         volume, header = read_series(series), None
     else:
         grid = inspect(case.path)
-        _require_plausible(case, grid)
+        _require_plausible(case.path, grid)
         check_size(case.path, grid.shape)
         volume = read_image(case.path)
         _require_stored_spacing(case.path)
@@ -133,20 +134,51 @@ def read_case(case: Case, check_size: Callable[[Path, tuple], None] = lambda whe
     return InputImage(volume, header, tuple(oddities(volume.data)))
 
 
-def _require_plausible(case: Case, grid: Geometry) -> None:
+def read_scan(scan: Scan) -> tuple[InputImage, object]:
+    """One CT, and its name for messages.
+
+    Raises:
+        UserError: as `find_cases` and `read_case`; several cases; or an array or affine that cannot be those of a CT.
+    """
+    if isinstance(scan, str | Path):
+        cases = find_cases(Path(scan))
+        if len(cases) > 1:
+            raise UserError(scan, f"holds {len(cases)} cases", "one scan", "call predict for one after the other")
+        return read_case(cases[0]), cases[0].path
+    if not isinstance(scan, tuple | list) or len(scan) != 2:
+        raise UserError("scan", f"is {type(scan).__name__}", "a path, or a pair of array and affine")
+    return InputImage(volume := _volume_of(*scan), None, tuple(oddities(volume.data))), "array"
+
+
+def _volume_of(data: object, affine: object) -> Volume:
+    """Raises UserError: no (X, Y, Z) numbers, or no affine."""
+    try:
+        data, affine = np.asanyarray(data), np.asarray(affine, float)
+    except (TypeError, ValueError) as error:
+        raise UserError("array", f"holds no numbers ({error})", "numpy arrays of voxels and affine") from None
+    if data.dtype.kind not in "iuf" or data.ndim != 3 or 0 in data.shape:
+        raise UserError("array", f"is {data.dtype} of shape {data.shape}", "(X, Y, Z) numbers in Hounsfield units")
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError("affine", f"is {affine.tolist()}", "an invertible 4 x 4 matrix, voxel index to RAS+ mm")
+    require_finite("array", data)
+    _require_plausible("array", Geometry(data.shape, affine))
+    return Volume(data, affine)
+
+
+def _require_plausible(where: object, grid: Geometry) -> None:
     shape, spacing = grid.shape, grid.spacing_mm
     low, high = SPACING_RANGE_MM
     if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
         raise UserError(
-            case.path,
+            where,
             f"has {shape} voxels of {', '.join(f'{edge:.4g}' for edge in spacing)} mm",
             f"voxels of {low:g} to {high:g} mm and a body below {LARGEST_EXTENT_MM / 1000:g} m",
             "mend the voxel size in the header",
         )
     if abs(np.linalg.det(grid.affine[:3, :3])) < SMALLEST_ANGLE_VOLUME * np.prod(spacing):
-        raise UserError(case.path, "has axes that lie almost in one plane", "a rotation", "mend the header")
+        raise UserError(where, "has axes that lie almost in one plane", "a rotation", "mend the header")
     if min(shape) < 2:
-        raise UserError(case.path, f"is a single slice ({shape})", "a CT volume", "give all slices of the scan")
+        raise UserError(where, f"is a single slice ({shape})", "a CT volume", "give all slices of the scan")
 
 
 def _require_stored_spacing(path: Path) -> None:

@@ -29,7 +29,7 @@ from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.runner import require_all, run_cases
-from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, PLANS_KEY, RULES_ENTRY, TrainedModel
 
 THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
 MIN_GAIN = 0.001  # mean Dice; below this a rule is noise
@@ -75,29 +75,27 @@ def choose(scores: Mapping[Rule, Sequence[float]]) -> Choice:
     return Choice(best, mean(plain), mean(found), len(plain))
 
 
-def learn(folder: Path, folds: Sequence[str] | None, checkpoint: str, device: str | None) -> dict[str, Choice]:
+def learn(model: TrainedModel, folds: Sequence[str] | None, checkpoint: str, device: str | None) -> dict[str, Choice]:
     """Predict the validation cases of every fold with that fold's weights and choose a rule for each class.
 
     Raises:
         UserError: the model or the preprocessed data of its training are not there.
         CasesFailed: cases that cannot be scored; no rule is learned from the others alone.
     """
-    there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))
-    usable = [fold for fold in (folds or there) if fold != "all"]
+    usable = [fold for fold in model.folds(checkpoint, folds) if fold != "all"]
     if not usable:
-        raise UserError(folder, f"has no fold with {checkpoint} and validation cases", "folds 0 to 4", "train one")
+        raise UserError(model.where, "has no fold with validation cases", "folds 0 to 4", "train one")
     scores: Scores = {}
     for fold in usable:
-        for name, rules in _scores_of_fold(folder, fold, checkpoint, device).items():
+        for name, rules in _scores_of_fold(model, fold, checkpoint, device).items():
             for rule, values in rules.items():
                 scores.setdefault(name, {}).setdefault(rule, []).extend(values)
     return {name: choose(rules) for name, rules in scores.items()}
 
 
-def write_rules(folder: Path, choices: Mapping[str, Choice], learned_on: Mapping[str, object]) -> None:
+def write_rules(model: TrainedModel, choices: Mapping[str, Choice], learned_on: Mapping[str, object]) -> None:
     """Put the rules into the model's plans.json, so that they travel with every copy and zip of the model."""
-    plans = read_json(folder / "plans.json", "give a model folder")
-    plans.setdefault(PLANS_KEY, {})[RULES_ENTRY] = {
+    rules = {
         "rules": {name: choice.rule.to_json() for name, choice in choices.items() if choice.rule != NOTHING},
         "learned_on": dict(learned_on),
         "dice": {
@@ -106,18 +104,16 @@ def write_rules(folder: Path, choices: Mapping[str, Choice], learned_on: Mapping
             if choice.num_cases
         },
     }
-    write_json(folder / "plans.json", plans)
+    write_json(model.where / PLANS_JSON, {**model.plans, PLANS_KEY: {**model.entry, RULES_ENTRY: rules}})
 
 
-def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None) -> Scores:
-    model = load_model(folder, device=device, folds=[fold], checkpoint=checkpoint)
-    predictor = CasePredictor(model.predictor)
-    plans = model.predictor.plans_manager
-    preprocessed = dataset_folder("nnUNet_preprocessed", plans.dataset_name)
+def _scores_of_fold(model: TrainedModel, fold: str, checkpoint: str, device: str | None) -> Scores:
+    loaded = load_model(model, device, [fold], checkpoint)
+    predictor = CasePredictor(loaded.predictor)
+    preprocessed = dataset_folder("nnUNet_preprocessed", loaded.predictor.plans_manager.dataset_name)
     manifest = Manifest.load(preprocessed / FILE_NAME)
-    labels = read_json(folder / "dataset.json", "give a model folder")["labels"]
-    coding = LabelCoding.of(labels, model.taxonomy, folder / "dataset.json")
-    dataset = _validation_cases(preprocessed, fold, model.predictor)
+    coding = LabelCoding.of(model.dataset_json["labels"], model.taxonomy, model.label(DATASET_JSON))
+    dataset = _validation_cases(preprocessed, fold, loaded.predictor)
 
     def score(case_id: str) -> dict[str, dict[Rule, float]]:
         reference = coding.read(preprocessed / "gt_segmentations" / f"{case_id}.nii.gz")
@@ -129,7 +125,7 @@ def _scores_of_fold(folder: Path, fold: str, checkpoint: str, device: str | None
         }
         data, _, _, properties = dataset.load_case(case_id)
         data = np.asarray(data[:], np.float32)
-        case = from_training(data, properties, plans, model.predictor.configuration_manager)
+        case = from_training(data, properties, loaded.predictor.plans_manager, loaded.predictor.configuration_manager)
         return score_case(predictor, case, reference, rules)
 
     scores: Scores = {}

@@ -1,118 +1,210 @@
-"""From a model folder and what a user asks for to a predictor of exactly the classes that are needed."""
+"""From a trained model and what a user asks for to a predictor of exactly the classes that are needed."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.device import find_device
-from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, write_json
-from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, rules_of_plans
-from nnunetv2_clip.inference.restricted import load_predictor, restricted_dataset_json
-from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.trained_model import taxonomy_of_plans
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.files import write_json
+from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.inference.case_predictor import CasePredictor
+from nnunetv2_clip.inference.grid import preprocess
+from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
+from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
+from nnunetv2_clip.inference.restricted import restrict, restricted_dataset_json
+from nnunetv2_clip.inference.segmentation import Segmentation
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
+
+if TYPE_CHECKING:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 # What nnU-Net and PyTorch raise on plans, label tables and checkpoints that are damaged or of another network.
 _UNLOADABLE = (
-    *(RuntimeError, LookupError, EOFError, OSError, ValueError, TypeError, AttributeError, AssertionError, ImportError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(RuntimeError, LookupError, ArithmeticError, EOFError, OSError, ValueError, TypeError, AttributeError),
+    *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
-_TABLES_REMEDY = "give the folder of a trained model (TRAINER__PLANS__CONFIG)"
+_SMALL = InputImage(Volume(np.zeros((8, 8, 8), np.int16), np.eye(4)), None)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A predictor and what it is used for.
+    """A model that is ready to predict, and what it is used for.
 
     Attributes:
         predictor: nnU-Net's, restricted to `classes`, `probabilities` and what the rules look at.
-        classes: to write, in painting order.
+        classes: to predict, in painting order.
+        probabilities: classes whose probabilities are wanted as well.
         rules: post-processing of the predictor's classes; empty: none.
+        folds: that are averaged.
     """
 
-    predictor: object
+    predictor: nnUNetPredictor
     classes: tuple[str, ...]
     probabilities: tuple[str, ...]
     taxonomy: Taxonomy
     rules: Mapping[str, Rule]
-    folds: list
+    folds: tuple[str, ...]
 
     @property
     def thresholds(self) -> dict[str, float]:
         return {name: rule.threshold for name, rule in self.rules.items()}
 
+    def predict(self, scan: Scan) -> Segmentation:
+        """The masks of one CT; those of `nnunetv2_clip predict`, voxel by voxel.
+
+        Args:
+            scan: a NIfTI file, the folder of a DICOM series, or a pair: (X, Y, Z) array in Hounsfield units, and 4 x 4
+                affine from voxel index to RAS+ position in mm (nibabel's).
+
+        Raises:
+            UserError: no CT, or a damaged one.
+        """
+        image, where = read_scan(scan)
+        predicted = self._predictor.predict(self._predictor.preprocess(image), where)
+        masks = postprocess(predicted.masks, self.rules) if self.rules else predicted.masks
+        wanted = {name: masks[name] for name in self.classes}
+        rows = self.taxonomy.subset(self.classes)
+        return Segmentation(wanted, rows, image.volume.affine, predicted.probabilities, image.warnings)
+
+    @cached_property
+    def _predictor(self) -> CasePredictor:
+        return CasePredictor(self.predictor, self.thresholds, self.probabilities)
+
 
 def load_model(
-    folder: Path,
-    classes: Sequence[str] | None = None,
-    probabilities: Sequence[str] = (),
-    use_rules: bool = False,
+    model: TrainedModel | Path | str,
     device: str | None = None,
     folds: Sequence[int | str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    **options,
+    checkpoint: str = CHECKPOINT,
+    classes: Sequence[str] | None = None,
+    probabilities: Sequence[str] = (),
+    postprocess: bool = False,
+    use_mirroring: bool = True,
+    step_size: float = 0.5,
 ) -> LoadedModel:
     """Load a trained model for some of its classes.
 
     Args:
+        model: folder (TRAINER__PLANS__CONFIGURATION), or zip of nnUNetv2_export_model_to_zip.
+        device: as in `find_device`; None: the fastest that is there.
+        folds: None: all that have the checkpoint, as an ensemble.
         classes, probabilities: names or aliases; None: all classes of the model.
-        use_rules: apply the post-processing rules of the model.
-        device: None: the fastest that is there.
-        options: of `load_predictor`.
+        postprocess: apply the rules that the model has learned.
+        use_mirroring: average over mirrored copies, along the axes that the checkpoint allows.
+        step_size: of the sliding window, in patches.
 
     Raises:
         UserError: no model, no such fold, an unknown class, no rules, or damaged weights.
     """
-    plans, dataset_json = (read_json(folder / name, _TABLES_REMEDY) for name in ("plans.json", "dataset.json"))
-    if not isinstance(plans, dict) or not isinstance(dataset_json, dict) or "labels" not in dataset_json:
-        raise UserError(folder, "plans.json or dataset.json hold no tables of nnU-Net", "a model", _TABLES_REMEDY)
-    taxonomy = taxonomy_of_plans(plans, folder / "plans.json")
-    known = class_names(dataset_json["labels"])
-    wanted = _in_order(known if classes is None else _names(classes, known, taxonomy, "--classes"), known)
-    likely = _in_order(_names(probabilities, known, taxonomy, "--probabilities"), known)
-    rules = rules_of_plans(plans, folder / "plans.json") if use_rules else {}
-    if use_rules and not rules:
+    model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
+    if not 0 < step_size <= 1:
+        raise UserError("-step_size", f"{step_size}", "above 0, at most 1")
+    wanted = _names(model.classes if classes is None else classes, model, "--classes")
+    likely = _names(probabilities, model, "--probabilities")
+    rules = rules_of_plans(model.plans, model.label(PLANS_JSON)) if postprocess else {}
+    if postprocess and not rules:
         raise UserError(
-            folder,
+            model.where,
             "has no post-processing rules",
             "rules learned on the validation cases",
             "run 'nnunetv2_clip learn-postprocessing', or leave out --postprocess",
         )
-    needed = _in_order(needed_classes({*wanted, *likely}, rules), known)
-    chosen = find_device(device)
+    needed = _in_order(needed_classes({*wanted, *likely}, rules), model)
+    folds = model.folds(checkpoint, folds)
+    predictor = load_predictor(model, needed, None, folds, checkpoint, device, use_mirroring, step_size)
+    own_rules = {name: rule for name, rule in rules.items() if name in needed}
+    return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds)
+
+
+def load_predictor(
+    model: TrainedModel,
+    classes: Sequence[str] | None = None,
+    label_values: Mapping[str, int] | None = None,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = CHECKPOINT,
+    device: torch.device | str | None = None,
+    use_mirroring: bool = True,
+    tile_step_size: float = 0.5,
+) -> nnUNetPredictor:
+    """A stock predictor whose network, accumulation and export hold only the wanted classes.
+
+    Args:
+        classes: names in painting order, later ones on top; None: all classes of the model.
+        label_values: value that each class gets in the predicted label map; None: its universal index.
+        folds: None: every fold that has this checkpoint.
+        device: as in `find_device`.
+
+    Raises:
+        UserError: the model is not universal, no such fold, a class that the model does not know, or weights that are
+            damaged or not those of the plans.
+    """
+    names = list(model.classes if classes is None else classes)
+    for name in names:
+        if name not in model.classes:
+            unknown = f"the model does not know the class {name!r}.{suggestion(name, model.classes)}"
+            raise UserError(model.where, unknown, f"one of {', '.join(model.classes)}")
+    folds = model.folds(checkpoint, folds)
     try:
-        predictor = load_predictor(folder, needed, None, folds, checkpoint, chosen, **options)
+        predictor = _stock_predictor(model, folds, checkpoint, find_device(device), use_mirroring, tile_step_size)
+        shapes = [{key: value.shape for key, value in weights.items()} for weights in predictor.list_of_parameters]
+        for fold, weights, own in zip(folds, predictor.list_of_parameters, shapes, strict=True):
+            where = model.label(weights_file(fold, checkpoint))
+            if own != shapes[0]:  # nnU-Net has tried the weights of the first fold alone
+                raise UserError(where, f"holds other tensors than fold {folds[0]}", "folds of one training")
+            model.check_weights(where, weights)
+        # Damaged plans show here, and are not taken for the fault of a CT.
+        preprocess(_SMALL, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+        if names != list(model.classes) or label_values is not None:
+            restrict(predictor, names, label_values or model.painted_values)
     except UserError:
         raise
     except _UNLOADABLE as error:
         text = " ".join(line.strip() for line in str(error).strip("'").split("\n")[:2])
-        raise UserError(folder, f"cannot be loaded ({type(error).__name__}: {text})", "a finished training") from None
-    own_rules = {name: rule for name, rule in rules.items() if name in needed}
-    there = sorted(path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}"))
-    return LoadedModel(predictor, wanted, likely, taxonomy, own_rules, list(folds or there))
+        found = f"cannot be loaded ({type(error).__name__}: {text})"
+        raise UserError(model.where, found, "a finished training", "copy or fetch the model again") from None
+    return predictor
 
 
-def write_model_tables(model_folder: Path, classes: Sequence[str], output: Path) -> None:
+def _stock_predictor(model: TrainedModel, folds, checkpoint, device, use_mirroring, tile_step_size) -> nnUNetPredictor:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    assert model.configuration  # refuses a model that is not universal before its weights are read
+    # nnU-Net prints which folders and modules it searches for the trainer
+    with redirect_stdout(StringIO()), model.on_disk(folds, checkpoint) as folder:
+        predictor = nnUNetPredictor(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device)
+        predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
+    return predictor
+
+
+def write_model_tables(model: TrainedModel, classes: Sequence[str], output: Path) -> None:
     """plans.json and dataset.json beside the predictions, as nnU-Net leaves them, with the predicted classes."""
-    dataset_json = read_json(model_folder / "dataset.json", _TABLES_REMEDY)
-    indices = dict(zip(class_names(dataset_json["labels"]), dataset_json["regions_class_order"], strict=True))
-    write_json(output / "dataset.json", restricted_dataset_json(dataset_json, classes, indices))
-    write_json(output / "plans.json", read_json(model_folder / "plans.json", _TABLES_REMEDY))
+    write_json(output / DATASET_JSON, restricted_dataset_json(model.dataset_json, classes, model.painted_values))
+    write_json(output / PLANS_JSON, model.plans)
 
 
-def _names(given: Sequence[str], known: Sequence[str], taxonomy: Taxonomy, where: str) -> list[str]:
-    names = [taxonomy.find(name, where).name for name in given]
-    foreign = [name for name in names if name not in known]
+def _names(given: Sequence[str], model: TrainedModel, where: str) -> tuple[str, ...]:
+    names = [model.taxonomy.find(name, where).name for name in given]
+    foreign = [name for name in names if name not in model.classes]
     if foreign:
-        raise UserError(where, f"the model does not know {', '.join(foreign)}", f"classes out of {', '.join(known)}")
-    return names
+        known = f"classes out of {', '.join(model.classes)}"
+        raise UserError(where, f"the model does not know {', '.join(foreign)}", known)
+    return _in_order(names, model)
 
 
-def _in_order(names, known: Sequence[str]) -> tuple[str, ...]:
+def _in_order(names, model: TrainedModel) -> tuple[str, ...]:
     """In the model's order: an organ before what lies on it."""
-    return tuple(name for name in known if name in set(names))
+    return tuple(name for name in model.classes if name in set(names))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
@@ -16,35 +17,36 @@ from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, read_image, write_nifti
 from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.masks import mask_bytes, open_image, read_integers
-from nnunetv2_clip.msd.submission import check_model_knows, check_universal_model, refuse
+from nnunetv2_clip.msd.submission import check_model, refuse
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.runner import require_all, run_cases
-from nnunetv2_clip.trained_model import taxonomy_beside
+from nnunetv2_clip.trained_model import TrainedModel
 
 RECORD = "predictions_of.json"
 WORTH_WORKERS = 4  # images; nnU-Net's worker processes take longer to start than they save for fewer
 
 
 @dataclass(frozen=True)
-class Model:
+class Setup:
     """A trained model and how to run it.
 
     Attributes:
         folds: None: all that have the checkpoint.
+        device: as in `find_device`.
         processes: that read and write images.
         trust_headers: False: images whose header is rotated by 180 degrees beyond doubt (some copies of the
             Decathlon have such) are turned for the network, as `convert` turns them, and the masks turned back.
     """
 
-    folder: Path
+    model: TrainedModel
     folds: Sequence[str] | None = None
-    checkpoint: str = "checkpoint_final.pth"
-    device: str = "cuda"
+    checkpoint: str = CHECKPOINT
+    device: str | None = None
     processes: int = 1
     trust_headers: bool = False
 
 
-def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
+def predict_tasks(setup: Setup, msd_root: Path, predictions: Path) -> None:
     """Fill `predictions`/<task> with the label maps (task values) of every CT task's test images.
 
     Each task is predicted with its own classes alone, so that overlaps which a universal label map hides
@@ -55,32 +57,15 @@ def predict_tasks(model: Model, msd_root: Path, predictions: Path) -> None:
         UserError: the model lacks a class or a fold, test images are missing, or the folder belongs to another model.
         CasesFailed: test images that cannot be read.
     """
-    check_universal_model(model.folder / "dataset.json", taxonomy_beside(model.folder))
-    check_model_knows(model.folder, CT_TASKS)
-    checkpoints = _checkpoints(model.folder, model.folds, model.checkpoint)
+    check_model(setup.model, CT_TASKS)
     images = {task.folder: _existing_images(msd_root, task) for task in CT_TASKS}
-    _claim(predictions, model, checkpoints)
+    _claim(predictions, setup)
     for task in tqdm(CT_TASKS, "tasks", unit="task"):
         folder = predictions / task.folder
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [image for image in images[task.folder] if not is_readable(folder / image.name)]
         if waiting:
-            _predict(model, task, waiting, folder)
-
-
-def _checkpoints(model_folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:
-    there = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
-    wanted = [model_folder / f"fold_{fold}" / checkpoint for fold in folds] if folds else there
-    missing = [path.relative_to(model_folder).as_posix() for path in wanted if path not in there]
-    if missing or not wanted:
-        names = [path.relative_to(model_folder).as_posix() for path in sorted(model_folder.glob("fold_*/*.pth"))]
-        raise UserError(
-            model_folder,
-            f"has no {', '.join(missing) or checkpoint}",
-            f"one of {names}",
-            "choose folds with -f and the checkpoint's name with -chk",
-        )
-    return wanted
+            _predict(setup, task, waiting, folder)
 
 
 def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
@@ -90,13 +75,14 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
     return images
 
 
-def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None:
+def _claim(predictions: Path, setup: Setup) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
-    stats = [(path, path.stat()) for path in checkpoints]
+    model = setup.model
+    folds = model.folds(setup.checkpoint, setup.folds)
     record = {
-        "model": str(model.folder.resolve()),
-        "checkpoints": [[path.relative_to(model.folder).as_posix(), s.st_size, s.st_mtime_ns] for path, s in stats],
-        "trust_headers": model.trust_headers,
+        "model": str(model.where.resolve()),
+        "checkpoints": model.checksums(folds, setup.checkpoint),
+        "trust_headers": setup.trust_headers,
     }
     path = predictions / RECORD
     if predictions.is_dir() and any(predictions.iterdir()) and read_record(path) != record:
@@ -109,26 +95,26 @@ def _claim(predictions: Path, model: Model, checkpoints: Iterable[Path]) -> None
     write_json(path, record)
 
 
-def _predict(model: Model, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
-    from nnunetv2_clip.inference.restricted import load_predictor
+def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
+    from nnunetv2_clip.inference.loading import load_predictor
 
     jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    tried = run_cases(turn_if_half_turned, jobs, "anatomy", model.processes, lambda job: job.image.label)
-    turned = [] if model.trust_headers else require_all(tried, "test images")
+    tried = run_cases(turn_if_half_turned, jobs, "anatomy", setup.processes, lambda job: job.image.label)
+    turned = [] if setup.trust_headers else require_all(tried, "test images")
     turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
     sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
     targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
     predictor = load_predictor(
-        model.folder, tuple(task.classes), dict(task.classes), model.folds, model.checkpoint, model.device
+        setup.model, tuple(task.classes), dict(task.classes), setup.folds, setup.checkpoint, setup.device
     )
     files = [[str(path)] for path in sources], [str(path)[: -len(FILE_ENDING)] for path in targets]
-    if model.processes <= 1 or len(images) < WORTH_WORKERS:
+    if setup.processes <= 1 or len(images) < WORTH_WORKERS:
         predictor.predict_from_files_sequential(*files)
     else:
         predictor.predict_from_files(
             *files,
-            num_processes_preprocessing=model.processes,
-            num_processes_segmentation_export=model.processes,
+            num_processes_preprocessing=setup.processes,
+            num_processes_segmentation_export=setup.processes,
         )
     for job in jobs:
         if job.image.name in turned_names:

@@ -19,6 +19,7 @@ from nnunetv2_clip.imaging.nifti import FILE_ENDING, Geometry
 from nnunetv2_clip.msd.masks import BadMask, check_values, open_image, read_integers, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
+from nnunetv2_clip.trained_model import validation_folders
 
 CASE_PREFIX = "msd_"  # nnunetv2_clip convert names liver_0 of the Decathlon msd_liver_0
 
@@ -62,8 +63,7 @@ def find_rehearsal(
     Raises:
         UserError: no prediction has a label file in the Decathlon's tasks.
     """
-    validation = sorted(folder.glob("fold_*/validation"))
-    paths = [path for place in validation or [folder] for path in sorted(place.glob(f"*{FILE_ENDING}"))]
+    paths = [path for place in validation_folders(folder) or [folder] for path in sorted(place.glob(f"*{FILE_ENDING}"))]
     labels = {
         path.name: (task, path)
         for task in CT_TASKS

@@ -11,8 +11,7 @@ from types import MappingProxyType
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, replacing
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.msd.masks import (
     BadMask,
     check_geometry,
@@ -23,7 +22,7 @@ from nnunetv2_clip.msd.masks import (
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.runner import CasesFailed, run_cases
-from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
+from nnunetv2_clip.trained_model import DATASET_JSON, ModelTables
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same masks give the same zip
 
@@ -65,39 +64,29 @@ def prediction_source(folder: Path) -> TaskPredictions:
     tasks_of = {folder: CT_TASKS, **{folder / task.folder: (task,) for task in CT_TASKS}}
     taxonomy = UNIVERSAL
     for place, tasks in tasks_of.items():  # nnU-Net leaves the model's plans and dataset.json beside its predictions
-        own = taxonomy_beside(place)
-        taxonomy = own if len(own) > len(taxonomy) else taxonomy
-        if (place / "dataset.json").is_file():
-            check_universal_model(place / "dataset.json", own)
-            check_model_knows(place, tasks)
+        tables = ModelTables.beside(place)
+        taxonomy = tables.taxonomy if len(tables.taxonomy) > len(taxonomy) else taxonomy
+        if DATASET_JSON in tables.files:
+            check_model(tables, tasks)
     return TaskPredictions(folder, taxonomy)
 
 
-def check_universal_model(path: Path, taxonomy: Taxonomy) -> None:
-    """Raises UserError unless the model of a dataset.json paints universal indices."""
-    content = read_json(path, "predict again, or remove the file")
-    labels = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(labels, dict):
-        raise UserError(path, "has no table 'labels'", "the model's dataset.json")
-    index_of = {row.name: row.index for row in taxonomy}
-    painted = dict(zip(class_names(labels), content.get("regions_class_order") or (), strict=False))
-    wrong = [name for name in class_names(labels) if painted.get(name) != index_of.get(name, -1)]
+def check_model(model: ModelTables, tasks: Iterable[MsdTask]) -> None:
+    """Raises UserError unless the model paints universal indices and has learnt every class of the tasks."""
+    index_of = {row.name: row.index for row in model.taxonomy}
+    wrong = [name for name in model.classes if model.painted_values.get(name) != index_of.get(name, -1)]
     if wrong:
         raise UserError(
-            path,
+            model.label(DATASET_JSON),
             f"the model does not paint universal indices for {wrong}",
             "predictions of a model trained with nnunetv2_clip",
             "give predictions of such a model, with the plans.json and dataset.json that nnU-Net left beside them",
         )
-
-
-def check_model_knows(folder: Path, tasks: Iterable[MsdTask]) -> None:
-    """Raises UserError when the model has not learnt a class of the tasks (its files lie in `folder`)."""
-    known = known_classes(folder) or ()
+    known = model.known or ()
     missing = [f"{name} ({task.folder})" for task in tasks for name in task.classes if name not in known]
     if missing:
         raise UserError(
-            folder,
+            model.where,
             f"the model does not know {', '.join(missing)}",
             "every class of the challenge's CT tasks",
             "train with datasets that annotate them",

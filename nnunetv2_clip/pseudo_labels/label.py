@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip import __version__
+from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
@@ -28,7 +29,7 @@ from nnunetv2_clip.pseudo_labels.report import write_report
 from nnunetv2_clip.pseudo_labels.source import RawDataset
 from nnunetv2_clip.pseudo_labels.target import CompletedCase, CompletedDataset
 from nnunetv2_clip.runner import require_all, run_cases
-from nnunetv2_clip.trained_model import known_classes
+from nnunetv2_clip.trained_model import TrainedModel
 
 PLAN_FORMAT = 2
 
@@ -75,7 +76,7 @@ class Completion:
 
 def pseudo_label(
     raw_dataset_folder: Path | str,
-    model_folder: Path | str,
+    model: TrainedModel | Path | str,
     output_dataset_folder: Path | str,
     *,
     preprocessed_folder: Path | str | None = None,
@@ -85,7 +86,7 @@ def pseudo_label(
     weight: float = Rules.weight,
     device: str | None = None,
     folds: Sequence[int | str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = CHECKPOINT,
     use_mirroring: bool = True,
     step_size: float = 0.5,
     copy_images: bool = False,
@@ -97,13 +98,13 @@ def pseudo_label(
 
     Args:
         raw_dataset_folder: nnUNet_raw/DatasetXXX_Name with label_presence.json.
-        model_folder: of a trained universal model (TRAINER__PLANS__CONFIGURATION).
+        model: a trained universal model: folder (TRAINER__PLANS__CONFIGURATION) or zip.
         output_dataset_folder: of the new raw dataset; must not exist, or hold an interrupted run.
         preprocessed_folder: gets manifest and splits for the training; None: the new dataset's folder in
             nnUNet_preprocessed.
         classes: only these, by name or alias; None: all that the model was trained on.
         threshold, max_uncertainty, weight: see `Rules`.
-        device: "cuda", "cpu" or "mps"; None: the fastest that is there.
+        device: as in `find_device`; None: the fastest that is there.
         folds, checkpoint, use_mirroring, step_size: as in `nnunetv2_clip predict`.
         copy_images: copy images instead of linking them.
 
@@ -112,48 +113,44 @@ def pseudo_label(
         CasesFailed: naming every case that could not be completed; the others are done.
     """
     rules = Rules(threshold, max_uncertainty, weight)
-    if not 0 < step_size <= 1:
-        raise UserError("-step_size", f"{step_size}", "above 0, at most 1")
-    source, model_folder = RawDataset.read(Path(raw_dataset_folder)), Path(model_folder)
+    source = RawDataset.read(Path(raw_dataset_folder))
+    model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
     folder = Path(output_dataset_folder)
     preprocessed = Path(preprocessed_folder or nnunet_folder("nnUNet_preprocessed") / folder.name)
     target = CompletedDataset(folder, preprocessed)
-    wanted, foreign = _wanted_classes(source, model_folder, classes)
+    wanted, foreign = _wanted_classes(source, model, classes)
     case_ids = source.case_ids()
     unknown = {case_id: [n for n in wanted if n not in source.manifest.case(case_id).known] for case_id in case_ids}
     needed = [name for name in wanted if any(name in names for names in unknown.values())]
     if not needed:
         raise UserError(source.folder, "knows every class of the model in every case", "something to complete")
-    options = {"folds": folds, "checkpoint": checkpoint}
-    predicting = {"use_mirroring": use_mirroring, "tile_step_size": step_size}
-    plan = _plan(source, model_folder, needed, rules, {**options, **predicting})
+    used = model.folds(checkpoint, folds)
+    options = {"folds": used, "checkpoint": checkpoint, "use_mirroring": use_mirroring, "step_size": step_size}
+    plan = _plan(source, model, needed, rules, options)
     target.check(plan)
     waiting = [case_id for case_id in case_ids if not target.is_done(case_id, _inputs(source, case_id))]
     # The model is loaded before anything is written, so that no wrong -f or -chk leaves a begun dataset behind.
-    model = load_model(model_folder, needed, device=device, **options, **predicting) if waiting else None
+    loaded = load_model(model, device, classes=needed, **options) if waiting else None
     target.claim(plan)
-    if model:
+    if loaded:
         target.dataset_json.unlink(missing_ok=True)  # not complete any more
-        complete = partial(_complete, source, target, CasePredictor(model.predictor), unknown, rules)
+        complete = partial(_complete, source, target, CasePredictor(loaded.predictor), unknown, rules)
         require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
     if not target.dataset_json.is_file():
-        _finish(source, target, case_ids, rules, copy_images, _model_name(model_folder, folds, checkpoint))
+        _finish(source, target, case_ids, rules, copy_images, f"{model.title}, fold {', '.join(used)}, {checkpoint}")
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
     return Completion(folder, results, foreign)
 
 
 def _wanted_classes(
-    source: RawDataset, model_folder: Path, classes: Sequence[str] | None
+    source: RawDataset, model: TrainedModel, classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
     """The classes to label, and those of the model that the dataset does not know.
 
     Raises:
-        UserError: no model, or a class that the model was not trained on or the dataset does not know.
+        UserError: a class that the model was not trained on or the dataset does not know.
     """
-    trained = known_classes(model_folder)
-    if trained is None:
-        raise UserError(model_folder, "has no dataset.json", "a model folder (TRAINER__PLANS__CONFIGURATION)")
-    taxonomy = source.manifest.taxonomy
+    trained, taxonomy = model.known, source.manifest.taxonomy
     if classes is None:
         return [n for n in trained if n in taxonomy], tuple(n for n in trained if n not in taxonomy)
     names = [taxonomy.find(name, "--classes").name for name in classes]
@@ -165,28 +162,19 @@ def _wanted_classes(
     return [name for name in trained if name in names], ()
 
 
-def _plan(source: RawDataset, model_folder: Path, needed: Sequence[str], rules: Rules, options: dict) -> dict:
+def _plan(source: RawDataset, model: TrainedModel, needed: Sequence[str], rules: Rules, options: dict) -> dict:
     """What the new dataset depends on."""
-    weights = sorted(model_folder.glob(f"fold_*/{options['checkpoint']}"))
     return {
         "format": PLAN_FORMAT,
         "dataset": str(source.folder.resolve()),
         "manifest": checksum(source.folder / MANIFEST_FILE),
-        "model": {path.parent.name: checksum(path) for path in weights},
+        "model": model.checksums(options["folds"], options["checkpoint"]),
         "classes": list(needed),
         "threshold": rules.threshold,
         "max_uncertainty": rules.max_uncertainty,
         "weight": rules.weight,
         "options": options,
     }
-
-
-def _model_name(model_folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> str:
-    """For people: dataset, model folder, folds and checkpoint."""
-    there = sorted(path.parent.name.removeprefix("fold_") for path in model_folder.glob(f"fold_*/{checkpoint}"))
-    plans = read_json(model_folder / "plans.json", "give the folder of a trained model")
-    used = ", ".join(map(str, folds or there))
-    return f"{plans.get('dataset_name')}/{model_folder.resolve().name}, fold {used}, {checkpoint}"
 
 
 def _inputs(source: RawDataset, case_id: str) -> FileStates:

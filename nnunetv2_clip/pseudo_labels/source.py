@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid
-from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, occurring_values
+from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, load_dataset_json, occurring_values
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.pseudo_labels.consistency import CodedMap
@@ -35,16 +34,10 @@ class RawDataset:
     def read(cls, folder: Path) -> RawDataset:
         """Raises UserError: no dataset with manifest, several channels, or one that holds pseudo labels already."""
         remedy = "give a raw dataset that 'nnunetv2_clip convert' wrote"
-        content = read_json(folder / "dataset.json", remedy)
-        labels = content.get("labels") if isinstance(content, dict) else None
-        if not isinstance(labels, dict) or "file_ending" not in content:
-            raise UserError(
-                folder / "dataset.json", "lacks 'labels' or 'file_ending'", "nnU-Net's dataset.json", remedy
-            )
-        if content["file_ending"] != FILE_ENDING:
-            raise UserError(
-                folder / "dataset.json", f"has images of type {content['file_ending']}", FILE_ENDING, remedy
-            )
+        content = load_dataset_json(folder / "dataset.json", remedy)
+        if content.get("file_ending") != FILE_ENDING:
+            found = f"has images of type {content.get('file_ending')}"
+            raise UserError(folder / "dataset.json", found, FILE_ENDING, remedy)
         if len(content.get("channel_names", ())) != 1:
             raise UserError(folder / "dataset.json", "has several image channels", "one", remedy)
         manifest = Manifest.load(folder / MANIFEST_FILE)
@@ -55,7 +48,7 @@ class RawDataset:
                 "truth only, so that no model learns from its own mistakes twice",
                 "give the dataset from which this one was made",
             )
-        return cls(folder, content, manifest, _class_sets(labels, folder / "dataset.json"))
+        return cls(folder, content, manifest, _class_sets(content["labels"], folder / "dataset.json"))
 
     @property
     def classes(self) -> tuple[str, ...]:

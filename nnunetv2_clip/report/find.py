@@ -7,13 +7,13 @@ from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, load_dataset_json
+from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, load_dataset_json
 from nnunetv2_clip.report.cases import CaseFiles
-from nnunetv2_clip.trained_model import known_classes, taxonomy_beside
+from nnunetv2_clip.trained_model import ModelTables
 
 
 def find_files(
@@ -47,10 +47,12 @@ def find_files(
             "check -i",
         )
     json_path = _find_dataset_json(predictions, references, dataset_json)
-    labels = load_dataset_json(json_path)["labels"] if json_path else None
+    remedy = "give the dataset.json of the references with --dataset-json"
+    labels = None if json_path is None else load_dataset_json(json_path, remedy)["labels"]
     presence = find_manifest(manifest, json_path)
-    taxonomy = presence.taxonomy if presence else taxonomy_beside(predictions)
-    names = known_classes(predictions) or (class_names(labels) if labels else taxonomy.names)
+    beside = ModelTables.beside(predictions)
+    taxonomy = presence.taxonomy if presence else beside.taxonomy
+    names = beside.known or (class_names(labels) if labels else taxonomy.names)
     truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
     coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
     if truth and not set(truth) & set(found):

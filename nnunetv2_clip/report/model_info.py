@@ -5,98 +5,60 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.labels import class_names
-from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY, ModelFiles, taxonomy_of_plans
+from nnunetv2_clip.trained_model import PLANS_JSON, TrainedModel
 
 SUMMARY = "validation/summary.json"
 
 
-def describe_model(model: ModelFiles) -> dict:
+def describe_model(model: TrainedModel) -> dict:
     """Everything that `info` tells, as JSON.
 
     Raises:
         UserError: plans or dataset.json are missing or damaged, or the model is not universal.
     """
-    plans, dataset_json = model.read_json("plans.json"), model.read_json("dataset.json")
-    ours = plans.get(PLANS_KEY)
-    if not isinstance(ours, Mapping) or not isinstance(dataset_json.get("labels"), Mapping):
-        raise UserError(
-            f"{model.where}, {model.name}",
-            f"plans.json has no entry {PLANS_KEY!r}, or dataset.json no labels",
-            "a model trained with CLIPUniversalTrainer",
-        )
-    if not isinstance(plans.get("configurations", {}), Mapping):
-        raise UserError(
-            f"{model.where}, {model.name}", "plans.json holds no table of configurations", "nnU-Net's plans"
-        )
     trainer, _, rest = model.name.partition("__")
     plans_name, _, configuration = rest.rpartition("__")
-    if configuration not in plans.get("configurations", {}):  # a renamed folder
-        trainer, plans_name, configuration = "", "", _universal_configuration(plans)
-    text = ours.get("text") or {}
-    folds = _folds(model)
+    if configuration != model.configuration:  # a renamed folder
+        trainer, plans_name = "", model.plans.get("plans_name", "")
     return {
         "model": str(model.where),
         "name": model.name,
         "trainer": trainer,
-        "plans": plans_name or plans.get("plans_name", ""),
-        "configuration": configuration,
-        "dataset": plans.get("dataset_name", ""),
-        "nnunetv2_clip": ours.get("version", ""),
-        "network": _network(plans, configuration),
-        "text": {key: text.get(key, "") for key in ("encoder", "library", "weights", "sha256")},
-        "datasets": ours.get("datasets") or {},
-        "extends": ours.get(EXTENSION_ENTRY),
-        "folds": folds,
-        "classes": _classes(model, dataset_json, ours, taxonomy_of_plans(plans, model.where), folds),
+        "plans": plans_name,
+        "configuration": model.configuration,
+        "dataset": model.plans.get("dataset_name", ""),
+        "nnunetv2_clip": model.entry.get("version", ""),
+        "network": _network(model),
+        "text": {key: model.text.get(key, "") for key in ("encoder", "library", "weights", "sha256")},
+        "datasets": model.entry.get("datasets") or {},
+        "extends": model.extension,
+        "folds": {
+            fold: {"checkpoints": list(names), "validated": f"fold_{fold}/{SUMMARY}" in model.files}
+            for fold, names in model.checkpoints.items()
+        },
+        "classes": _classes(model),
     }
 
 
-def _universal_configuration(plans: Mapping) -> str:
-    """The configuration in which the trainer has put the universal network."""
-    configurations = plans.get("configurations", {})
-    return next((name for name, each in configurations.items() if "class_names" in _arguments(each)), "")
-
-
-def _arguments(settings: Mapping) -> Mapping:
-    return settings.get("architecture", {}).get("arch_kwargs", {})
-
-
-def _network(plans: Mapping, configuration: str) -> dict:
-    """What the configuration builds; empty for a name that is not in the plans."""
-    settings = plans.get("configurations", {}).get(configuration, {})
+def _network(model: TrainedModel) -> dict:
+    """What the trained configuration builds."""
+    settings = model.settings
     return {
-        "class": settings.get("architecture", {}).get("network_class_name", ""),
-        "backbone": str(_arguments(settings).get("backbone_class", "")).rpartition(".")[2],
+        "class": settings["architecture"]["network_class_name"],
+        "backbone": str(model.arguments.get("backbone_class", "")).rpartition(".")[2],
         "patch_size": settings.get("patch_size", []),
         "spacing": settings.get("spacing", []),
         "batch_size": settings.get("batch_size"),
     }
 
 
-def _folds(model: ModelFiles) -> dict[str, dict]:
-    """Fold -> its checkpoints, and the file of its validation."""
-    folds: dict[str, dict] = {}
-    for name in sorted(model.files):
-        folder, _, file = name.partition("/")
-        if not folder.startswith("fold_"):
-            continue
-        entry = folds.setdefault(folder.removeprefix("fold_"), {"checkpoints": [], "validated": False})
-        if file.endswith(".pth"):
-            entry["checkpoints"].append(file)
-        entry["validated"] |= file == SUMMARY
-    return folds
-
-
-def _classes(model: ModelFiles, dataset_json: Mapping, ours: Mapping, taxonomy: Taxonomy, folds: Mapping) -> list[dict]:
-    text = ours.get("text") or {}
-    prompts = dict(zip(text.get("class_names", ()), text.get("prompts", ()), strict=False))
-    datasets = ours.get("datasets") or {}
-    dice = _validation_dice(model, folds)
+def _classes(model: TrainedModel) -> list[dict]:
+    prompts = dict(zip(model.text.get("class_names", ()), model.text.get("prompts", ()), strict=False))
+    datasets = model.entry.get("datasets") or {}
+    dice = _validation_dice(model)
     rows = []
-    for name in class_names(dataset_json["labels"]):
+    for name in model.classes:
         supervised = {
             source: entry["supervised"][name]
             for source, entry in datasets.items()
@@ -105,7 +67,7 @@ def _classes(model: ModelFiles, dataset_json: Mapping, ours: Mapping, taxonomy: 
         values = dice.get(name, [])
         rows.append(
             {
-                "index": taxonomy.find(name, model.where).index,
+                "index": model.taxonomy.find(name, model.label(PLANS_JSON)).index,
                 "name": name,
                 "prompts": list(prompts.get(name, ())),
                 "cases": supervised,
@@ -117,15 +79,15 @@ def _classes(model: ModelFiles, dataset_json: Mapping, ours: Mapping, taxonomy: 
     return rows
 
 
-def _validation_dice(model: ModelFiles, folds: Mapping) -> dict[str, list[float]]:
+def _validation_dice(model: TrainedModel) -> dict[str, list[float]]:
     """Class -> Dice of every validation case of all folds in which it is defined.
 
     Raises:
         UserError: a summary.json that names no classes (written by another trainer).
     """
     found: dict[str, list[float]] = {}
-    for fold in (fold for fold, entry in folds.items() if entry["validated"]):
-        summary = model.read_json(f"fold_{fold}/{SUMMARY}")
+    for file in (file for fold in model.checkpoints if (file := f"fold_{fold}/{SUMMARY}") in model.files):
+        summary = model.read_json(file)
         try:
             names = summary["class_names"]
             for case in summary["metric_per_case"]:
@@ -134,8 +96,8 @@ def _validation_dice(model: ModelFiles, folds: Mapping) -> dict[str, list[float]
                     if value is not None and not math.isnan(value):
                         found.setdefault(names[region], []).append(value)
         except (KeyError, TypeError, AttributeError) as error:
-            where = f"{model.where}, fold_{fold}/{SUMMARY}"
-            raise UserError(where, f"cannot be used ({error!r})", "the validation of CLIPUniversalTrainer") from None
+            found = f"cannot be used ({error!r})"
+            raise UserError(model.label(file), found, "the validation of CLIPUniversalTrainer") from None
     return found
 
 

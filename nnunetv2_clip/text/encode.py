@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.classes import ClassRow
+from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.text.open_clip_model import open_clip_vectors
 from nnunetv2_clip.text.prompts import DEFAULT_TEMPLATE, sentences
@@ -108,7 +109,7 @@ def minilm_table(rows: Sequence[ClassRow]) -> TextTable:
 def _read_sentences(
     encoder: Encoder, names: Sequence[str], prompts: Sequence[Sequence[str]], weights=None, device: str = "cpu"
 ) -> TextTable:
-    _check_device(device)
+    device = str(find_device(device))
     if weights and not Path(weights).is_file():
         raise UserError(f"--weights {weights}", "does not exist", "a weights file", "check the path")
     flat = [sentence for each in prompts for sentence in each]
@@ -121,16 +122,6 @@ def _read_sentences(
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     mean = unit.reshape(len(names), -1, unit.shape[1]).mean(axis=1)
     return TextTable.of(names, prompts, str(encoder), library, mean, _fingerprint(weights) if weights else "")
-
-
-def _check_device(device: str) -> None:
-    if device == "cpu":
-        return
-    import torch
-
-    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.partition(":")[0])
-    if backend is None or not backend.is_available():
-        raise UserError(f"-device {device}", "is not available on this machine", "cpu, cuda or mps", "use -device cpu")
 
 
 def _refuse_unread_options(encoder: Encoder, templates, weights, class_order) -> None:

@@ -12,7 +12,7 @@ from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.training.universal_plans import KEY
+from nnunetv2_clip.trained_model import PLANS_JSON, ModelTables
 
 
 def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
@@ -111,13 +111,12 @@ def check_same_text(model_folder: Path, text: TextTable) -> None:
     Raises:
         UserError: a fold was trained with another table.
     """
-    plans_file = model_folder / "plans.json"
-    if not plans_file.is_file() or not any(model_folder.glob("fold_*/checkpoint_*.pth")):
+    if not any(model_folder.glob("fold_*/checkpoint_*.pth")):
         return
-    before = read_json(plans_file, "delete the model folder and train again").get(KEY, {}).get("text")
+    before = ModelTables.beside(model_folder).text
     if before and before["sha256"] != text.sha256:
         raise UserError(
-            plans_file,
+            model_folder / PLANS_JSON,
             f"a fold was trained with text embeddings of {before['encoder']} (hash {before['sha256'][:12]}), the "
             f"preprocessed folder now holds {text.encoder} (hash {text.sha256[:12]})",
             "one table for all folds of a model",

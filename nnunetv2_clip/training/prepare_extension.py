@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nnunetv2_clip.choices import FINE_TUNE, FROZEN, PLANS, TRAINER, TRANSFER
-from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.choices import CHECKPOINT, FINE_TUNE, FROZEN, PLANS, TRAINER, TRANSFER
+from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, replacing, write_json
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.files import replacing, write_json
+from nnunetv2_clip.labels import class_names, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
 from nnunetv2_clip.text.extension import extended_table
 from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import EXTENSION_ENTRY, PLANS_KEY, taxonomy_of_plans
+from nnunetv2_clip.trained_model import (
+    CLASS_EMBEDDING,
+    EXTENSION_ENTRY,
+    PLANS_KEY,
+    RULES_ENTRY,
+    TrainedModel,
+    weights_file,
+)
 from nnunetv2_clip.training.extension import (
     Extension,
     start_file,
@@ -34,45 +40,70 @@ from nnunetv2_clip.training.extension import (
     text_file,
 )
 from nnunetv2_clip.training.pretrained import read_checkpoint
-from nnunetv2_clip.training.universal_plans import NETWORK
 
 SUFFIX = {FROZEN: "extended", FINE_TUNE: "finetuned", TRANSFER: "transferred"}
 OURS = ("backbone_class", "class_names", "text_width", "extensions")  # arguments that are not the backbone's
-ROWS = "class_embedding.seg_layers."
 
 
 @dataclass(frozen=True, eq=False)
-class OldModel:
-    """What a new training takes from a trained universal model.
+class TrainedFold:
+    """What a new training takes from a trained universal model: its tables, and the weights of one fold.
 
     Attributes:
-        name: dataset and model folder, for people.
-        configuration: the one that was trained.
-        classes: those with a channel, in channel order.
-        known: those that were trained.
         text: the embeddings in the checkpoint, with the provenance in the plans.
-        parts: see `Extension`.
-        rows: of `classes`.
     """
 
-    name: str
-    plans: dict
-    configuration: str
+    model: TrainedModel
     fold: str
-    num_channels: int
     weights: dict[str, torch.Tensor]
-    taxonomy: Taxonomy
-    known: tuple[str, ...]
     text: TextTable
-    parts: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, model: TrainedModel, fold: str | None = None, checkpoint: str = CHECKPOINT) -> TrainedFold:
+        """Read the weights.
+
+        Args:
+            fold: None: the first that is there.
+
+        Raises:
+            UserError: no universal model, no such fold, or a checkpoint that does not belong to the plans.
+        """
+        names = model.arguments["class_names"]
+        fold = model.folds(checkpoint, fold and [fold])[0]
+        file = weights_file(fold, checkpoint)
+        path = model.label(file)
+        with model.on_disk([fold], checkpoint) as folder:
+            weights = read_checkpoint(folder / file)["network_weights"]
+        try:
+            model.check_weights(path, weights)
+            vectors, made = weights[f"{CLASS_EMBEDDING}text_embedding"].float().numpy(), model.text
+            prompts = tuple(tuple(each) for each in made["prompts"])
+            origin = made["encoder"], made["library"]
+            text = TextTable(tuple(names), prompts, *origin, vectors, made.get("weights", ""), str(path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(path, f"or its plans.json lack {error}", "a model trained with this package") from None
+        return cls(model, fold, weights, text)
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Those with a channel, in channel order."""
         return self.text.class_names
 
     @property
     def rows(self) -> tuple[ClassRow, ...]:
-        return tuple(self.taxonomy.find(name) for name in self.classes)
+        return tuple(self.model.taxonomy.find(name) for name in self.classes)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The classes that this fold was trained on."""
+        trained = self.weights[f"{CLASS_EMBEDDING}trained"].tolist()
+        return tuple(name for name, each in zip(self.classes, trained, strict=True) if each)
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """See `Extension`."""
+        extension = Extension.of_plans(self.model.plans)
+        return extension.parts if extension else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +118,7 @@ class NewDataset:
     def read(cls, dataset: str | int) -> NewDataset:
         """Raises UserError: there is no such raw dataset, or it was not made by `convert`."""
         folder = dataset_folder("nnUNet_raw", dataset)
-        content = read_json(folder / "dataset.json", "convert the dataset first")
-        if not isinstance(content, dict) or not isinstance(content.get("labels"), Mapping):
-            raise UserError(folder / "dataset.json", "has no table 'labels'", "a dataset of 'nnunetv2_clip convert'")
+        content = load_dataset_json(folder / "dataset.json", "convert the dataset first")
         return cls(folder, content, Manifest.load(folder / MANIFEST_FILE))
 
     @property
@@ -117,85 +146,8 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def read_old_model(folder: Path, fold: str | None = None, checkpoint: str = "checkpoint_final.pth") -> OldModel:
-    """The old model from its folder.
-
-    Args:
-        fold: None: the first that is there.
-
-    Raises:
-        UserError: no universal model, no such fold, or a checkpoint that does not belong to the plans.
-    """
-    plans = read_json(folder / "plans.json", "give the folder of a trained model (TRAINER__PLANS__CONFIGURATION)")
-    dataset_json = read_json(folder / "dataset.json", "give the folder of a trained model")
-    configuration, arguments = _universal_configuration(folder, plans)
-    fold = _fold(folder, fold, checkpoint)
-    path = folder / f"fold_{fold}" / checkpoint
-    weights = read_checkpoint(path)["network_weights"]
-    text = _text_of(path, plans, arguments["class_names"], weights)
-    trained = weights[f"{ROWS}trained"].tolist()
-    extension = Extension.of_plans(plans)
-    return OldModel(
-        name=f"{plans.get('dataset_name')}/{folder.resolve().name}",
-        plans=plans,
-        configuration=configuration,
-        fold=fold,
-        num_channels=len(dataset_json["channel_names"]),
-        weights=weights,
-        taxonomy=taxonomy_of_plans(plans, folder / "plans.json"),
-        known=tuple(name for name, each in zip(text.class_names, trained, strict=True) if each),
-        text=text,
-        parts=extension.parts if extension else (),
-    )
-
-
-def _universal_configuration(folder: Path, plans: object) -> tuple[str, dict]:
-    """Name of the trained configuration, and the arguments of its network."""
-    found = {}
-    if isinstance(plans, dict) and PLANS_KEY in plans:
-        for name, settings in plans.get("configurations", {}).items():
-            architecture = settings.get("architecture", {})
-            if architecture.get("network_class_name") == NETWORK:
-                found[name] = architecture["arch_kwargs"]
-    if len(found) != 1:
-        raise UserError(folder, "was not trained with CLIPUniversalTrainer", "a universal model", "give another -m")
-    return next(iter(found.items()))
-
-
-def _fold(folder: Path, wanted: str | None, checkpoint: str) -> str:
-    there = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    if not there or wanted not in (None, *there):
-        found = f"has no {checkpoint} in {'any fold' if wanted is None else f'fold_{wanted}'}"
-        raise UserError(
-            folder, found, f"a finished training; folds: {', '.join(there) or 'none'}", "check -m, -f, -chk"
-        )
-    return wanted or there[0]
-
-
-def _text_of(path: Path, plans: dict, names: Iterable[str], weights: Mapping) -> TextTable:
-    """The text table in a checkpoint; its hash must be the one in the plans."""
-    made = plans[PLANS_KEY].get("text") or {}
-    try:
-        vectors = weights[f"{ROWS}text_embedding"].float().numpy()
-        prompts = tuple(tuple(each) for each in made["prompts"])
-        table = TextTable(
-            tuple(names), prompts, made["encoder"], made["library"], vectors, made.get("weights", ""), str(path)
-        )
-        same = table.sha256 == made["sha256"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(path, f"or its plans.json lack {error}", "a model trained with this package") from None
-    if not same:
-        raise UserError(
-            path,
-            f"its text embeddings have the hash {table.sha256[:12]}",
-            f"{made['sha256'][:12]}, which plans.json states",
-            "take plans.json and checkpoint from one training",
-        )
-    return table
-
-
 def prepare_extension(
-    old: OldModel,
+    old: TrainedFold,
     dataset: str | int,
     mode: str,
     plans_name: str | None = None,
@@ -223,7 +175,7 @@ def prepare_extension(
         check_classes(old, new_data, new)
     if mode == FINE_TUNE:
         warnings = check_not_forgotten(old, new_data)
-    plans_name = f"{old.plans['plans_name']}_{SUFFIX[mode]}" if plans_name is None else plans_name
+    plans_name = f"{old.model.plans['plans_name']}_{SUFFIX[mode]}" if plans_name is None else plans_name
     check_plans_name(plans_name)
     folder = nnunet_folder("nnUNet_preprocessed") / new_data.folder.name
     plans_file = folder / f"{plans_name}.json"
@@ -231,14 +183,16 @@ def prepare_extension(
         raise UserError(plans_file, "is there already", "a new name", "choose one with -p, or add --overwrite")
     text = extended_table(old.text, old.rows, new_data.rows, table, weights, device)
     warnings = (*warnings, *warnings_of(text))  # two classes with one vector cannot be told apart
-    extension = Extension(mode, old.name, old.fold, () if mode == TRANSFER else old.known, _parts(old, mode, new))
+    extension = Extension(
+        mode, old.model.title, old.fold, () if mode == TRANSFER else old.known, _parts(old, mode, new)
+    )
     plans = new_plans(old, extension, new_data, plans_name)
     _copy_tables(new_data, folder)
     start, text_path = start_file(folder, plans_name), text_file(folder, plans)
     text.save(text_path)
     _save_start(old, extension, start)
     write_json(plans_file, plans)
-    commands = _next_commands(folder, plans_name, old.configuration)
+    commands = _next_commands(folder, plans_name, old.model.configuration)
     return Prepared(extension, new, (plans_file, text_path, start), commands, warnings)
 
 
@@ -252,7 +206,7 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
     )
 
 
-def _parts(old: OldModel, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+def _parts(old: TrainedFold, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     return {FROZEN: (*old.parts, new), FINE_TUNE: old.parts, TRANSFER: ()}[mode]
 
 
@@ -269,19 +223,20 @@ def check_plans_name(name: str) -> None:
         raise UserError("-overwrite_plans_name", found, expected)
 
 
-def check_channels(old: OldModel, new: NewDataset) -> None:
+def check_channels(old: TrainedFold, new: NewDataset) -> None:
     """Raises UserError: the images have another number of channels than the model's."""
     channels = new.dataset_json.get("channel_names", {})
-    if len(channels) != old.num_channels:
+    expected = len(old.model.dataset_json["channel_names"])
+    if len(channels) != expected:
         raise UserError(
             new.folder / "dataset.json",
             f"has {len(channels)} channels",
-            f"{old.num_channels}, as the model {old.name} has",
+            f"{expected}, as the model {old.model.title} has",
             "give another model",
         )
 
 
-def check_classes(old: OldModel, new: NewDataset, added: tuple[str, ...]) -> None:
+def check_classes(old: TrainedFold, new: NewDataset, added: tuple[str, ...]) -> None:
     """Every class of the model means the same in the dataset, and the dataset knows the truth of one that is new.
 
     Raises:
@@ -309,7 +264,7 @@ def check_classes(old: OldModel, new: NewDataset, added: tuple[str, ...]) -> Non
         )
 
 
-def check_not_forgotten(old: OldModel, new: NewDataset) -> tuple[str, ...]:
+def check_not_forgotten(old: TrainedFold, new: NewDataset) -> tuple[str, ...]:
     """Warnings about classes that will fade, because no case of the dataset holds them.
 
     Raises:
@@ -328,27 +283,27 @@ def check_not_forgotten(old: OldModel, new: NewDataset) -> tuple[str, ...]:
     return (f"no case supervises {', '.join(missing)}: fine-tuning may forget them",)
 
 
-def new_plans(old: OldModel, extension: Extension, new: NewDataset, plans_name: str) -> dict:
+def new_plans(old: TrainedFold, extension: Extension, new: NewDataset, plans_name: str) -> dict:
     """Plans for the new dataset that preprocess and build as the old model's: the one configuration that was trained.
 
     They name the stock backbone, as all plans do before training; the trainer puts the universal network on it.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = deepcopy(old.plans)
-    settings = deepcopy(PlansManager(plans).get_configuration(old.configuration).configuration)
+    plans = deepcopy(old.model.plans)
+    settings = deepcopy(PlansManager(plans).get_configuration(old.model.configuration).configuration)
     settings.pop("inherits_from", None)
     arguments = settings["architecture"]["arch_kwargs"]
     settings["architecture"]["network_class_name"] = arguments["backbone_class"]
     settings["architecture"]["arch_kwargs"] = {key: value for key, value in arguments.items() if key not in OURS}
-    settings["data_identifier"] = f"{plans_name}_{old.configuration}"
-    kept = {} if extension.mode == TRANSFER else {"postprocessing": old.plans[PLANS_KEY].get("postprocessing")}
+    settings["data_identifier"] = f"{plans_name}_{old.model.configuration}"
+    kept = {} if extension.mode == TRANSFER else {RULES_ENTRY: old.model.rules}
     return {
         **plans,
         "dataset_name": new.folder.name,
         "plans_name": plans_name,
         "image_reader_writer": new.dataset_json.get("overwrite_image_reader_writer", plans["image_reader_writer"]),
-        "configurations": {old.configuration: settings},
+        "configurations": {old.model.configuration: settings},
         PLANS_KEY: {key: value for key, value in {**kept, EXTENSION_ENTRY: extension.to_json()}.items() if value},
     }
 
@@ -361,7 +316,7 @@ def _copy_tables(new: NewDataset, preprocessed: Path) -> None:
             shutil.copy(new.folder / name, preprocessed / name)
 
 
-def _save_start(old: OldModel, extension: Extension, path: Path) -> None:
+def _save_start(old: TrainedFold, extension: Extension, path: Path) -> None:
     vectors = {name: torch.from_numpy(row.copy()) for name, row in zip(old.classes, old.text.vectors, strict=True)}
     network = start_weights(old.weights, extension.mode, len(extension.parts))
     with replacing(path) as beside:

@@ -77,7 +77,7 @@ def read_checkpoint(path: Path | str) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net's checkpoints hold its plans
     except Exception as error:
-        raise UserError(path, f"is no checkpoint ({error})", "a checkpoint_final.pth of nnU-Net") from None
+        raise UserError(path, f"is no checkpoint ({error})", "a checkpoint of nnU-Net") from None
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
-        raise UserError(path, "holds no 'network_weights'", "a checkpoint_final.pth of nnU-Net")
+        raise UserError(path, "holds no 'network_weights'", "a checkpoint of nnU-Net")
     return checkpoint

@@ -32,7 +32,7 @@ from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, learned_rules
+from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, ModelTables
 from nnunetv2_clip.training import class_log
 from nnunetv2_clip.training.checks import (
     check_batch_feeds_all,
@@ -157,7 +157,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _keep_learned_rules(self) -> None:
         """nnU-Net replaces the model's plans.json; the rules of `learn-postprocessing` in it are to stay."""
         with exit_on_user_error():
-            rules = learned_rules(Path(self.output_folder_base))
+            rules = ModelTables.beside(Path(self.output_folder_base)).rules
         if rules:
             self.plans_manager.plans[PLANS_KEY][RULES_ENTRY] = rules
             self.print_to_log_file(

@@ -11,10 +11,8 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import PLANS_KEY as KEY
+from nnunetv2_clip.trained_model import NETWORK, PLANS_KEY
 from nnunetv2_clip.training.extension import Extension
-
-NETWORK = "nnunetv2_clip.networks.universal.CLIPUniversalNet"
 
 
 def text_for(classes: Sequence[str], path: Path) -> TextTable:
@@ -63,8 +61,8 @@ def universal_plans(
     result = deepcopy(plans)
     names = list(text.class_names)
     extension = Extension.of_plans(plans)
-    result[KEY] = {
-        **(plans.get(KEY) or {}),
+    result[PLANS_KEY] = {
+        **(plans.get(PLANS_KEY) or {}),
         "version": __version__,
         "classes": [row for row in taxonomy.to_json() if row["name"] in names],
         "text": text.provenance,

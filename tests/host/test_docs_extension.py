@@ -16,7 +16,7 @@ import pytest
 
 from nnunetv2_clip.choices import PLANS
 from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS
-from nnunetv2_clip.trained_model import known_classes
+from nnunetv2_clip.trained_model import TrainedModel
 from tests.host.conftest import FOLDERS, call
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -105,8 +105,8 @@ def test_a_class_is_added_by_the_commands_of_the_page(reader):
     (reader / "my_dataset.yaml").write_text(source)
     run("extend.md", reader)
     known = {"liver", "liver_tumor", "spleen", "sacrum"}
-    assert set(known_classes(model(reader, "Dataset901_Sacrum", f"{PLANS}_extended"))) == known
-    assert set(known_classes(model(reader, "Dataset911_Completed", f"{PLANS}_finetuned"))) == known
+    assert set(TrainedModel.open(model(reader, "Dataset901_Sacrum", f"{PLANS}_extended")).known) == known
+    assert set(TrainedModel.open(model(reader, "Dataset911_Completed", f"{PLANS}_finetuned")).known) == known
     assert (reader / "PREDICTIONS" / "case.nii.gz").is_file()
 
 
@@ -116,6 +116,6 @@ def test_another_list_of_classes_is_learnt_by_the_commands_of_the_page(reader):
     shutil.copy(fold / "checkpoint_final.pth", reader / "universal.pth")
     run("transfer.md", reader)
     for plans in (f"{PLANS}_transferred", f"{PLANS}_from900"):
-        assert set(known_classes(model(reader, "Dataset903_Vertebrae", plans))) == {
+        assert set(TrainedModel.open(model(reader, "Dataset903_Vertebrae", plans)).known) == {
             name.lower() for name in GROUPS["vertebrae"]
         }

@@ -13,7 +13,7 @@ import pytest
 
 from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.phantom.shapes import Grid, Tube, smooth_field
-from nnunetv2_clip.trained_model import known_classes
+from nnunetv2_clip.trained_model import TrainedModel
 from tests.host.conftest import FOLDERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "other_body_parts.md").read_text()
@@ -119,7 +119,7 @@ def test_two_backbones_are_trained_and_scored_by_the_commands_of_the_page(knees)
         configuration = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]
         assert configuration["normalization_schemes"] == ["ZScoreNormalization"]
         assert configuration["architecture"]["arch_kwargs"]["backbone_class"].endswith(backbone)
-        assert set(known_classes(model)) == MENISCI
+        assert set(TrainedModel.open(model).known) == MENISCI
     for name in ("unet", "resenc"):
         pairs = Evaluation.load(knees / name).pairs
         assert {pair.class_name for pair in pairs} == MENISCI

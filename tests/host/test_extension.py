@@ -13,7 +13,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from nnunetv2_clip import cli
-from nnunetv2_clip.trained_model import known_classes
+from nnunetv2_clip.trained_model import TrainedModel
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 from nnunetv2_clip.training.variants import CLIPUniversalTrainerRandomText
 from tests.host.conftest import DATASET, PLANS
@@ -126,9 +126,9 @@ def test_only_the_new_part_has_learnt(chain):
 
 
 def logits(model, classes, image):
-    from nnunetv2_clip.inference.restricted import load_predictor
+    from nnunetv2_clip.inference.loading import load_predictor
 
-    predictor = load_predictor(model, classes, device="cpu")
+    predictor = load_predictor(TrainedModel.open(model), classes, device="cpu")
     network = predictor.network.eval()
     network.load_state_dict(predictor.list_of_parameters[0])
     with torch.inference_mode():
@@ -149,7 +149,7 @@ def test_old_logits_are_the_same_to_the_bit_in_every_generation(chain):
 
 @pytest.mark.slow
 def test_the_models_know_old_and_new_classes(chain, capsys):
-    assert [set(known_classes(model)) - {"liver", "liver_tumor", "spleen"} for model in chain] == [
+    assert [set(TrainedModel.open(model).known) - {"liver", "liver_tumor", "spleen"} for model in chain] == [
         set(),
         {"sacrum"},
         {"sacrum", "renal_vein"},

@@ -14,8 +14,8 @@ import torch
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.inputs import Case, find_cases, read_case
+from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.memory import parse_size
-from nnunetv2_clip.inference.restricted import load_predictor
 from nnunetv2_clip.text.table import text_hash
 from tests.inference.conftest import AFFINE, make_ct, make_model, save_ct
 from tests.inference.test_predict import predict, voxels
@@ -203,6 +203,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, ct, capsys):
     "damage",
     [
         lambda plans, labels, weights: plans.update(configurations=[]),
+        lambda plans, labels, weights: plans.update(foreground_intensity_properties_per_channel={}),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(spacing=[0, 1, 1]),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(normalization_schemes=[]),
         lambda plans, labels, weights: labels.update(labels=[1]),
         lambda plans, labels, weights: labels.pop("regions_class_order"),
         lambda plans, labels, weights: weights.pop("network_weights"),
@@ -354,8 +357,8 @@ def test_a_fold_whose_text_embeddings_are_not_those_of_the_plans_is_refused(tmp_
     vectors = checkpoint["network_weights"]["class_embedding.seg_layers.text_embedding"]
     plans["nnunetv2_clip"]["text"] = {"sha256": text_hash(classes, vectors.numpy())}
     (folder / "plans.json").write_text(json.dumps(plans))
-    load_predictor(folder, device="cpu")
+    load_model(folder, "cpu")
     vectors[0] *= -1
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match="its text embeddings have the hash"):
-        load_predictor(folder, device="cpu")
+        load_model(folder, "cpu")

@@ -14,6 +14,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.learning import Choice, candidate_rules, choose, dice, write_rules
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.postprocessing import NOTHING, Rule, needed_classes, postprocess, rules_of_plans
+from nnunetv2_clip.trained_model import TrainedModel
 from tests.inference.conftest import make_model, save_ct
 
 SHAPE = (12, 8, 3)
@@ -115,7 +116,9 @@ def test_rules_are_data_of_the_model_and_stand_in_the_record(tmp_path, ct):
     assert main([*plain, "-o", str(tmp_path / "none"), "--postprocess"]) == 2  # nothing learned yet
     rule = Rule(threshold=0.3, touches=("liver",))
     write_rules(
-        model, {"liver_tumor": Choice(rule, 0.5, 0.6, 4), "liver": Choice(NOTHING, 0.9, 0.9, 4)}, {"folds": [0]}
+        TrainedModel.open(model),
+        {"liver_tumor": Choice(rule, 0.5, 0.6, 4), "liver": Choice(NOTHING, 0.9, 0.9, 4)},
+        {"folds": [0]},
     )
     assert rules_of_plans(json.loads((model / "plans.json").read_text()), model) == {"liver_tumor": rule}
     assert main([*plain, "-o", str(tmp_path / "with"), "--postprocess"]) == 0

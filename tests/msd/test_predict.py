@@ -14,11 +14,12 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.inference import restricted
+from nnunetv2_clip.inference import loading
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.msd import predict as msd_predict
-from nnunetv2_clip.msd.predict import Model, predict_tasks
+from nnunetv2_clip.msd.predict import Setup, predict_tasks
 from nnunetv2_clip.msd.tasks import CT_TASKS
+from nnunetv2_clip.trained_model import TrainedModel
 from tests.msd import tree
 from tests.msd.tree import AFFINE, SHAPE
 
@@ -59,11 +60,11 @@ def predictors(monkeypatch):
     """Replaces the network: `calls` lists what was asked for, `log` every predicted image."""
     state = {"calls": [], "log": [], "die_after": None}
 
-    def load_predictor(model_folder, classes, label_values, folds, checkpoint, device):
+    def load_predictor(model, classes, label_values, folds, checkpoint, device):
         state["calls"].append((classes, label_values))
         return FakePredictor(state["log"], classes, label_values, state["die_after"])
 
-    monkeypatch.setattr(restricted, "load_predictor", load_predictor)
+    monkeypatch.setattr(loading, "load_predictor", load_predictor)
     return state
 
 
@@ -112,10 +113,16 @@ def test_a_model_without_a_tasks_class_is_refused_before_predicting(tmp_path, ms
     assert predictors["calls"] == []
 
 
-@pytest.mark.parametrize("more", [["-f", "3"], ["-chk", "checkpoint_best.pth"]])
-def test_a_missing_checkpoint_is_refused_with_those_there(tmp_path, msd, model, predictors, capsys, more):
+@pytest.mark.parametrize(
+    ("more", "there"),
+    [
+        (["-f", "3"], "checkpoint_final.pth in fold 3. Expected: folds out of ['0']"),
+        (["-chk", "checkpoint_best.pth"], "fold_0/checkpoint_final.pth"),
+    ],
+)
+def test_a_missing_checkpoint_is_refused_with_those_there(tmp_path, msd, model, predictors, capsys, more, there):
     assert export(model, msd, tmp_path / "s.zip", *more) == 2
-    assert "fold_0/checkpoint_final.pth" in capsys.readouterr().err
+    assert there in capsys.readouterr().err
 
 
 def test_missing_test_images_are_listed_before_predicting(tmp_path, msd, model, predictors, capsys):
@@ -152,7 +159,7 @@ def test_an_image_with_a_half_turned_header_is_predicted_upright_and_written_on_
                 mask[0, 0, 0] = 1
                 nib.save(nib.Nifti1Image(mask, given.affine), output + ".nii.gz")
 
-    monkeypatch.setattr(restricted, "load_predictor", lambda *_: EchoPredictor())
+    monkeypatch.setattr(loading, "load_predictor", lambda *_: EchoPredictor())
     assert export(model, msd, tmp_path / "s.zip") == 0
     assert "spleen_001.nii.gz: its header is rotated" in capsys.readouterr().out
     assert np.allclose(np.diag(seen["spleen_001.nii.gz"]), [-6, -6, 8, 1])
@@ -172,10 +179,10 @@ def test_many_images_are_read_and_written_by_workers(tmp_path, msd, model, monke
             asked.append(processes)
             self.predict_from_files_sequential(images, outputs)
 
-    def load_predictor(model_folder, classes, label_values, *_):
+    def load_predictor(model, classes, label_values, *_):
         return WorkerPredictor([], classes, label_values, None)
 
-    monkeypatch.setattr(restricted, "load_predictor", load_predictor)
+    monkeypatch.setattr(loading, "load_predictor", load_predictor)
     monkeypatch.setattr(msd_predict, "WORTH_WORKERS", 2)
-    predict_tasks(Model(model, processes=3, trust_headers=True), msd, tmp_path / "predictions")
+    predict_tasks(Setup(TrainedModel.open(model), processes=3, trust_headers=True), msd, tmp_path / "predictions")
     assert asked == [{"num_processes_preprocessing": 3, "num_processes_segmentation_export": 3}] * len(CT_TASKS)

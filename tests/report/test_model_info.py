@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,8 +18,7 @@ from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import taxonomy_beside
-from nnunetv2_clip.training.universal_plans import NETWORK
+from nnunetv2_clip.trained_model import NETWORK, ModelTables
 
 CLASSES = ["liver", "spleen", "liver_tumor"]  # in painting order
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
@@ -167,5 +165,5 @@ def test_a_folder_without_plans_and_a_file_that_is_no_zip_are_refused(tmp_path, 
 def test_a_users_class_is_found_beside_predictions(tmp_path):
     row = {"index": 33, "name": "renal_vein", "parents": []}
     (tmp_path / "plans.json").write_text(json.dumps({"nnunetv2_clip": {"classes": [row]}}))
-    assert taxonomy_beside(tmp_path).find("renal_vein").index == 33
-    assert taxonomy_beside(Path(tmp_path / "elsewhere")) is UNIVERSAL
+    assert ModelTables.beside(tmp_path).taxonomy.find("renal_vein").index == 33
+    assert ModelTables.beside(tmp_path / "elsewhere").taxonomy is UNIVERSAL

@@ -252,7 +252,7 @@ def test_a_model_that_is_not_universal(model, folders, capsys):
 
 def test_a_missing_fold_and_missing_plans(model, folders, capsys):
     write_dataset(taxonomy_with(SACRUM), CASES)
-    assert "folds: 0" in refused(capsys, model, folders, "-f", "3")
+    assert "folds out of ['0']" in refused(capsys, model, folders, "-f", "3")
     (model / "plans.json").unlink()
     assert "plans.json" in refused(capsys, model, folders)
 

@@ -8,7 +8,8 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.training.universal_plans import KEY, NETWORK, text_for, universal_plans
+from nnunetv2_clip.trained_model import NETWORK, PLANS_KEY
+from nnunetv2_clip.training.universal_plans import text_for, universal_plans
 
 CLASSES = ("spleen", "liver")
 STOCK_NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -60,7 +61,7 @@ def test_the_stock_network_becomes_the_backbone(text):
         },
         "_kw_requires_import": ["conv_op"],
     }
-    ours = plans[KEY]
+    ours = plans[PLANS_KEY]
     assert {row["name"] for row in ours["classes"]} == set(CLASSES)
     assert ours["text"] == text.provenance and ours["datasets"] == {"old": {"cases": 2}}
     assert stock == stock_plans(), "the given plans are not changed"
@@ -73,13 +74,13 @@ def test_plans_that_were_made_before_stay_as_they_are(text):
 
 
 def test_what_others_have_noted_in_the_plans_travels_on(text):
-    stock = stock_plans() | {KEY: {"postprocessing": {"rules": {}}}}
-    assert universal_plans(stock, "3d_fullres", text, UNIVERSAL)[KEY]["postprocessing"] == {"rules": {}}
+    stock = stock_plans() | {PLANS_KEY: {"postprocessing": {"rules": {}}}}
+    assert universal_plans(stock, "3d_fullres", text, UNIVERSAL)[PLANS_KEY]["postprocessing"] == {"rules": {}}
 
 
 def test_the_parts_of_an_extension_are_built(text):
     entry = {"mode": "frozen", "model": "old", "fold": "0", "known": ["liver"], "parts": [["spleen"]]}
-    stock = stock_plans() | {KEY: {"extension": entry}}
+    stock = stock_plans() | {PLANS_KEY: {"extension": entry}}
     architecture = universal_plans(stock, "3d_fullres", text, UNIVERSAL)["configurations"]["3d_fullres"]["architecture"]
     assert architecture["arch_kwargs"]["extensions"] == [["spleen"]]
 
