@@ -129,7 +129,7 @@ def describe_case(files: CaseFiles) -> CaseReport:
     Raises:
         UserError: a file cannot be read, or image, prediction and reference lie on different grids.
     """
-    scan = read_scan(files)
+    scan = read_case_arrays(files)
     found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
     counts = np.bincount(scan.prediction.label_map.ravel(), minlength=scan.prediction.max_value + 1)
     volumes = {name: _volume_ml(scan, counts, name) for name in files.names}
@@ -151,7 +151,7 @@ def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def read_scan(files: CaseFiles) -> CaseArrays:
+def read_case_arrays(files: CaseFiles) -> CaseArrays:
     """The arrays of a case.
 
     Raises:

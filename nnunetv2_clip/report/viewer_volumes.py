@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-from nnunetv2_clip.report.cases import CaseFiles, read_scan
+from nnunetv2_clip.report.cases import CaseFiles, read_case_arrays
 
 FINEST_MM = 2.0  # finer volumes are thinned out: a page must stay small
 CT_RANGE_HU, CT_STEP_HU = (-1024, 1500), 4  # coarser than the noise, and half the bytes
@@ -42,7 +42,7 @@ def viewer_case(job: ViewerJob) -> ViewerCase:
     Raises:
         UserError: as `cases.describe_case`.
     """
-    scan = read_scan(job.files)
+    scan = read_case_arrays(job.files)
     steps = [max(1, round(FINEST_MM / spacing)) for spacing in scan.grid.spacing_mm]
     hu = np.clip(scan.hu, *CT_RANGE_HU) / CT_STEP_HU
     return ViewerCase(
