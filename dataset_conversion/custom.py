@@ -22,17 +22,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.laterality import Pair, split_pairs
+from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PLACEHOLDER, find_by_pattern
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, match_pairs
 from nnunetv2_clip.dataset_conversion.custom_masks import CustomMaskSource
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.imaging.nifti import SUFFIXES, read_pair
-from nnunetv2_clip.labels import IGNORE
+from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
 
 KEYS = (
     "name",
@@ -89,13 +87,9 @@ class CustomSource(Source):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
-        unknown = np.isin(label.data, self.ignored) if self.ignored else None
-        others = dict.fromkeys(np.unique(label.data).tolist(), ()) if self.others_are_background else {}
-        classes_of = {**others, **self.label_table}
-        if not self.pairs:
-            return LoadedCase(image, label.data, classes_of, self.annotated, self.absent, unknown)
-        split = split_pairs(label.data, classes_of, self.pairs, image, self.annotated)
-        return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, unknown, split.fixes)
+        others = dict.fromkeys(occurring_values(label.data).tolist(), ()) if self.others_are_background else {}
+        sets = {**others, **self.label_table, **dict.fromkeys(self.ignored)}
+        return self.interpret(image, ClassMap(label.data, sets))
 
     def settings(self) -> dict:
         return {

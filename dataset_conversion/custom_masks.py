@@ -18,7 +18,7 @@ from nnunetv2_clip.conversion.patterns import find_by_pattern
 from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import read_image, read_label_map, require_same_grid
-from nnunetv2_clip.labels import overlay
+from nnunetv2_clip.labels import ClassMap, occurring_values
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ class CustomMaskSource(Source):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image = read_image(case.image)
-        label_map, classes_of = overlay(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, label_map, classes_of, self.annotated, self.absent)
+        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
+        return LoadedCase(image, labels, self.annotated, self.absent)
 
     def _masks(self, case: SourceCase, image) -> Iterator[tuple[np.ndarray, ClassNames]]:
         for role, path in case.labels.items():
             mask = read_label_map(path)
             require_same_grid(case.image, image.geometry, path, mask.geometry)
-            if len(np.unique(mask.data)) > 2 or mask.data.min() < 0:
-                found = f"has the values {np.unique(mask.data)[:5].tolist()}"
+            values = occurring_values(mask.data)
+            if len(values) > 2 or values[0] < 0:
+                found = f"has the values {values[:5].tolist()}"
                 raise UserError(path, found, "0 and one other", "use 'labels' and 'values' for label maps")
             yield mask.data > 0, (role.rpartition("_")[0],)
 

@@ -18,7 +18,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, Volume, checksum, fingerprint, write_nifti
-from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
+from nnunetv2_clip.labels import ClassMap, ClassSet, LabelTable, occurring_values, ordered_sets
 from nnunetv2_clip.manifest import CasePresence
 
 # In pending label maps; the merge replaces it by nnU-Net's ignore label, which is known when all cases are.
@@ -54,23 +54,16 @@ def convert_case(task: CaseTask) -> None:
     inputs = file_states(task.case.files.values())
     loaded = load_case(task.source, task.case, task.taxonomy)
     _check(task, loaded)
-    classes_of = {
-        value: complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
-    }
+    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, task.taxonomy))
     where = ", ".join(map(str, task.case.labels.values()))
-    new_sets = _new_sets(loaded.label_map, classes_of, task.known_sets)
-    table = LabelTable(task.known_sets + new_sets)
-    label_map = table.remap(loaded.label_map, classes_of, where)
-    has_unknown = loaded.unknown is not None and bool(loaded.unknown.any())
-    if has_unknown:
-        label_map[loaded.unknown] = PENDING_UNKNOWN
+    label_map, new_sets = pending_label_map(labels, task.known_sets, where)
     record = CaseRecord(
         presence=_presence(task, loaded),
         new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
-        has_unknown=has_unknown,
+        has_unknown=bool((label_map == PENDING_UNKNOWN).any()),
         inputs=inputs,
         shape=loaded.image.data.shape,
-        warnings=anatomy_warnings(task.source, loaded, classes_of),
+        warnings=anatomy_warnings(task.source, loaded.image, labels),
     )
     target = task.target
     target.forget(case_id)
@@ -83,14 +76,39 @@ def convert_case(task: CaseTask) -> None:
     target.write_record(case_id, record)
 
 
-def anatomy_warnings(source: Source, loaded: LoadedCase, classes_of: dict) -> tuple[str, ...]:
+def anatomy_warnings(source: Source, image: Volume, labels: ClassMap) -> tuple[str, ...]:
     """What the test of the anatomy finds wrong; it knows Hounsfield values only."""
     if source.modality != CT:
         return ()
-    return tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem]))
+    return tuple(filter(None, [check_anatomy(image, labels).problem]))
 
 
-def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int) -> None:
+def pending_label_map(
+    labels: ClassMap, known: tuple[ClassSet, ...], where: object
+) -> tuple[np.ndarray, tuple[ClassSet, ...]]:
+    """Labels in the values of the known sets and, after these, of the sets of its own; `PENDING_UNKNOWN` is unknown.
+
+    Returns:
+        (X, Y, Z) uint16, and the sets that occur and were not known, in an order that depends on them only.
+
+    Raises:
+        UserError: a value that means nothing.
+    """
+    candidates = {value for value, classes in labels.sets.items() if classes and classes not in set(known)}
+    occurring = candidates.intersection(occurring_values(labels.values).tolist()) if candidates else ()
+    new_sets = ordered_sets(labels.sets[value] for value in occurring)
+    return labels.remap(LabelTable(known + new_sets), where, PENDING_UNKNOWN), new_sets
+
+
+def pending_labels(label_map: np.ndarray, known: tuple[ClassSet, ...], record: CaseRecord) -> ClassMap:
+    """The inverse of `pending_label_map`."""
+    new_sets = tuple(frozenset(classes) for classes in record.new_sets)
+    return ClassMap(label_map, {**LabelTable(known + new_sets).sets, PENDING_UNKNOWN: None})
+
+
+def write_label_map(
+    path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int = COMPRESSION_LEVEL
+) -> None:
     """As uint8 where the values allow it, else as uint16."""
     data = label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16)
     write_nifti(path, data, affine, compression)
@@ -98,24 +116,10 @@ def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, compr
 
 def _check(task: CaseTask, loaded: LoadedCase) -> None:
     """What a converter owes to the merge."""
-    assert loaded.label_map.shape == loaded.image.data.shape, task.case.case_id
+    assert loaded.labels.values.shape == loaded.image.data.shape, task.case.case_id
     assert not set(loaded.annotated) & set(loaded.absent), task.case.case_id
     if 0 in loaded.image.data.shape or loaded.image.data.min() == loaded.image.data.max():
         raise UserError(task.case.image, "all voxels have the same value", "a CT", "download the file again")
-
-
-def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tuple[ClassSet, ...]) -> tuple:
-    """The sets that occur in the label map and have no label value yet, in an order that depends on them only."""
-    candidates = {value for value, classes in classes_of.items() if classes and classes not in set(known)}
-    if not candidates:
-        return ()
-    occurring = candidates.intersection(occurring_values(label_map).tolist())
-    return ordered_sets(classes_of[value] for value in occurring)
-
-
-def ordered_sets(class_sets) -> tuple[ClassSet, ...]:
-    """Distinct sets, small ones first, then by name."""
-    return tuple(sorted(set(class_sets), key=lambda classes: (len(classes), sorted(classes))))
 
 
 def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:

@@ -14,7 +14,7 @@ from nnunetv2_clip.evaluation.overlap import Overlap
 from nnunetv2_clip.evaluation.parallel import run_cases
 from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, region_values
 from nnunetv2_clip.manifest import Manifest
 
 METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
@@ -54,7 +54,7 @@ def masked_summary(
     reference_coding = LabelCoding.of(dataset_json["labels"], manifest.taxonomy, "dataset.json")
     painted = is_painted(dataset_json, manifest.taxonomy)
     prediction_coding = PaintedCoding(manifest.taxonomy, names) if painted else reference_coding
-    values = reference_coding.values
+    values = {name: region_values(dataset_json["labels"][name]) for name in names}
     regions: dict[str, Region] = {name: values[name] if painted else values[name][0] for name in names}
     jobs = [
         CaseJob(case_id, reference, prediction, reference_coding, prediction_coding, names)
@@ -95,7 +95,7 @@ def is_painted(dataset_json: dict, taxonomy: Taxonomy) -> bool:
         UserError: `regions_class_order` paints other numbers than the universal indices.
     """
     labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
-    if not any(isinstance(region, list | tuple) and len(region) > 1 for region in labels.values()):
+    if not any(len(region_values(region)) > 1 for region in labels.values()):
         return False
     expected = [taxonomy.find(name).index for name in class_names(labels)]
     if order != expected:

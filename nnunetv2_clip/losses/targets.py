@@ -9,17 +9,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.labels import IGNORE, class_names
+from nnunetv2_clip.labels import class_names, label_sets
 
 
 def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
     """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    regions = [labels[name] for name in class_names(labels)]
-    regions = [region if isinstance(region, list | tuple) else [region] for region in regions]
-    num_values = max(max(region) for region in regions) + 1
-    table = torch.zeros(max(num_values, labels.get(IGNORE, 0) + 1), len(regions), dtype=torch.bool)
-    for k, region in enumerate(regions):
-        table[list(region), k] = True
+    names, sets = class_names(labels), label_sets(labels)
+    table = torch.zeros(max(sets) + 1, len(names), dtype=torch.bool)
+    for value, classes in sets.items():
+        table[value] = torch.tensor([name in (classes or ()) for name in names])
     return table
 
 

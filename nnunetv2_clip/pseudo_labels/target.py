@@ -21,18 +21,17 @@ import numpy as np
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import changed_keys, read_json, replacing, write_json
 from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
-from nnunetv2_clip.labels import ClassSet
+from nnunetv2_clip.labels import ClassMap, ClassSet
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.pseudo_labels.case import PairResult
-from nnunetv2_clip.pseudo_labels.consistency import CodedMap
 from nnunetv2_clip.pseudo_labels.source import FILE_ENDING
 
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """What a finished case leaves for the end: the meaning of its codes, and what became of each class."""
+    """What a finished case leaves for the end: the meaning of its values, and what became of each class."""
 
-    sets: tuple[ClassSet | None, ...]
+    sets: dict[int, ClassSet | None]
     results: tuple[PairResult, ...]
 
 
@@ -111,21 +110,21 @@ class Target:
     def is_done(self, case_id: str) -> bool:
         return self._record(case_id).is_file()
 
-    def save_case(self, case_id: str, coded: CodedMap, affine: np.ndarray, results: Sequence[PairResult]) -> None:
-        """Label map in the case's own codes, then its record."""
+    def save_case(self, case_id: str, labels: ClassMap, affine: np.ndarray, results: Sequence[PairResult]) -> None:
+        """Label map in the case's own values, then its record."""
         path = self._pending(case_id)
-        write_nifti(path, coded.codes, affine)
+        write_nifti(path, labels.values, affine)
         write_json(
             self._record(case_id),
             {
-                "sets": [None if classes is None else sorted(classes) for classes in coded.sets],
+                "sets": {value: None if classes is None else sorted(classes) for value, classes in labels.sets.items()},
                 "results": [asdict(result) for result in results],
             },
         )
 
     def read_case(self, case_id: str) -> CaseRecord:
         content = read_json(self._record(case_id), "remove the folder and begin anew")
-        sets = tuple(None if classes is None else frozenset(classes) for classes in content["sets"])
+        sets = {int(value): classes and frozenset(classes) for value, classes in content["sets"].items()}
         return CaseRecord(sets, tuple(PairResult(**result) for result in content["results"]))
 
     def pending_label(self, case_id: str) -> Volume:
