@@ -251,14 +251,11 @@ class Taxonomy:
 
     def to_json(self) -> list[dict]:
         """Every row as a table; a side that the name tells is left out."""
-        return [
-            {
-                key: value
-                for key, value in asdict(row).items()
-                if key != "side" or value not in (None, side_in_name(row))
-            }
-            for row in self.rows
-        ]
+        rows = [asdict(row) for row in self.rows]
+        for row, written in zip(self.rows, rows, strict=True):
+            if row.side in (None, side_in_name(row)):
+                del written["side"]
+        return rows
 
     @classmethod
     def from_json(cls, rows: list[dict], source: str) -> Taxonomy:

@@ -23,7 +23,6 @@ SLAB_VOXELS = 1 << 22  # how many voxels are counted at once: bounds the memory 
 MAX_COUNTED = 1 << 16  # values farther apart are sorted instead of counted
 
 
-@dataclass(eq=False)
 class ClassMap:
     """A label map and what its values mean.
 
@@ -33,12 +32,10 @@ class ClassMap:
             annotated box). 0 is background unless it is named. Values that are not named belong to no class.
     """
 
-    values: np.ndarray
-    sets: dict[int, ClassSet | None]
-
-    def __post_init__(self):
-        named = {int(value): None if names is None else frozenset(names) for value, names in self.sets.items()}
-        self.sets = {0: frozenset(), **named}
+    def __init__(self, values: np.ndarray, sets: Mapping[int, Iterable[str] | None]):
+        named = {int(value): None if names is None else frozenset(names) for value, names in sets.items()}
+        self.values = values
+        self.sets: dict[int, ClassSet | None] = {0: frozenset(), **named}
 
     @classmethod
     def of_masks(cls, shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[str]]] = ()) -> ClassMap:
@@ -153,9 +150,11 @@ class ClassMap:
             KeyError: a set that occurs is not in the table.
         """
         remedy = "correct the label file, or add the values to the source's label table"
-        sets = {value: self.sets[value] for value in self.require_declared(where, remedy=remedy)}
-        encode = lambda classes: unknown if classes is None else table.encode(classes)  # noqa: E731
-        return self.translated({value: encode(classes) for value, classes in sets.items()})
+        occurring = self.require_declared(where, remedy=remedy)
+        new = {} if unknown is None else dict.fromkeys(self.unknown_values, unknown)
+        new |= {value: table.encode(classes) for value in occurring if (classes := self.sets[value]) is not None}
+        assert new.keys() >= set(occurring), f"{where}: unknown voxels have no label value"
+        return self.translated(new)
 
     def translated(self, new: Mapping[int, int]) -> np.ndarray:
         """(X, Y, Z) uint16: other values, 0 for those that have none in `new`."""
@@ -304,16 +303,15 @@ def label_sets(
     Raises:
         UserError: a region without label values, or a class that is not in the taxonomy.
     """
-    sets: dict[int, ClassSet | None] = {0: frozenset()}
+    sets: dict[int, ClassSet] = {0: frozenset()}
     for name in class_names(labels):
         own = frozenset({taxonomy.find(name, where).name if taxonomy else name})
         for value in region_values(labels[name]):
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers above 0")
             sets[value] = sets.get(value, frozenset()) | own
-    if IGNORE in labels:
-        sets[labels[IGNORE]] = None
-    return dict(sorted(sets.items()))
+    ignore = {labels[IGNORE]: None} if IGNORE in labels else {}
+    return dict(sorted({**sets, **ignore}.items()))
 
 
 def class_names(labels: Mapping) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.imaging.components import connected_components
-from nnunetv2_clip.labels import Box, ClassMap
+from nnunetv2_clip.labels import ClassMap
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
@@ -89,7 +89,12 @@ def _shared_among(
 
 
 def _owners(
-    labels: ClassMap, components: np.ndarray, count: int, parents: list[str], box: Box, spacing_mm: np.ndarray
+    labels: ClassMap,
+    components: np.ndarray,
+    count: int,
+    parents: list[str],
+    box: tuple[slice, ...],
+    spacing_mm: np.ndarray,
 ) -> np.ndarray:
     """(count + 1,) index into `parents` for each component number; -1 without a parent."""
     contact = np.zeros((count + 1, len(parents)))

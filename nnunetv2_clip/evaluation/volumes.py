@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,12 @@ MAX_LABEL_VALUE = 4095  # beyond this a file is no label map; keeps the tables o
 FOREIGN = "check that the file belongs to this dataset and that -ref and -pred are not exchanged"
 
 
-@dataclass(eq=False)
 class LabelVolume(ClassMap):
     """Labels and their grid; once a box was asked for, nothing may be added."""
 
-    grid: Geometry
+    def __init__(self, values: np.ndarray, sets: Mapping[int, Iterable[str] | None], grid: Geometry):
+        super().__init__(values, sets)
+        self.grid = grid
 
     @cached_property
     def _boxes(self) -> list[Box | None]:
@@ -132,6 +133,7 @@ class MaskCoding:
             if difference:
                 raise UserError(path, f"lies on another grid than the other masks: {difference}", "one grid")
             found.add({name}, mask != 0)
+        assert found is not None  # there are files
         return found
 
 
