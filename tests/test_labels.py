@@ -82,6 +82,14 @@ def test_values_are_counted_slab_by_slab_as_by_sorting(dtype, monkeypatch):
     assert value_counts(array) == expected
 
 
+def test_values_beyond_the_range_of_a_type_are_neither_lost_nor_taken_for_others():
+    huge = np.array([2**63 + 1, 2**63, 2**63 + 1], np.uint64)
+    assert value_counts(huge) == {2**63: 1, 2**63 + 1: 2}
+    assert ClassMap(huge, {2**63: {"liver"}}).mask("liver").tolist() == [False, True, False]
+    small = ClassMap(np.array([255, 0], np.uint8), {-1: {"liver"}, 256: {"liver"}, 255: {"spleen"}})
+    assert small.mask("liver").tolist() == [False, False] and small.mask("spleen").tolist() == [True, False]
+
+
 def test_each_voxel_has_the_classes_of_all_its_masks():
     masks = [
         (np.array([1, 1, 1, 0, 0], bool), ("liver",)),
