@@ -30,7 +30,7 @@ from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tables import Table
 from nnunetv2_clip.evaluation.volumes import LabelVolume
 from nnunetv2_clip.imaging.nifti import Geometry
-from nnunetv2_clip.painting import Unpainted, paint
+from nnunetv2_clip.painting import paint, unpaint
 
 FULL_CASES, SIZE = 200, 128
 NUM_PATIENTS = 4  # phantoms to draw; the cases are shifted copies
@@ -92,15 +92,15 @@ def make_case(patient: tuple[np.ndarray, np.ndarray], number: int) -> tuple[Labe
 
 def as_volume(painted: np.ndarray, affine: np.ndarray) -> LabelVolume:
     grid = Geometry(painted.shape, affine)
-    unpainted = Unpainted(painted, UNIVERSAL, UNIVERSAL.names, grid.spacing_mm)
-    return LabelVolume(unpainted.label_map, unpainted.values, grid)
+    unpainted = unpaint(painted, UNIVERSAL, UNIVERSAL.names, grid.spacing_mm)
+    return LabelVolume(unpainted.values, unpainted.sets, grid)
 
 
 def ours(reference: LabelVolume, prediction: LabelVolume) -> Metrics:
     """What `nnunetv2_clip evaluate` does with a case."""
     # Fresh volumes: boxes are kept between calls, and must be found again here.
-    reference = LabelVolume(reference.label_map, reference.values, reference.grid)
-    prediction = LabelVolume(prediction.label_map, prediction.values, prediction.grid)
+    reference = LabelVolume(reference.values, reference.sets, reference.grid)
+    prediction = LabelVolume(prediction.values, prediction.sets, prediction.grid)
     return {
         name: (overlap.dice, *surface_metrics(reference, prediction, name, TOLERANCE_MM))
         for name, overlap in overlaps(reference, prediction, UNIVERSAL.names).items()
@@ -113,8 +113,8 @@ def plain(reference: LabelVolume, prediction: LabelVolume) -> Metrics:
 
     found = {}
     for name in UNIVERSAL.names:
-        truth = np.isin(reference.label_map, reference.values[name])
-        predicted = np.isin(prediction.label_map, prediction.values[name])
+        truth = np.isin(reference.values, reference.values_of(name))
+        predicted = np.isin(prediction.values, prediction.values_of(name))
         dice = surface_distance.compute_dice_coefficient(truth, predicted) if (truth | predicted).any() else np.nan
         if not truth.any() or not predicted.any():  # the library fails on one empty mask under numpy 2
             nsd = 0.0 if truth.any() or predicted.any() else np.nan

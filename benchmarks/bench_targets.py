@@ -19,7 +19,7 @@ from common import measure, table, verdict, write_result
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.labels import LabelTable
-from nnunetv2_clip.losses.targets import pair_targets
+from nnunetv2_clip.losses.targets import membership_table, pair_targets
 from nnunetv2_clip.networks.pairs import Pairs
 
 SIZE = 128
@@ -40,7 +40,7 @@ def main() -> None:
     downsample = DownsampleSegForDSTransform(SCALES)
     stock = lambda: downsample._apply_to_segmentation(to_regions._apply_to_segmentation(label_map))  # noqa: E731
     ours = lambda: downsample._apply_to_segmentation(label_map)  # noqa: E731
-    membership = torch.from_numpy(labels.membership(names))
+    membership = membership_table({name: labels.values_of(name) for name in names})
     pairs = Pairs.of(torch.tensor([[0, k] for k in range(len(names))]))
     look_up = lambda count: [pair_targets(scale[None], pairs[:count], membership) for scale in ours_result]  # noqa: E731
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, PublishedTable
-from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.labels import ClassMap, LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.pages import TEMPLATES
 from nnunetv2_clip.painting import paint
@@ -155,12 +155,11 @@ def _classes(table: str) -> tuple[str, ...]:
 
 def _write_references(raw: Path, truth: dict[str, Phantom], manifest: Manifest) -> dict:
     """imagesTr, labelsTr in label values, dataset.json and manifest; gives dataset.json."""
-    coded = {name: _class_sets(patient.masks, manifest.case(name).annotated) for name, patient in truth.items()}
-    table = LabelTable.of(classes for _, sets in coded.values() for classes in sets)
-    for case_id, (positions, sets) in tqdm(coded.items(), desc="References"):
+    found = {name: _annotated(patient, manifest.case(name).annotated) for name, patient in truth.items()}
+    table = LabelTable.of(classes for case in found.values() for classes in case.sets.values())
+    for case_id, case in tqdm(found.items(), desc="References"):
         patient = truth[case_id]
-        values = np.array([table.encode(classes) for classes in sets], np.uint8)
-        _save(values[positions], patient.affine, raw / "labelsTr" / f"{case_id}.nii.gz")
+        _save(case.remap(table, case_id).astype(np.uint8), patient.affine, raw / "labelsTr" / f"{case_id}.nii.gz")
         _save(patient.image, patient.affine, raw / "imagesTr" / f"{case_id}_0000.nii.gz")
     labels, order = nnunet_labels(table, UNIVERSAL, UNIVERSAL.names, ignore=False)
     content = {"channel_names": {"0": "CT"}, "labels": labels, "regions_class_order": order}
@@ -171,12 +170,8 @@ def _write_references(raw: Path, truth: dict[str, Phantom], manifest: Manifest) 
     return content
 
 
-def _class_sets(masks: dict, annotated: tuple[str, ...]) -> tuple[np.ndarray, list[frozenset[str]]]:
-    """Position of each voxel's set in a list of sets of annotated classes."""
-    bits = sum(masks[name].astype(np.int64) << k for k, name in enumerate(annotated))
-    values, positions = np.unique(bits, return_inverse=True)
-    sets = [frozenset(name for k, name in enumerate(annotated) if value >> k & 1) for value in values]
-    return positions.reshape(bits.shape), sets
+def _annotated(patient: Phantom, annotated: tuple[str, ...]) -> ClassMap:
+    return ClassMap.of_masks(patient.image.shape, ((patient.masks[name], {name}) for name in annotated))
 
 
 def _disturb(patient: Phantom, presence: CasePresence, misplaced: float, seed: int) -> dict:

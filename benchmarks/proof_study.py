@@ -260,9 +260,9 @@ def score_patient(predictor, patient: Phantom, names: Sequence[str]) -> dict:
     ml = float(np.prod(patient.spacing_mm)) / 1000
     return {
         name: {
-            "dice": dice(patient.masks[name], found[name]),
+            "dice": dice(patient.masks[name], found.mask(name)),
             "reference_ml": float(patient.masks[name].sum()) * ml,
-            "lesion_ml": largest_component(found[name]) * ml,
+            "lesion_ml": largest_component(found.mask(name)) * ml,
         }
         for name in names
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import read_pair
+from nnunetv2_clip.labels import ClassMap
 
 METADATA, METADATA_FILES = "metadata", "labeled_data_meta*.csv"
 SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
@@ -49,12 +50,13 @@ class AmosSource(PairedSource):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
+        labels = ClassMap(label.data, self.label_table)
         sexes = read_sexes(case.labels[METADATA]) if METADATA in case.labels else {}
         sex = sexes.get(int(case.case_id[-4:]), "unknown")
         if sex == "male" or self.as_paper:
-            return self.interpret(image, label.data)
+            return self.interpret(image, labels)
         fix = f"prostate not annotated: the patient's sex is {sex}, and label 15 is prostate or uterus"
-        return self.interpret(image, label.data, (fix,), not_annotated=("prostate",))
+        return self.interpret(image, labels, (fix,), not_annotated=("prostate",))
 
 
 def read_sexes(path: Path) -> dict[int, str]:

@@ -14,6 +14,7 @@ from nnunetv2_clip.conversion.label_flip import lay_on_image
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series
+from nnunetv2_clip.labels import ClassMap
 
 IMAGES, MASKS, MODALITY, TEST_FOLDER = "DICOM_anon", "Ground", "ct", "test_sets"
 
@@ -53,7 +54,7 @@ class Chaos(Source):
         image, masks = read_series(inspect_series(case.image, one_uid=False)), case.labels["label"]
         # Published stacks count from the head; whether this one does, the image decides.
         label_map, fixes = lay_on_image(image, read_masks(masks), (1,), masks, self.repairs_with("label_flip"))
-        loaded = self.interpret(image, label_map, fixes)
+        loaded = self.interpret(image, ClassMap(label_map, self.label_table), fixes)
         return loaded if self.repairs_with("known_absent") else replace(loaded, absent=())
 
 

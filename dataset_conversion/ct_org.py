@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.imaging.nifti import read_pair
+from nnunetv2_clip.labels import ClassMap
 
-BLADDER = 2
 LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))
 
 
@@ -19,10 +19,11 @@ class CtOrgSource(PairedSource):
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
         image, fixes = self.repaired(image, case)
-        if self.as_paper or (label.data == BLADDER).any():
-            return self.interpret(image, label.data, fixes)
+        labels = ClassMap(label.data, self.label_table)
+        if self.as_paper or labels.mask("bladder").any():
+            return self.interpret(image, labels, fixes)
         fix = "bladder not annotated: the label map has none"
-        return self.interpret(image, label.data, (*fixes, fix), not_annotated=("bladder",))
+        return self.interpret(image, labels, (*fixes, fix), not_annotated=("bladder",))
 
 
 SOURCES = (
@@ -34,7 +35,7 @@ SOURCES = (
         unpack="the folder OrganSegmentations of the package, with volume-0.nii.gz and labels-0.nii.gz",
         num_cases=140,
         # 5 is bone, 6 brain.
-        label_table={1: ("liver",), BLADDER: ("bladder",), 3: (), 4: (), 5: (), 6: ()},
+        label_table={1: ("liver",), 2: ("bladder",), 3: (), 4: (), 5: (), 6: ()},
         annotated=("liver", "bladder", LUNGS.right, LUNGS.left, KIDNEYS.right, KIDNEYS.left),
         pairs=(LUNGS, KIDNEYS),
         repairs={

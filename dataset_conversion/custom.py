@@ -33,13 +33,13 @@ import numpy as np
 from pydantic import BeforeValidator, Field, StrictInt, ValidationInfo, model_validator
 
 from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, require_one_state
-from nnunetv2_clip.conversion.laterality import Pair, split_pairs
+from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete, match_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import read_image, read_label_map, read_pair, require_same_grid
-from nnunetv2_clip.labels import IGNORE, overlay
+from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
 from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 
 
@@ -69,13 +69,9 @@ class CustomSource(Source):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
-        unknown = np.isin(label.data, self.ignored) if self.ignored else None
-        others = dict.fromkeys(np.unique(label.data).tolist(), ()) if self.others_are_background else {}
-        classes_of = {**others, **self.label_table}
-        if not self.pairs:
-            return LoadedCase(image, label.data, classes_of, self.annotated, self.absent, unknown)
-        split = split_pairs(label.data, classes_of, self.pairs, image, self.annotated)
-        return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, unknown, split.fixes)
+        others = dict.fromkeys(occurring_values(label.data).tolist(), ()) if self.others_are_background else {}
+        sets = {**others, **self.label_table, **dict.fromkeys(self.ignored)}
+        return self.interpret(image, ClassMap(label.data, sets))
 
     def settings(self) -> dict:
         return {
@@ -123,15 +119,16 @@ class CustomMaskSource(Source):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image = read_image(case.image)
-        label_map, classes_of = overlay(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, label_map, classes_of, self.annotated, self.absent)
+        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
+        return LoadedCase(image, labels, self.annotated, self.absent)
 
     def _masks(self, case: SourceCase, image) -> Iterator[tuple[np.ndarray, tuple[str, ...]]]:
         for role, path in case.labels.items():
             mask = read_label_map(path)
             require_same_grid(case.image, image.geometry, path, mask.geometry)
-            if len(np.unique(mask.data)) > 2 or mask.data.min() < 0:
-                found = f"has the values {np.unique(mask.data)[:5].tolist()}"
+            values = occurring_values(mask.data)
+            if len(values) > 2 or values[0] < 0:
+                found = f"has the values {values[:5].tolist()}"
                 raise UserError(path, found, "0 and one other", "use 'labels' and 'values' for label maps")
             yield mask.data > 0, (role.rpartition("_")[0],)
 

@@ -29,6 +29,7 @@ from nnunetv2_clip.dataset_conversion.btcv import LABELS as BTCV_LABELS
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map
+from nnunetv2_clip.labels import ClassMap, value_counts
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -109,19 +110,19 @@ def load(
     """One case: what lies outside its box is unknown, and what is not in its table of classes is not annotated."""
     where, fixes = case.labels["label"], ()
     allowed = set(table) | {0}
-    foreign = sorted(set(np.unique(label_map).tolist()) - allowed)
+    foreign = sorted(set(value_counts(label_map)) - allowed)
     if foreign:
         raise UserError(where, f"holds the values {foreign}", f"values out of {sorted(allowed)}", "download it again")
     if not trust_header:
         label_map, flips = lay_on_image(image, label_map, SOFT_ORGANS, where, source.repairs_with("label_flip"))
         fixes = ("position of the label from its image", *flips)
-    unknown = None
+    labels = ClassMap(label_map, table)
     if source.repairs_with("crop_box") and not source.as_paper:
-        unknown, words = outside_box(label_map, image.affine, box, where)
-        fixes += words
+        outside, words = outside_box(label_map, image.affine, box, where)
+        labels, fixes = labels.with_unknown(outside), fixes + words
     annotated = tuple(name for names in table.values() for name in names)
     absent = source.absent if source.absent and source.repairs_with("known_absent") else ()
-    return LoadedCase(image, label_map, table, annotated, absent, unknown, fixes)
+    return LoadedCase(image, labels, annotated, absent, fixes)
 
 
 def outside_box(

@@ -15,7 +15,7 @@ from nnunetv2_clip.conversion.laterality import find_midplane, split_sides
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, slice_files
-from nnunetv2_clip.labels import overlay
+from nnunetv2_clip.labels import ClassMap
 
 PATIENT = r"3Dircadb1\.(\d+)"  # 3Dircadb2 is another set
 IMAGE, MASKS = "PATIENT_DICOM", "MASKS_DICOM"
@@ -107,9 +107,9 @@ class Ircadb(Source):
                     yield from zip((sides.right, sides.left), ([name] for name in meaning(name)), strict=True)
                     annotated.update(meaning(name))
 
-        label_map, classes_of = overlay(series.geometry.shape, masks())
+        labels = ClassMap.of_masks(series.geometry.shape, masks())
         absent = () if "liver_tumor" in annotated else self._known_absent(case)
-        return LoadedCase(image, label_map, classes_of, tuple(sorted(annotated)), absent, fixes=tuple(fixes))
+        return LoadedCase(image, labels, tuple(sorted(annotated)), absent, tuple(fixes))
 
     def _known_absent(self, case: SourceCase) -> tuple[str, ...]:
         number = int(case.case_id.rsplit("_", 1)[1])

@@ -8,6 +8,7 @@ from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import inspect, read_image, read_label_map, require_same_grid
+from nnunetv2_clip.labels import ClassMap
 
 LABEL_HEADER = "label_header"
 LIVER = 1
@@ -30,7 +31,7 @@ class LitsSource(PairedSource):
             self._require_aligned_arrays(case, replace(image, path=None), label.data)
         fix = (f"position of the segmentation taken from its volume, on which its array lies ({difference})",)
         image, fixes = self.repaired(image, case)
-        return self.interpret(image, label.data, (*(fix if difference else ()), *fixes))
+        return self.interpret(image, ClassMap(label.data, self.label_table), (*(fix if difference else ()), *fixes))
 
     def _require_aligned_arrays(self, case: SourceCase, image, label_map) -> None:
         """The liver shows the Hounsfield units of a liver when the arrays are laid on each other as they are.

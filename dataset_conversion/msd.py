@@ -18,6 +18,7 @@ from nnunetv2_clip.conversion.source import (
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
 from nnunetv2_clip.imaging.nifti import read_pair
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
 
 HALF_TURN = "half_turn"
@@ -53,10 +54,11 @@ class MsdSource(Source):
     def load_case(self, case: SourceCase) -> LoadedCase:
         image, label = read_pair(case.image, case.labels["label"])
         image, fixes = self.repaired(image, case)
+        labels = ClassMap(label.data, self.label_table)
         if self.repairs_with(HALF_TURN):
-            image, fix = mend_half_turn(image, label.data, self.label_table)
+            image, fix = mend_half_turn(image, labels)
             fixes = (*fixes, fix) if fix else fixes
-        return self.interpret(image, label.data, fixes)
+        return self.interpret(image, labels, fixes)
 
     def _task_folder(self, root: Path) -> Path:
         """The task folder itself, or the folder that holds it."""

@@ -21,6 +21,7 @@ from nnunetv2_clip.conversion.source import (
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.nifti import Geometry, inspect, read_label_map
+from nnunetv2_clip.labels import ClassMap
 
 PATIENT = r"PANCREAS_(?P<case>\d{4})"
 LABEL = r"(.*/)?TCIA_pancreas_labels[^/]*/(.*/)?label(?P<case>\d{4})"  # Gibson's and BTCV's labels have the same names
@@ -51,7 +52,7 @@ class PancreasCt(Source):
         spacing_fix = self._spacing_fix(case, image.geometry, label.geometry)
         may_flip = self.repairs_with("label_flip")
         label_map, fixes = lay_on_image(image, label.data, tuple(self.label_table), path, may_flip)
-        loaded = self.interpret(image, label_map, (*spacing_fix, *fixes))
+        loaded = self.interpret(image, ClassMap(label_map, self.label_table), (*spacing_fix, *fixes))
         return loaded if self.repairs_with("known_absent") else replace(loaded, absent=())
 
     def _spacing_fix(self, case: SourceCase, image: Geometry, label: Geometry) -> tuple[str, ...]:

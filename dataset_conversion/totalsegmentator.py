@@ -12,7 +12,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, require_folder
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
-from nnunetv2_clip.labels import overlay
+from nnunetv2_clip.labels import ClassMap, occurring_values
 
 IMAGE, MASKS = "ct.nii.gz", "segmentations"
 ONLY_IN_V2 = "prostate"
@@ -103,15 +103,15 @@ class MaskFolderSource(Source):
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         image = read_image(case.image)
-        label_map, classes_of = overlay(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, label_map, classes_of, self.annotated, self.absent)
+        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
+        return LoadedCase(image, labels, self.annotated, self.absent)
 
     def _masks(self, case: SourceCase, image: Volume) -> Iterator[tuple[np.ndarray, ClassNames]]:
         for structure, classes in self.structures.items():
             path = case.labels[structure]
             mask = read_label_map(path)
             require_same_grid(case.image, image.geometry, path, mask.geometry)
-            values = np.unique(mask.data)
+            values = occurring_values(mask.data)
             if not set(values.tolist()) <= {0, 1}:
                 raise UserError(path, f"has the values {values[:5].tolist()}", "0 and 1", "download the file again")
             yield mask.data > 0, classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, WrapValidator
 
@@ -14,6 +14,7 @@ from nnunetv2_clip.tables import AsWritten, Finite, Names, NoneIsEmpty, Row, Tex
 
 FIRST_USER_INDEX = 33
 LAST_USER_INDEX = 255  # predicted label maps of nnU-Net are uint8
+SIDES = ("right", "left")
 RESERVED_NAMES = ("background", "ignore")  # other things in the `labels` of a dataset.json
 
 
@@ -43,6 +44,7 @@ class ClassRow(Row):
         parents: organs of which this class is a part; a voxel of the class belongs to one of them
             (a kidney tumour to the right or the left kidney).
         partner: the same structure on the other side of the body.
+        side: of a class with a partner: "right" or "left".
         volume_ml: typical volume in an adult, rounded; larger classes are painted first. 0: unknown, or a part of an
             organ; painted after all classes with a volume.
     """
@@ -54,9 +56,18 @@ class ClassRow(Row):
     parents: Names = ()
     partner: Annotated[str | None, Field(description="the name of one class")] = None
     volume_ml: Annotated[Finite, Field(ge=0, description="a volume in ml, for instance 80"), AsWritten] = 0
+    side: Annotated[Literal["right", "left"] | None, Field(description="right or left, of the patient")] = None
 
     def __post_init__(self):
         object.__setattr__(self, "prompt", self.prompt.strip() or self.name.replace("_", " "))
+        object.__setattr__(self, "side", self.side or side_in_name(self))
+
+
+def side_in_name(row: ClassRow) -> str | None:
+    """The side that a word of the name tells of a class with a partner: left_ovary, hip_r."""
+    words = row.name.split("_") if row.partner else []
+    found = {side for side in SIDES if side in words or words[-1:] == [side[0]]}
+    return found.pop() if len(found) == 1 else None
 
 
 def _row(
@@ -67,17 +78,18 @@ def _row(
     aliases: str = "",
     parents: str = "",
     partner: str | None = None,
+    side: Literal["right", "left"] | None = None,
 ):
     """A row from comma-separated texts."""
     split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
-    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml)
+    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml, side)
 
 
 # Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
 UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
     _row(1, "spleen", 200),
-    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney"),
-    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney"),
+    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney", side="right"),
+    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney", side="left"),
     _row(4, "gallbladder", 35, prompt="gall bladder", aliases="gall_bladder"),
     _row(5, "esophagus", 40, aliases="oesophagus"),
     _row(6, "liver", 1500),
@@ -92,12 +104,26 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         aliases="portal_vein_and_splenic_vein, portal_splenic_vein, portal_vein",
     ),
     _row(11, "pancreas", 80),
-    _row(12, "right_adrenal_gland", 4, aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
-    _row(13, "left_adrenal_gland", 4, aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
+    _row(
+        12,
+        "right_adrenal_gland",
+        4,
+        aliases="adrenal_gland_right, right_adrenal",
+        partner="left_adrenal_gland",
+        side="right",
+    ),
+    _row(
+        13,
+        "left_adrenal_gland",
+        4,
+        aliases="adrenal_gland_left, left_adrenal",
+        partner="right_adrenal_gland",
+        side="left",
+    ),
     _row(14, "duodenum", 70),
     _row(15, "hepatic_vessel", aliases="hepatic_vessels, liver_vessel", parents="liver"),
-    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung"),
-    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung"),
+    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung", side="right"),
+    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung", side="left"),
     _row(18, "colon", 700),
     _row(19, "intestine", 800, aliases="small_bowel, small_intestine"),
     _row(20, "rectum", 60),
@@ -110,6 +136,7 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         prompt="left head of femur",
         aliases="left_head_of_femur, left_femoral_head, femur_head_left",
         partner="right_femur_head",
+        side="left",
     ),
     _row(
         24,
@@ -118,6 +145,7 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         prompt="right head of femur",
         aliases="right_head_of_femur, right_femoral_head, femur_head_right",
         partner="left_femur_head",
+        side="right",
     ),
     _row(25, "celiac_trunk", 3, aliases="celiac_artery, coeliac_trunk"),
     _row(26, "kidney_tumor", aliases="kidney_tumour, kidney_cancer", parents="right_kidney, left_kidney"),
@@ -249,7 +277,12 @@ class Taxonomy:
         return frozenset(row.name for row in self.rows if own in self.ancestors(row.name))
 
     def to_json(self) -> list[dict]:
-        return [asdict(row) for row in self.rows]
+        """Every row as a table; a side that the name tells is left out."""
+        rows = [asdict(row) for row in self.rows]
+        for row, written in zip(self.rows, rows, strict=True):
+            if row.side in (None, side_in_name(row)):
+                del written["side"]
+        return rows
 
     @classmethod
     def from_json(cls, rows: object, source: str) -> Taxonomy:
@@ -273,8 +306,18 @@ class Taxonomy:
                     f"nnU-Net writes predictions with 8 bits)",
                 )
         taxonomy = Taxonomy(self.rows + new, str(table))
+        _require_sides(taxonomy)
         taxonomy.painting_order()  # a circle of parents is refused here, not after hours of conversion
         return taxonomy
+
+
+def _require_sides(taxonomy: Taxonomy) -> None:
+    """Raises UserError when it is not certain which class of a pair is the right one."""
+    for row in taxonomy:
+        if row.partner and (row.side is None or row.side == taxonomy.find(row.partner).side):
+            found = f"it is not certain on which side class {row.name!r} lies ('side' is {row.side or 'not given'})"
+            expected = f"{row.name!r} on one side, its partner {row.partner!r} on the other"
+            raise UserError(taxonomy.source, found, expected, f"add 'side: right' or 'side: left' to {row.name!r}")
 
 
 UNIVERSAL = Taxonomy()

@@ -1,10 +1,14 @@
-"""Label values: one integer per set of classes, so that overlapping classes survive in one label map."""
+"""Label maps whose values mean sets of classes, so that overlapping classes survive in one map."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 
@@ -12,8 +16,188 @@ from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
 
+# Shapes: X Y Z voxels of one volume, in any axis order.
+
 ClassSet = frozenset[str]
+Box = tuple[slice, ...] | EllipsisType
 IGNORE = "ignore"
+SLAB_VOXELS = 1 << 22  # how many voxels are counted at once: bounds the memory of the counting
+MAX_COUNTED = 1 << 16  # values farther apart are sorted instead of counted
+
+
+class ClassMap:
+    """A label map and what its values mean.
+
+    Attributes:
+        values: (X, Y, Z) integer.
+        sets: value -> the classes of its voxels; None: unknown for every class (nnU-Net's ignore label, outside an
+            annotated box). 0 is background unless it is named. Values that are not named belong to no class.
+    """
+
+    def __init__(self, values: np.ndarray, sets: Mapping[int, Iterable[str] | None]):
+        named = {int(value): None if names is None else frozenset(names) for value, names in sets.items()}
+        self.values = values
+        self.sets: dict[int, ClassSet | None] = {0: frozenset(), **named}
+
+    @classmethod
+    def of_masks(cls, shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[str]]] = ()) -> ClassMap:
+        """Masks that may overlap as one label map: one uint16 value for each set of classes that occurs.
+
+        Args:
+            masks: (bool array of `shape`, the classes that all its voxels have); taken one after the other, so that a
+                generator holds one mask at a time.
+        """
+        found = cls(np.zeros(shape, np.uint16), {})
+        for mask, classes in masks:
+            found.add(classes, mask)
+        return found
+
+    @property
+    def names(self) -> ClassSet:
+        """Every class that a value stands for."""
+        return frozenset().union(*filter(None, self.sets.values()))
+
+    @property
+    def unknown_values(self) -> list[int]:
+        return [value for value, classes in self.sets.items() if classes is None]
+
+    def values_of(self, name: str) -> tuple[int, ...]:
+        """Every value that contains the class."""
+        return tuple(value for value, classes in self.sets.items() if classes and name in classes)
+
+    def where(self, condition: Callable[[ClassSet], bool], box: Box = ...) -> np.ndarray:
+        """(X, Y, Z) bool inside a box: the set of the voxel fulfils a condition; False where nothing is known."""
+        chosen = [value for value, classes in self.sets.items() if classes is not None and condition(classes)]
+        return _lookup(self.values[box], dict.fromkeys(chosen, True), bool)
+
+    def mask(self, name: str, box: Box = ...) -> np.ndarray:
+        """(X, Y, Z) bool: the voxels of a class inside a box."""
+        return self.where(lambda classes: name in classes, box)
+
+    def known(self, box: Box = ...) -> np.ndarray | None:
+        """(X, Y, Z) bool: the voxels of which something is known; None where no value means unknown."""
+        return self.where(lambda classes: True, box) if self.unknown_values else None
+
+    def num_voxels(self) -> Counter[str]:
+        """Class -> voxels, of all classes in one pass."""
+        found: Counter[str] = Counter()
+        for value, number in value_counts(self.values).items():
+            for name in self.sets.get(value) or ():
+                found[name] += number
+        return found
+
+    def require_declared(self, where: object, meaning: str = "values out of", remedy: str = "") -> list[int]:
+        """The values that occur.
+
+        Raises:
+            UserError: some of them mean nothing.
+        """
+        occurring = list(value_counts(self.values))
+        unknown = sorted(set(occurring) - set(self.sets))
+        if unknown:
+            raise UserError(where, f"unknown label values {unknown}", f"{meaning} {sorted(self.sets)}", remedy)
+        return occurring
+
+    def add(self, classes: Iterable[str], mask: np.ndarray, box: Box = ...) -> None:
+        """Add classes to the voxels of a mask that covers a box, in place; unknown voxels stay unknown."""
+        classes, part = frozenset(classes), self.values[box]
+        inside = part[mask]
+        new = {value: self._value_with(value, classes) for value in value_counts(inside)}
+        part[mask] = _lookup(inside, new, part.dtype)
+
+    def _value_with(self, value: int, classes: ClassSet) -> int:
+        """The value of a value's set and more classes; a new one for a set that had none."""
+        before = self.sets[value]
+        if before is None or classes <= before:
+            return value
+        united = before | classes
+        found = next((other for other, names in self.sets.items() if names == united), None)
+        if found is None:
+            found = next(self._free)
+            self.sets[found] = united
+        return found
+
+    @cached_property
+    def _free(self) -> Iterator[int]:
+        """Values that neither mean nor mark anything yet."""
+        return count(max(*self.sets, int(self.values.max(initial=0))) + 1)
+
+    def copy(self) -> ClassMap:
+        """A copy with room for more values: 16 bits, or 64 where values are negative or need more."""
+        is_small = self.values.dtype.kind == "u" and self.values.max(initial=0) < 2**15
+        return ClassMap(self.values.astype(np.uint16 if is_small else np.int64), self.sets)
+
+    def with_unknown(self, mask: np.ndarray) -> ClassMap:
+        """A copy in which the voxels of a mask are unknown for every class."""
+        found = self.copy()
+        unknown = next(found._free)
+        found.values[mask] = unknown
+        found.sets[unknown] = None
+        return found
+
+    def with_sets(self, change: Callable[[ClassSet], Iterable[str]]) -> ClassMap:
+        """The same voxels, with another set for each known value."""
+        sets = {value: None if classes is None else change(classes) for value, classes in self.sets.items()}
+        return ClassMap(self.values, sets)
+
+    def remap(self, table: LabelTable, where: object, unknown: int | None = None) -> np.ndarray:
+        """(X, Y, Z) uint16 in the label values of a table.
+
+        Args:
+            where: file or case, for the error message.
+            unknown: the new value of unknown voxels.
+
+        Raises:
+            UserError: a value occurs that means nothing.
+            KeyError: a set that occurs is not in the table.
+        """
+        remedy = "correct the label file, or add the values to the source's label table"
+        occurring = self.require_declared(where, remedy=remedy)
+        new = {} if unknown is None else dict.fromkeys(self.unknown_values, unknown)
+        new |= {value: table.encode(classes) for value in occurring if (classes := self.sets[value]) is not None}
+        assert new.keys() >= set(occurring), f"{where}: unknown voxels have no label value"
+        return self.translated(new)
+
+    def translated(self, new: Mapping[int, int]) -> np.ndarray:
+        """(X, Y, Z) uint16: other values, 0 for those that have none in `new`."""
+        return _lookup(self.values, new, np.uint16)
+
+
+def _lookup(array: np.ndarray, new: Mapping[int, int], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Every value replaced, by 0 if `new` lacks it; small unsigned integers are looked up in a table."""
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        table = np.zeros(np.iinfo(array.dtype).max + 1, dtype)
+        for value, other in new.items():
+            if 0 <= value < table.size:
+                table[value] = other
+        return table[array]
+    values = occurring_values(array)
+    return np.array([new.get(value, 0) for value in values.tolist()], dtype)[np.searchsorted(values, array)]
+
+
+def occurring_values(array: np.ndarray) -> np.ndarray:
+    """As np.unique for integers."""
+    return np.array(list(value_counts(array)), array.dtype)
+
+
+def value_counts(array: np.ndarray) -> dict[int, int]:
+    """Value -> number of elements, ascending; slab by slab, by counting instead of sorting where that is possible."""
+    counts: Counter[int] = Counter()
+    flat = array.ravel(order="K")
+    for start in range(0, flat.size, SLAB_VOXELS):
+        counts.update(_slab_counts(flat[start : start + SLAB_VOXELS]))
+    return dict(sorted(counts.items()))
+
+
+def _slab_counts(slab: np.ndarray) -> dict[int, int]:
+    low, high = int(slab.min()), int(slab.max())
+    if high - low >= MAX_COUNTED or high >= 2**63:
+        values, counts = np.unique(slab, return_counts=True)
+    else:
+        counts = np.bincount(np.subtract(slab, low, dtype=np.int64))
+        values = np.flatnonzero(counts)
+        values, counts = values + low, counts[values]
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def static_class_sets() -> tuple[ClassSet, ...]:
@@ -27,11 +211,16 @@ def static_class_sets() -> tuple[ClassSet, ...]:
     return tuple(alone + pairs)
 
 
+def ordered_sets(class_sets: Iterable[ClassSet]) -> tuple[ClassSet, ...]:
+    """Distinct sets without the empty one, small ones first, then by name."""
+    return tuple(sorted(set(class_sets) - {frozenset()}, key=lambda classes: (len(classes), sorted(classes))))
+
+
 @dataclass(frozen=True)
 class LabelTable:
     """Which label value stands for which set of classes; 0 is the empty set (background).
 
-    Build it with `LabelTable.of(class_sets)`. `encode` and `decode` are exact inverses for every set of the table.
+    Build it with `LabelTable.of(class_sets)`. `encode` and `sets` are exact inverses for every set of the table.
     """
 
     class_sets: tuple[ClassSet, ...]
@@ -47,12 +236,16 @@ class LabelTable:
     def of(cls, class_sets: Iterable[Iterable[str]] = ()) -> LabelTable:
         """The static table plus every set of `class_sets` that it lacks, in an order that depends on the sets only."""
         static = static_class_sets()
-        unseen = {frozenset(classes) for classes in class_sets} - set(static) - {frozenset()}
-        return cls(static + tuple(sorted(unseen, key=lambda classes: (len(classes), sorted(classes)))))
+        return cls(static + ordered_sets({frozenset(classes) for classes in class_sets} - set(static)))
 
     @property
     def max_value(self) -> int:
         return len(self.class_sets)
+
+    @property
+    def sets(self) -> dict[int, ClassSet]:
+        """Label value -> set of classes, as a `ClassMap` has it."""
+        return dict(enumerate((frozenset(), *self.class_sets)))
 
     def encode(self, classes: Iterable[str]) -> int:
         """The label value of a set of classes.
@@ -62,94 +255,9 @@ class LabelTable:
         """
         return self._values[frozenset(classes)]
 
-    def decode(self, value: int) -> ClassSet:
-        """The set of classes of a label value.
-
-        Raises:
-            IndexError: the value is not in the table.
-        """
-        if value == 0:
-            return frozenset()
-        if not 0 < value <= len(self.class_sets):
-            raise IndexError(value)
-        return self.class_sets[value - 1]
-
     def values_of(self, name: str) -> tuple[int, ...]:
         """Every label value that contains the class: its nnU-Net region."""
         return tuple(value for value, classes in enumerate(self.class_sets, start=1) if name in classes)
-
-    def remap(self, label_map: np.ndarray, classes_of: Mapping[int, Iterable[str]], where: object) -> np.ndarray:
-        """A source's label map in our label values.
-
-        Args:
-            label_map: integer array of any shape.
-            classes_of: source value -> classes; 0 need not be named.
-            where: file or case, for the error message.
-
-        Raises:
-            UserError: the label map holds a value that is not in `classes_of`.
-        """
-        values = occurring_values(label_map)
-        known = {0: (), **classes_of}
-        unknown = sorted(set(values.tolist()) - set(known))
-        if unknown:
-            raise UserError(
-                where,
-                f"unknown label values {unknown}",
-                f"values out of {sorted(known)}",
-                "correct the label file, or add the values to the source's label table",
-            )
-        ours = np.array([self.encode(known[int(value)]) for value in values], dtype=np.uint16)
-        if _is_small(label_map):
-            table = np.zeros(int(values[-1]) + 1, dtype=np.uint16)
-            table[values] = ours
-            return table[label_map]
-        return ours[np.searchsorted(values, label_map)]
-
-    def membership(self, names: Iterable[str], num_values: int | None = None) -> np.ndarray:
-        """(V, K) bool: does label value v contain class k. Rows beyond the table (ignore) are False."""
-        names = list(names)
-        rows = np.zeros((num_values or self.max_value + 1, len(names)), dtype=bool)
-        for k, name in enumerate(names):
-            rows[list(self.values_of(name)), k] = True
-        return rows
-
-
-def overlay(shape: tuple[int, ...], masks: Iterable[tuple[np.ndarray, Iterable[str]]]) -> tuple[np.ndarray, dict]:
-    """Masks that may overlap as one label map: one value for each set of classes that occurs.
-
-    Args:
-        masks: (bool array of `shape`, the classes that all its voxels have); taken one after the other, so that a
-            generator holds one mask at a time.
-
-    Returns:
-        uint16 label map, and label value -> set of classes; 0 is the empty set.
-    """
-    label_map = np.zeros(shape, dtype=np.uint16)
-    class_sets: list[ClassSet] = [frozenset()]
-    for mask, classes in masks:
-        before = label_map[mask]
-        after = np.arange(len(class_sets), dtype=np.uint16)
-        for value in np.unique(before):
-            united = class_sets[value].union(classes)
-            if united not in class_sets:
-                class_sets.append(united)
-            after[value] = class_sets.index(united)
-        label_map[mask] = after[before]
-    return label_map, dict(enumerate(class_sets))
-
-
-def occurring_values(label_map: np.ndarray) -> np.ndarray:
-    """As np.unique, by ticking off instead of sorting where the values are small."""
-    if not _is_small(label_map):
-        return np.unique(label_map)
-    occurs = np.zeros(np.iinfo(label_map.dtype).max + 1, dtype=bool)
-    occurs[label_map] = True
-    return np.flatnonzero(occurs)
-
-
-def _is_small(label_map: np.ndarray) -> bool:
-    return label_map.dtype.kind == "u" and label_map.dtype.itemsize <= 2
 
 
 def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str], ignore: bool) -> tuple[dict, list]:
@@ -178,8 +286,34 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
 
 def ignore_value(labels: Mapping) -> int:
     """The value that nnU-Net demands for its ignore label: one above every declared value."""
-    values = [labels[name] for name in labels if name != IGNORE]
-    return max(max(value) if isinstance(value, list | tuple) else value for value in values) + 1
+    return max(max(region_values(region)) for name, region in labels.items() if name != IGNORE) + 1
+
+
+def region_values(region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    """The label values of one entry of `labels`, as they stand there."""
+    return tuple(region) if isinstance(region, list | tuple) else (region,)
+
+
+def label_sets(
+    labels: Mapping, where: object = "dataset.json", taxonomy: Taxonomy | None = None
+) -> dict[int, ClassSet | None]:
+    """The entry `labels` of a dataset.json as a `ClassMap` has it: label value -> classes, None for the ignore label.
+
+    Args:
+        taxonomy: gives the names of classes that stand there by an alias.
+
+    Raises:
+        UserError: a region without label values, or a class that is not in the taxonomy.
+    """
+    sets: dict[int, ClassSet] = {0: frozenset()}
+    for name in class_names(labels):
+        own = frozenset({taxonomy.find(name, where).name if taxonomy else name})
+        for value in region_values(labels[name]):
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers above 0")
+            sets[value] = sets.get(value, frozenset()) | own
+    ignore = {labels[IGNORE]: None} if IGNORE in labels else {}
+    return dict(sorted({**sets, **ignore}.items()))
 
 
 def class_names(labels: Mapping) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.imaging.components import connected_components, contacts
+from nnunetv2_clip.labels import ClassMap
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
@@ -30,10 +31,17 @@ def paint(masks: Mapping[str, np.ndarray], taxonomy: Taxonomy) -> np.ndarray:
     return painted
 
 
+def paint_labels(labels: ClassMap, taxonomy: Taxonomy) -> np.ndarray:
+    """(X, Y, Z) uint16: the universal index of the class that is painted last in each voxel."""
+    rows = {row.name: (order, row.index) for order, row in enumerate(taxonomy.painting_order())}
+    sets = {value: classes for value, classes in labels.sets.items() if classes}
+    return labels.translated({value: max(rows[name] for name in classes)[1] for value, classes in sets.items()})
+
+
 def unpaint(
     painted: np.ndarray, taxonomy: Taxonomy, names: Iterable[str], spacing_mm: Iterable[float] = (1.0, 1.0, 1.0)
-) -> dict[str, np.ndarray]:
-    """Class name -> (X, Y, Z) bool: the masks behind a painted label map, by the taxonomy's parent relation.
+) -> ClassMap:
+    """The classes behind a painted label map, by the taxonomy's parent relation; memory stays that of one label map.
 
     An organ gets its own voxels and those of every class inside it. Where a class has several possible parents
     (a kidney tumour: right or left kidney), each 26-connected component goes to the parent with which it shares the
@@ -48,109 +56,71 @@ def unpaint(
         names: the classes that the model knows; only these act as parents.
         spacing_mm: voxel size along the axes of `painted`, for "nearest".
     """
-    unpainted = Unpainted(painted, taxonomy, names, spacing_mm)
-    return {name: unpainted.mask(name) for name in unpainted.values}
+    rows = taxonomy.subset(names)
+    own = {row.name for row in rows}
+    found = ClassMap(painted, {row.index: {row.name} & own for row in taxonomy})
+    for row in reversed(rows):  # children first, so that an organ receives what its parts have collected
+        parents = _parents_within(row, taxonomy, own)
+        if len(parents) == 1:
+            found = found.with_sets(lambda classes: {*classes, *parents} if row.name in classes else classes)  # noqa: B023
+        elif parents:
+            found = _shared_among(found, row.name, parents, np.array(tuple(spacing_mm)), found.values is not painted)
+    return found
 
 
-class Unpainted:
-    """A painted label map whose masks are made on demand: memory stays that of one label map.
+def _shared_among(
+    labels: ClassMap, name: str, parents: list[str], spacing_mm: np.ndarray, may_change: bool
+) -> ClassMap:
+    """The labels with every component of the class given to one of its parents; a copy unless they may be changed."""
+    region = labels.mask(name)
+    box = _bounding_box(region, margin=1)
+    if box is None:
+        return labels
+    components, sizes = connected_components(region[box])
+    owner = _owners(labels, components, len(sizes) - 1, parents, box, spacing_mm)
+    if (owner >= 0).any() and not may_change:  # the caller's array; 16 bits leave room for more values
+        labels = ClassMap(labels.values.astype(np.uint16), labels.sets)
+    for index, parent in enumerate(parents):
+        mine = np.flatnonzero(owner == index)
+        if mine.size:
+            labels.add({parent}, np.isin(components, mine), box)
+    return labels
 
-    The rule is that of `unpaint`.
 
-    Attributes:
-        label_map: (X, Y, Z) integer; equal to the painted map except for components of classes with several parents,
-            which carry one extra value per (value, parent).
-        values: class name -> the values of `label_map` that belong to the class.
-    """
+def _owners(
+    labels: ClassMap,
+    components: np.ndarray,
+    count: int,
+    parents: list[str],
+    box: tuple[slice, ...],
+    spacing_mm: np.ndarray,
+) -> np.ndarray:
+    """(count + 1,) index into `parents` for each component number; -1 without a parent."""
+    contact = np.zeros((count + 1, len(parents)))
+    scene = components.astype(np.uint32)
+    for index, parent in enumerate(parents):
+        scene[labels.mask(parent, box) & (components == 0)] = count + 1 + index
+    for (low, high), pairs in contacts(scene).items():
+        if low <= count < high:
+            contact[low, high - count - 1] = pairs
+    owner = np.where(contact.any(axis=1), contact.argmax(axis=1), -1)
+    owner[0] = -1
+    lonely = [number for number in range(1, count + 1) if owner[number] < 0]
+    if lonely:
+        places = [(np.argwhere(components == number) + [part.start for part in box]) * spacing_mm for number in lonely]
+        owner[lonely] = _nearest(labels, places, parents, spacing_mm)
+    return owner
 
-    def __init__(
-        self,
-        painted: np.ndarray,
-        taxonomy: Taxonomy,
-        names: Iterable[str],
-        spacing_mm: Iterable[float] = (1.0, 1.0, 1.0),
-    ):
-        rows = taxonomy.subset(names)
-        own = {row.name for row in rows}
-        self.label_map = painted
-        self.values: dict[str, tuple[int, ...]] = {row.name: (row.index,) for row in rows}
-        self._spacing_mm = tuple(spacing_mm)
-        self._next_value = max((row.index for row in taxonomy), default=0) + 1
-        self._is_copy = False
-        for row in reversed(rows):  # children first, so that an organ receives what its parts have collected
-            parents = _parents_within(row, taxonomy, own)
-            if len(parents) == 1:
-                self.values[parents[0]] += self.values[row.name]
-            elif parents:
-                self._share_among(row.name, parents)
 
-    def mask(self, name: str) -> np.ndarray:
-        """(X, Y, Z) bool: the class with everything inside it."""
-        return np.isin(self.label_map, self.values[name])
-
-    def _share_among(self, name: str, parents: list[str]) -> None:
-        """Give every component of the class to one of its parents."""
-        region = self.mask(name)
-        box = _bounding_box(region, margin=1)
-        if box is None:
-            return
-        components, sizes = connected_components(region[box])
-        owner = self._owners(components, len(sizes) - 1, parents, box)
-        for index, parent in enumerate(parents):
-            mine = np.flatnonzero(owner == index)
-            if mine.size:
-                self._mark(box, np.isin(components, mine), name, parent)
-
-    def _owners(self, components: np.ndarray, count: int, parents: list[str], box: tuple[slice, ...]) -> np.ndarray:
-        """(count + 1,) index into `parents` for each component number; -1 without a parent."""
-        contact = np.zeros((count + 1, len(parents)))
-        scene = components.astype(np.uint32)
-        for index, parent in enumerate(parents):
-            scene[np.isin(self.label_map[box], self.values[parent]) & (components == 0)] = count + 1 + index
-        for (low, high), pairs in contacts(scene).items():
-            if low <= count < high:
-                contact[low, high - count - 1] = pairs
-        owner = np.where(contact.any(axis=1), contact.argmax(axis=1), -1)
-        owner[0] = -1
-        lonely = [number for number in range(1, count + 1) if owner[number] < 0]
-        if lonely:
-            origin = [part.start for part in box]
-            owner[lonely] = self._nearest(components, lonely, parents, origin)
-        return owner
-
-    def _nearest(self, components: np.ndarray, lonely: list[int], parents: list[str], origin: list[int]) -> list[int]:
-        """The index of the parent nearest to each lonely component, -1 if no parent has a voxel."""
-        distances = np.full((len(lonely), len(parents)), np.inf)
-        for column, parent in enumerate(parents):
-            surface = _surface_voxels(self.mask(parent))
-            if not len(surface):
-                continue
-            tree = cKDTree(surface * self._spacing_mm)
-            for line, number in enumerate(lonely):
-                voxels = np.argwhere(components == number) + origin
-                distances[line, column] = tree.query(voxels * self._spacing_mm)[0].min()
-        return [int(line.argmin()) if np.isfinite(line).any() else -1 for line in distances]
-
-    def _mark(self, box: tuple[slice, ...], chosen: np.ndarray, name: str, parent: str) -> None:
-        """Give the chosen voxels of the class new values that belong to the parent as well."""
-        self._copy()
-        part = self.label_map[box]
-        for value in self.values[name]:
-            voxels = chosen & (part == value)
-            if not voxels.any():
-                continue
-            new, self._next_value = self._next_value, self._next_value + 1
-            part[voxels] = new
-            for holder, values in self.values.items():
-                if value in values:
-                    self.values[holder] = (*values, new)
-            self.values[parent] += (new,)
-
-    def _copy(self) -> None:
-        """The caller's array is never changed; 16 bits leave room for the extra values."""
-        if not self._is_copy:
-            self.label_map = self.label_map.astype(np.uint16)
-            self._is_copy = True
+def _nearest(labels: ClassMap, places: list[np.ndarray], parents: list[str], spacing_mm: np.ndarray) -> list[int]:
+    """The index of the parent nearest to each component, -1 if no parent has a voxel; `places` are (n, 3) in mm."""
+    distances = np.full((len(places), len(parents)), np.inf)
+    for column, parent in enumerate(parents):
+        surface = _surface_voxels(labels.mask(parent))
+        if len(surface):
+            tree = cKDTree(surface * spacing_mm)
+            distances[:, column] = [tree.query(points)[0].min() for points in places]
+    return [int(line.argmin()) if np.isfinite(line).any() else -1 for line in distances]
 
 
 def _parents_within(row: ClassRow, taxonomy: Taxonomy, names: set[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL, ClassRow, Taxonomy
+from nnunetv2_clip.conversion.lesions import pairs_of
 from nnunetv2_clip.errors import UserError
 
 PAPER = {
@@ -44,6 +45,9 @@ def test_partners_are_mutual_and_on_the_other_side():
         if row.partner:
             assert UNIVERSAL.find(row.partner).partner == row.name
             assert {row.name.split("_")[0], row.partner.split("_")[0]} == {"left", "right"}
+            assert row.side == row.name.split("_")[0]
+        else:
+            assert row.side is None
 
 
 def test_ancestors_and_descendants():
@@ -92,6 +96,39 @@ def test_a_users_table_adds_classes(tmp_path):
     assert taxonomy.find("renal vein").index == 33
     assert taxonomy.names[:32] == UNIVERSAL.names
     assert Taxonomy.from_json(taxonomy.to_json(), "json").names == taxonomy.names
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sides"),
+    [
+        ("name: hip_left", "name: hip_right", "left right"),
+        ("name: hip_r", "name: hip_l", "right left"),
+        ("name: left_bright_spot", "name: right_bright_spot", "left right"),
+        ("name: ovary_a, side: left", "name: ovary_b, side: right", "left right"),
+        ("name: right_sided_a, side: left", "name: left_sided_b, side: right", "left right"),
+    ],
+)
+def test_a_pair_of_a_users_table_has_sides_and_keeps_them(tmp_path, first, second, sides):
+    names = [text.split(",")[0].removeprefix("name: ") for text in (first, second)]
+    rows = f" - {{index: 33, {first}, partner: {names[1]}}}\n - {{index: 34, {second}, partner: {names[0]}}}\n"
+    taxonomy = UNIVERSAL.extended(write(tmp_path, f"classes:\n{rows}"))
+    pair = tuple(names if sides == "right left" else reversed(names))
+    assert pairs_of(taxonomy) == [*pairs_of(UNIVERSAL), pair]
+    assert pairs_of(Taxonomy.from_json(taxonomy.to_json(), "json")) == pairs_of(taxonomy)
+
+
+def test_only_a_side_that_the_name_does_not_tell_is_written(tmp_path):
+    assert all("side" not in row for row in UNIVERSAL.to_json())
+    a, b = "{index: 33, name: ovary_a, partner: ovary_b, side: left}", "{index: 34, name: ovary_b, partner: ovary_a"
+    taxonomy = UNIVERSAL.extended(write(tmp_path, f"classes: [{a}, {b}, side: right}}]"))
+    assert [row.get("side") for row in taxonomy.to_json()[32:]] == ["left", "right"]
+
+
+@pytest.mark.parametrize("side", ["", ", side: left", ", side: upper"])
+def test_a_pair_without_a_right_and_a_left_class_is_refused(tmp_path, side):
+    a, b = "{index: 33, name: ovary_a, partner: ovary_b, side: left}", "{index: 34, name: ovary_b, partner: ovary_a"
+    with pytest.raises(UserError, match="ovary_.*side: right|right or left"):
+        UNIVERSAL.extended(write(tmp_path, f"classes: [{a}, {b}{side}}}]"))
 
 
 @pytest.mark.parametrize(

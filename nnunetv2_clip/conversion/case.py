@@ -17,7 +17,7 @@ from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.job_folder import file_states
-from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
+from nnunetv2_clip.labels import ClassMap, ClassSet, LabelTable, occurring_values, ordered_sets
 from nnunetv2_clip.manifest import CasePresence
 
 # In pending label maps; the merge replaces it by nnU-Net's ignore label, which is known when all cases are.
@@ -52,23 +52,16 @@ def convert_case(task: CaseTask) -> None:
     case_id = task.case.case_id
     inputs = file_states(task.case.files.values())
     loaded = load_checked(task.source, task.case, task.taxonomy)
-    classes_of = {
-        value: complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
-    }
+    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, task.taxonomy))
     where = ", ".join(map(str, task.case.labels.values()))
-    new_sets = _new_sets(loaded.label_map, classes_of, task.known_sets)
-    table = LabelTable(task.known_sets + new_sets)
-    label_map = table.remap(loaded.label_map, classes_of, where)
-    has_unknown = loaded.unknown is not None and bool(loaded.unknown.any())
-    if has_unknown:
-        label_map[loaded.unknown] = PENDING_UNKNOWN
+    label_map, new_sets = pending_label_map(labels, task.known_sets, where)
     record = CaseRecord(
         presence=_presence(task, loaded),
         new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
-        has_unknown=has_unknown,
+        has_unknown=bool((label_map == PENDING_UNKNOWN).any()),
         inputs=inputs,
         shape=loaded.image.data.shape,
-        warnings=anatomy_warnings(task.source, loaded, classes_of),
+        warnings=anatomy_warnings(task.source, loaded.image, labels),
     )
     target = task.target
     target.forget(case_id)
@@ -81,14 +74,39 @@ def convert_case(task: CaseTask) -> None:
     target.write_record(case_id, asdict(record))
 
 
-def anatomy_warnings(source: Source, loaded: LoadedCase, classes_of: dict) -> tuple[str, ...]:
+def anatomy_warnings(source: Source, image: Volume, labels: ClassMap) -> tuple[str, ...]:
     """What the test of the anatomy finds wrong; it knows Hounsfield values only."""
     if source.modality != CT:
         return ()
-    return tuple(filter(None, [check_anatomy(loaded.image, loaded.label_map, classes_of).problem]))
+    return tuple(filter(None, [check_anatomy(image, labels).problem]))
 
 
-def write_label_map(path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int) -> None:
+def pending_label_map(
+    labels: ClassMap, known: tuple[ClassSet, ...], where: object
+) -> tuple[np.ndarray, tuple[ClassSet, ...]]:
+    """Labels in the values of the known sets and, after these, of the sets of its own; `PENDING_UNKNOWN` is unknown.
+
+    Returns:
+        (X, Y, Z) uint16, and the sets that occur and were not known, in an order that depends on them only.
+
+    Raises:
+        UserError: a value that means nothing.
+    """
+    candidates = {value for value, classes in labels.sets.items() if classes and classes not in set(known)}
+    occurring = candidates.intersection(occurring_values(labels.values).tolist()) if candidates else ()
+    new_sets = ordered_sets(labels.sets[value] for value in occurring)
+    return labels.remap(LabelTable(known + new_sets), where, PENDING_UNKNOWN), new_sets
+
+
+def pending_labels(label_map: np.ndarray, known: tuple[ClassSet, ...], record: CaseRecord) -> ClassMap:
+    """The inverse of `pending_label_map`."""
+    new_sets = tuple(frozenset(classes) for classes in record.new_sets)
+    return ClassMap(label_map, {**LabelTable(known + new_sets).sets, PENDING_UNKNOWN: None})
+
+
+def write_label_map(
+    path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int = COMPRESSION_LEVEL
+) -> None:
     """As uint8 where the values allow it, else as uint16."""
     data = label_map.astype(np.uint8 if label_map.max() <= 255 else np.uint16)
     write_nifti(path, data, affine, compression)
@@ -101,7 +119,7 @@ def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> Loaded
         UserError: naming the file that is wrong.
     """
     loaded = load_case(source, case, taxonomy)
-    assert loaded.label_map.shape == loaded.image.data.shape, case.case_id
+    assert loaded.labels.values.shape == loaded.image.data.shape, case.case_id
     assert not set(loaded.annotated) & set(loaded.absent), case.case_id
     data = loaded.image.data
     if 0 in data.shape or data.min() == data.max():
@@ -114,20 +132,6 @@ def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> Loaded
 def _is_wide(data: np.ndarray) -> bool:
     """Integers of 64 bits, which few programs read from a NIfTI file."""
     return data.dtype.kind in "iu" and data.dtype.itemsize > 4
-
-
-def _new_sets(label_map: np.ndarray, classes_of: dict[int, ClassSet], known: tuple[ClassSet, ...]) -> tuple:
-    """The sets that occur in the label map and have no label value yet, in an order that depends on them only."""
-    candidates = {value for value, classes in classes_of.items() if classes and classes not in set(known)}
-    if not candidates:
-        return ()
-    occurring = candidates.intersection(occurring_values(label_map).tolist())
-    return ordered_sets(classes_of[value] for value in occurring)
-
-
-def ordered_sets(class_sets) -> tuple[ClassSet, ...]:
-    """Distinct sets, small ones first, then by name."""
-    return tuple(sorted(set(class_sets), key=lambda classes: (len(classes), sorted(classes))))
 
 
 def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:

@@ -12,12 +12,14 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
 from nnunetv2_clip.conversion.merge import NAMED_BY_CASE, Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
-from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.conversion.source import Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.colors import color_of
-from nnunetv2_clip.imaging.nifti import FILE_ENDING
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume
 from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.painting import paint_labels
 from nnunetv2_clip.runner import run_cases
 
 THUMBNAIL_HEIGHT = 120  # pixels
@@ -189,24 +191,16 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 def check_case(task: _Task) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
     loaded = load_checked(task.source, task.case, task.taxonomy)
-    classes_of = {0: frozenset()} | {
-        int(value): complete(classes, loaded.annotated, task.taxonomy) for value, classes in loaded.classes_of.items()
-    }
-    values, counts = np.unique(loaded.label_map, return_counts=True)
-    unknown = sorted(set(values.tolist()) - set(classes_of))
-    if unknown:
-        found = f"unknown label values {unknown}"
-        raise UserError(task.case.labels.get("label", task.case.image), found, f"values out of {sorted(classes_of)}")
-    voxels = dict.fromkeys(loaded.annotated, 0)
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        for name in classes_of[value]:
-            voxels[name] += count
+    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, task.taxonomy))
+    labels.require_declared(task.case.labels.get("label", task.case.image))
+    counts = labels.num_voxels()
+    voxels = {name: counts[name] for name in loaded.annotated}
     voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
-    picture, overlay, size = thumbnail(loaded, classes_of, task.taxonomy)
+    picture, overlay, size = thumbnail(loaded.image, labels, task.taxonomy)
     return CaseCheck(
         case_id=task.case.case_id,
-        warnings=anatomy_warnings(task.source, loaded, classes_of),
+        warnings=anatomy_warnings(task.source, loaded.image, labels),
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,
@@ -220,22 +214,17 @@ def check_case(task: _Task) -> CaseCheck:
     )
 
 
-def thumbnail(loaded: LoadedCase, classes_of: dict, taxonomy: Taxonomy) -> tuple[str, str, tuple[int, int]]:
+def thumbnail(image: Volume, labels: ClassMap, taxonomy: Taxonomy) -> tuple[str, str, tuple[int, int]]:
     """The coronal slice with most labels, seen from the front: picture, overlay and (width, height)."""
-    hu, label_map = (to_ras(array, loaded.image.affine) for array in (loaded.image.data, loaded.label_map))
-    top = {value: taxonomy.subset(classes)[-1] for value, classes in classes_of.items() if classes}
-    table = np.zeros(max(int(label_map.max(initial=0)), *classes_of) + 1, np.int32)
-    for value, row in top.items():
-        table[value] = row.index
-    drawn = np.count_nonzero(table[label_map], axis=(0, 2))
+    hu, painted = (to_ras(array, image.affine) for array in (image.data, paint_labels(labels, taxonomy)))
+    drawn = np.count_nonzero(painted, axis=(0, 2))
     y = int(drawn.argmax()) if drawn.any() else hu.shape[1] // 2
-    spacing = ras_spacing(loaded.image.affine)
+    spacing = ras_spacing(image.affine)
     width = round(THUMBNAIL_HEIGHT * hu.shape[0] * spacing[0] / (hu.shape[2] * spacing[2]))
     size = (int(np.clip(width, 40, 240)), THUMBNAIL_HEIGHT)
     page = lambda plane: np.ascontiguousarray(plane.T[::-1, ::-1])  # noqa: E731 - head up, patient's right on the left
-    indices = table[page(label_map[:, y])]
-    colors = {row.index: color_of(row) for row in top.values()}
-    return ct_picture(page(hu[:, y]), size), overlay_picture(indices, size, colors), size
+    colors = {row.index: color_of(row) for row in taxonomy.subset(labels.names)}
+    return ct_picture(page(hu[:, y]), size), overlay_picture(page(painted[:, y]), size, colors), size
 
 
 def _copies(checks) -> tuple[Copy, ...]:

@@ -9,7 +9,7 @@ size never decides a side: a single kidney, a horseshoe kidney and lungs that to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy import ndimage
 from nnunetv2_clip.imaging.body import Body, find_body, from_ras, ras_spacing, to_ras
 from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.labels import ClassMap
 
 BONE_HU = 200
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
@@ -82,62 +83,40 @@ class Pair:
     values: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class SplitLabels:
-    """A label map in which each value knows its side."""
-
-    label_map: np.ndarray
-    classes_of: dict[int, tuple[str, ...]]
-    annotated: tuple[str, ...]
-    fixes: tuple[str, ...]
-
-
 def split_pairs(
-    label_map: np.ndarray,
-    label_table: Mapping[int, Sequence[str]],
-    pairs: Sequence[Pair],
-    image: Volume,
-    annotated: Sequence[str],
-) -> SplitLabels:
-    """Split the pairs of a label map; new label values carry the old classes and the organ of their side.
+    labels: ClassMap, pairs: Sequence[Pair], image: Volume, annotated: Sequence[str]
+) -> tuple[ClassMap, tuple[str, ...], tuple[str, ...]]:
+    """Split the pairs of a label map: each voxel gets the organ of its side.
 
     Args:
-        label_map: (X, Y, Z) integers on the grid of `image`.
-        label_table: label value -> classes, without the paired organs.
+        labels: on the grid of `image`, without the paired organs.
         annotated: classes that the case annotates, with both organs of each pair.
 
     Returns:
-        The label map with new values, their classes, and `annotated` without the pairs whose side is uncertain.
+        The labels, `annotated` without the pairs whose side is uncertain, and what was done or is doubtful, in words.
     """
-    plane = find_midplane(image)
-    result = label_map.astype(
-        np.uint16 if label_map.dtype.kind == "u" and label_map.max(initial=0) < 2**15 else np.int64
-    )
-    classes_of = {value: () for pair in pairs for value in pair.values}
-    classes_of |= {int(value): tuple(classes) for value, classes in label_table.items()}
+    plane, result = find_midplane(image), labels.copy()
+    result.sets = {value: frozenset() for pair in pairs for value in pair.values} | result.sets
     annotated, fixes = list(annotated), []
-    free = max([*classes_of, int(label_map.max(initial=0))]) + 1
     for pair in pairs:
-        mask = np.isin(label_map, pair.values)
-        sides = split_sides(mask, image, plane, np.isin(label_map, [v for v in pair.values if classes_of[v]]))
+        mask, lesions = (
+            np.isin(labels.values, values) for values in (pair.values, [v for v in pair.values if result.sets[v]])
+        )
+        sides = split_sides(mask, image, plane, lesions)
         if sides.note:
             fixes.append(f"{pair.right} and {pair.left}: {sides.note}")
         if not sides.certain:
             annotated = [name for name in annotated if name not in (pair.right, pair.left)]
             continue
         for value in pair.values:
-            of_value = label_map == value
-            own = classes_of[value]
-            if own:
+            of_value = labels.values == value
+            if result.sets[value]:
                 right, left = side_of_lesions(of_value, sides)
-            else:
+            else:  # specks stay what they are: nothing
                 right, left = of_value & sides.right, of_value & sides.left
-                result[of_value] = 0  # specks
-            for name, side in ((pair.right, right), (pair.left, left)):
-                result[side] = free
-                classes_of[free] = (*own, name)
-                free += 1
-    return SplitLabels(result, classes_of, tuple(annotated), tuple(fixes))
+            result.add({pair.right}, right)
+            result.add({pair.left}, left)
+    return result, tuple(annotated), tuple(fixes)
 
 
 def split_sides(

@@ -11,10 +11,9 @@ import numpy as np
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import (
-    PENDING_UNKNOWN,
     CaseTask,
     convert_case,
-    ordered_sets,
+    pending_labels,
     write_label_map,
 )
 from nnunetv2_clip.conversion.copies import Decisions, KnownScan, OutsideScan, decide
@@ -26,7 +25,7 @@ from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
 from nnunetv2_clip.job_folder import file_states, is_readable
-from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
+from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
@@ -341,13 +340,8 @@ def _settle(task: _SettleTask) -> None:
     """Write the final label map, unless it is there and the same."""
     target, case_id, record = task.target, task.case_id, task.record
     volume = read_label_map(target.merged_label(case_id) if task.is_merged else target.pending_label(case_id))
-    values = np.arange(PENDING_UNKNOWN + 1, dtype=np.uint16)
-    own = [frozenset(classes) for classes in record.new_sets]
-    for value, classes in enumerate(own, start=len(task.known_sets) + 1):
-        values[value] = task.table.encode(classes)
-    if record.has_unknown:
-        values[PENDING_UNKNOWN] = task.labels[IGNORE]
-    final = values[volume.data]
+    labels = pending_labels(volume.data, task.known_sets, record)
+    final = labels.remap(task.table, case_id, task.labels.get(IGNORE))
     label = target.label(case_id)
     if is_readable(label) and np.array_equal(read_label_map(label).data, final):
         return

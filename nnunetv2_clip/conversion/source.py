@@ -8,13 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
 from nnunetv2_clip.imaging.nifti import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
+from nnunetv2_clip.labels import ClassMap
 
 ClassNames = tuple[str, ...]
 MAX_LISTED = 5
@@ -47,20 +46,16 @@ class LoadedCase:
 
     Attributes:
         image: Hounsfield units; its `path` is set where the file can be linked as it is.
-        label_map: (X, Y, Z) integers on the image's grid.
-        classes_of: value of the label map -> classes of that voxel; 0 is background.
+        labels: on the image's grid, in the source's values; unknown is what nobody looked at (outside a box).
         annotated: classes that were drawn wherever they occur in this case.
         absent: classes that are known not to occur in this case.
-        unknown: (X, Y, Z) bool, voxels of which nothing is known (outside an annotated box), or None.
         fixes: repairs of geometry, in words.
     """
 
     image: Volume
-    label_map: np.ndarray
-    classes_of: Mapping[int, Iterable[str]]
+    labels: ClassMap
     annotated: ClassNames
     absent: ClassNames = ()
-    unknown: np.ndarray | None = None
     fixes: tuple[str, ...] = ()
 
 
@@ -143,7 +138,7 @@ class Source:
         """
         image, label = read_pair(case.image, case.labels["label"])
         image, fixes = self.repaired(image, case)
-        return self.interpret(image, label.data, fixes)
+        return self.interpret(image, ClassMap(label.data, self.label_table), fixes)
 
     def repaired(self, image: Volume, case: SourceCase) -> tuple[Volume, tuple[str, ...]]:
         """The image with those known repairs of its header that are on, and what they did, in words."""
@@ -160,17 +155,15 @@ class Source:
     def interpret(
         self,
         image: Volume,
-        label_map: np.ndarray,
+        labels: ClassMap,
         fixes: Iterable[str] = (),
         not_annotated: Collection[str] = (),
     ) -> LoadedCase:
-        """A label map of the source's values on the grid of `image`; pairs are split into right and left."""
-        annotated = tuple(name for name in self.annotated if name not in not_annotated)
-        if not self.pairs:
-            return LoadedCase(image, label_map, self.label_table, annotated, self.absent, fixes=tuple(fixes))
-        split = split_pairs(label_map, self.label_table, self.pairs, image, annotated)
-        fixes = (*fixes, *split.fixes)
-        return LoadedCase(image, split.label_map, split.classes_of, split.annotated, self.absent, fixes=fixes)
+        """Labels on the grid of `image`; pairs are split into right and left."""
+        annotated, notes = tuple(name for name in self.annotated if name not in not_annotated), ()
+        if self.pairs:
+            labels, annotated, notes = split_pairs(labels, self.pairs, image, annotated)
+        return LoadedCase(image, labels, annotated, self.absent, (*fixes, *notes))
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
         """Every set of classes that is known before reading to occur in a voxel; others may follow from the data."""

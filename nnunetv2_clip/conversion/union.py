@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, ordered_sets, write_label_map
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, pending_label_map, pending_labels, write_label_map
 from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.conversion.same_scan import Relation
 from nnunetv2_clip.conversion.source import complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.imaging.nifti import read_image, read_label_map
-from nnunetv2_clip.labels import ClassSet, LabelTable, occurring_values
+from nnunetv2_clip.labels import ClassMap, ClassSet, occurring_values, ordered_sets
 from nnunetv2_clip.manifest import CasePresence
 
 
@@ -33,10 +33,9 @@ class UnionTask:
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """A label map with the meaning of its values, and what it annotates."""
+    """Labels, and the classes of which they tell something."""
 
-    label_map: np.ndarray
-    classes_of: Mapping[int, ClassSet]
+    labels: ClassMap
     annotated: frozenset[str]
     absent: frozenset[str]
 
@@ -50,11 +49,11 @@ def unite_case(task: UnionTask) -> None:
     if before and before.inputs == inputs:
         return
     volume = read_label_map(target.own_label(task.case_id))
-    whole = _annotation(volume.data, records[task.case_id], task.known_sets)
+    whole = _annotation(task, volume.data, records[task.case_id])
     fixes = []
     for case_id, relation in task.donors:
         donated = read_label_map(target.own_label(case_id)).data
-        other = _annotation(relation.apply(donated), records[case_id], task.known_sets)
+        other = _annotation(task, relation.apply(donated), records[case_id])
         whole, contradictions = unite(whole, other, task.taxonomy)
         fixes.append(f"labels of {case_id} added{_in_words(contradictions)}")
     whole, notes = _with_organs(task, whole)
@@ -63,16 +62,10 @@ def unite_case(task: UnionTask) -> None:
 
 
 def _with_organs(task: UnionTask, whole: Annotation) -> tuple[Annotation, tuple[str, ...]]:
-    label_map, classes_of, annotated, notes = join_organs(
-        whole.label_map,
-        whole.classes_of,
-        whole.annotated,
-        task.taxonomy,
-        lambda: read_image(task.target.image(task.case_id)),
-    )
-    annotated = frozenset(annotated)
-    classes_of = {value: classes & annotated for value, classes in classes_of.items()}
-    return replace(whole, label_map=label_map, classes_of=classes_of, annotated=annotated), notes
+    read = lambda: read_image(task.target.image(task.case_id))  # noqa: E731
+    labels, annotated, notes = join_organs(whole.labels, whole.annotated, task.taxonomy, read)
+    labels = labels.with_sets(lambda classes: classes.intersection(annotated))
+    return replace(whole, labels=labels, annotated=frozenset(annotated)), notes
 
 
 def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
@@ -87,17 +80,18 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
     annotated = first.annotated | second.annotated
     gained = second.annotated - first.annotated
     shared = first.annotated & second.annotated
-    values = [occurring_values(part.label_map) for part in (first, second)]
-    pairs = np.searchsorted(values[0], first.label_map) * len(values[1]) + np.searchsorted(values[1], second.label_map)
+    maps = [part.labels.values for part in (first, second)]
+    values = [occurring_values(label_map) for label_map in maps]
+    pairs = np.searchsorted(values[0], maps[0]) * len(values[1]) + np.searchsorted(values[1], maps[1])
     counts = np.bincount(pairs.ravel(), minlength=len(values[0]) * len(values[1]))
     meaning: list[ClassSet | None] = []
     contradictions: Counter[str] = Counter()
     for number, count in enumerate(counts):
-        value, other = int(values[0][number // len(values[1])]), int(values[1][number % len(values[1])])
-        if PENDING_UNKNOWN in (value, other):
+        classes = first.labels.sets[int(values[0][number // len(values[1])])]
+        others = second.labels.sets[int(values[1][number % len(values[1])])]
+        if classes is None or others is None:
             meaning.append(None)
             continue
-        classes, others = first.classes_of[value], second.classes_of[other]
         brought = others & gained
         organs = {parent for name in brought for parent in taxonomy.find(name).parents}
         meaning.append(complete(classes | brought | (others & organs), annotated, taxonomy))
@@ -108,26 +102,18 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
     codes = np.array([code_of[classes] for classes in meaning], dtype=np.uint16)
     drawn = {name for classes, count in zip(meaning, counts, strict=True) if classes and count for name in classes}
     absent = (first.absent | second.absent) - annotated - drawn
-    classes_of = {code: classes for classes, code in code_of.items() if classes is not None}
-    return Annotation(codes[pairs], classes_of, annotated, absent), {name: n for name, n in contradictions.items() if n}
+    labels = ClassMap(codes[pairs], {code: classes for classes, code in code_of.items()})
+    return Annotation(labels, annotated, absent), {name: n for name, n in contradictions.items() if n}
 
 
-def _annotation(label_map: np.ndarray, record: CaseRecord, known_sets: tuple[ClassSet, ...]) -> Annotation:
-    sets = known_sets + tuple(frozenset(classes) for classes in record.new_sets)
-    classes_of = {0: frozenset(), **dict(enumerate(sets, start=1))}
-    return Annotation(label_map, classes_of, frozenset(record.presence.annotated), frozenset(record.presence.absent))
+def _annotation(task: UnionTask, label_map: np.ndarray, record: CaseRecord) -> Annotation:
+    labels = pending_labels(label_map, task.known_sets, record)
+    return Annotation(labels, frozenset(record.presence.annotated), frozenset(record.presence.absent))
 
 
 def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, CaseRecord], fixes, inputs) -> None:
     """Label map in the values of the plan, with the union's own sets after them; the record last."""
-    occurring = {
-        whole.classes_of[int(value)] for value in occurring_values(whole.label_map) if value != PENDING_UNKNOWN
-    }
-    new_sets = ordered_sets(occurring - set(task.known_sets) - {frozenset()})
-    table = LabelTable(task.known_sets + new_sets)
-    unknown = whole.label_map == PENDING_UNKNOWN
-    label_map = table.remap(np.where(unknown, 0, whole.label_map).astype(np.uint16), whole.classes_of, task.case_id)
-    label_map[unknown] = PENDING_UNKNOWN
+    label_map, new_sets = pending_label_map(whole.labels, task.known_sets, task.case_id)
     target, keeper = task.target, records[task.case_id]
     write_label_map(target.merged_label(task.case_id), label_map, affine, task.compression)
     order = task.taxonomy.names.index
@@ -143,7 +129,7 @@ def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, Cas
     record = CaseRecord(
         presence=presence,
         new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
-        has_unknown=bool(unknown.any()),
+        has_unknown=bool((label_map == PENDING_UNKNOWN).any()),
         inputs=inputs,
         shape=keeper.shape,
         warnings=keeper.warnings,

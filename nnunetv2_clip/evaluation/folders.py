@@ -71,7 +71,7 @@ def reference_side(folder: Path, dataset_json: dict | None, taxonomy: Taxonomy) 
             "give it with --dataset-json",
         )
     coding = LabelCoding.of(dataset_json["labels"], taxonomy, "dataset.json")
-    return Side(folder, files, coding, frozenset(coding.values))
+    return Side(folder, files, coding, coding.names)
 
 
 def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Side:
@@ -85,7 +85,7 @@ def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Si
         return _mask_side(folder, files, taxonomy)
     if labels is not None:
         coding = LabelCoding.of(labels, taxonomy, "dataset.json")
-        return Side(folder, files, coding, frozenset(coding.values))
+        return Side(folder, files, coding, coding.names)
     known = ModelTables.beside(folder).known or taxonomy.names
     names = frozenset(taxonomy.find(name, folder).name for name in known)
     return Side(folder, files, PaintedCoding(taxonomy), names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunetv2_clip.evaluation.volumes import SLAB_VOXELS, LabelVolume
+from nnunetv2_clip.labels import SLAB_VOXELS, ClassMap
 
 # Shapes: X Y Z voxels; R and P label values of reference and prediction.
 
@@ -44,14 +44,12 @@ class Overlap:
         return self.true_positive / union if union else float("nan")
 
 
-def overlaps(reference: LabelVolume, prediction: LabelVolume, names: Iterable[str]) -> dict[str, Overlap]:
+def overlaps(reference: ClassMap, prediction: ClassMap, names: Iterable[str]) -> dict[str, Overlap]:
     """The overlap of every named class; a class that a side does not know has no voxel there."""
-    joint = joint_histogram(reference.label_map, prediction.label_map)
-    if reference.ignore is not None and reference.ignore < joint.shape[0]:
-        joint[reference.ignore] = 0
-    if prediction.ignore is not None and prediction.ignore < joint.shape[1]:
-        joint[:, prediction.ignore] = 0
-    return {name: _overlap(joint, reference.values.get(name, ()), prediction.values.get(name, ())) for name in names}
+    joint = joint_histogram(reference.values, prediction.values)
+    joint[np.isin(np.arange(joint.shape[0]), reference.unknown_values)] = 0
+    joint[:, np.isin(np.arange(joint.shape[1]), prediction.unknown_values)] = 0
+    return {name: _overlap(joint, reference.values_of(name), prediction.values_of(name)) for name in names}
 
 
 def joint_histogram(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
 from nnunetv2_clip.evaluation.overlap import Overlap
 from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, region_values
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.runner import require_all, run_cases
 
@@ -55,7 +55,7 @@ def masked_summary(
     reference_coding = LabelCoding.of(dataset_json["labels"], manifest.taxonomy, "dataset.json")
     painted = is_painted(dataset_json, manifest.taxonomy)
     prediction_coding = PaintedCoding(manifest.taxonomy, names) if painted else reference_coding
-    values = reference_coding.values
+    values = {name: region_values(dataset_json["labels"][name]) for name in names}
     regions: dict[str, Region] = {name: values[name] if painted else values[name][0] for name in names}
     jobs = [
         CaseJob(case_id, reference, prediction, reference_coding, prediction_coding, names)
@@ -97,7 +97,7 @@ def is_painted(dataset_json: dict, taxonomy: Taxonomy) -> bool:
         UserError: `regions_class_order` paints other numbers than the universal indices.
     """
     labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
-    if not any(isinstance(region, list | tuple) and len(region) > 1 for region in labels.values()):
+    if not any(len(region_values(region)) > 1 for region in labels.values()):
         return False
     expected = [taxonomy.find(name).index for name in class_names(labels)]
     if order != expected:

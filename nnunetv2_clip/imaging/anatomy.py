@@ -8,7 +8,7 @@ are wrong together tells a mirrored volume from a rotated one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import ndimage
 from nnunetv2_clip.imaging.body import Body, find_body, thinned
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.labels import ClassMap, occurring_values
 
 RIGHT_CLASSES = ("liver", "gallbladder", "hepatic_vessel")  # no lesions: these may lie across the mid-line
 LEFT_CLASSES = ("spleen", "stomach")
@@ -75,21 +76,19 @@ class Anatomy:
         return tuple(finding.verdict < 0 for finding in (self.left_right, self.front_back, self.up_down))
 
 
-def check_anatomy(
-    image: Volume, label_map: np.ndarray | None = None, classes_of: Mapping[int, Iterable[str]] | None = None
-) -> Anatomy:
+def check_anatomy(image: Volume, labels: ClassMap | None = None) -> Anatomy:
     """Test a volume.
 
     Args:
         image: Hounsfield units.
-        label_map: (X, Y, Z) integers on its grid, with `classes_of`: value -> classes.
+        labels: on its grid.
     """
     body = find_body(image)
     if not body.mask.any():
         return Anatomy(UNDECIDED, UNDECIDED, UNDECIDED)
     centres = {}
-    if label_map is not None:
-        centres = class_centres(thinned(label_map, image.affine, body.step), classes_of or {}, body.edges_mm)
+    if labels is not None:
+        centres = class_centres(ClassMap(thinned(labels.values, image.affine, body.step), labels.sets), body.edges_mm)
     return Anatomy(
         left_right=_left_right_by_labels(centres, body) or _left_right_by_image(body),
         front_back=_front_back(body),
@@ -97,23 +96,21 @@ def check_anatomy(
     )
 
 
-def mend_half_turn(image: Volume, label_map: np.ndarray, classes_of: Mapping[int, Iterable[str]]) -> tuple[Volume, str]:
+def mend_half_turn(image: Volume, labels: ClassMap) -> tuple[Volume, str]:
     """The image rotated back where the anatomy says beyond doubt that its header is rotated by 180 degrees."""
-    anatomy = check_anatomy(image, label_map, classes_of)
+    anatomy = check_anatomy(image, labels)
     if not anatomy.is_half_turned:
         return image, ""
     return half_turn(image), f"header rotated by 180 degrees ({anatomy.problem})"
 
 
-def class_centres(
-    label_map: np.ndarray, classes_of: Mapping[int, Iterable[str]], edges_mm: np.ndarray
-) -> dict[str, np.ndarray]:
+def class_centres(labels: ClassMap, edges_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
-    values = [int(value) for value in np.unique(label_map) if value]
     sums: dict[str, list] = {}
-    for value in values:
-        points = np.argwhere(label_map == value)
-        for name in classes_of.get(value, ()):
+    for value in occurring_values(labels.values).tolist():
+        classes = labels.sets.get(value) or ()
+        points = np.argwhere(labels.values == value) if classes else ()
+        for name in classes:
             sums.setdefault(name, []).append((len(points), points.mean(axis=0) * edges_mm))
     return {
         name: np.average([centre for _, centre in parts], axis=0, weights=[count for count, _ in parts])

@@ -13,7 +13,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume
+from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import Preprocessed, from_training
@@ -26,6 +26,7 @@ from nnunetv2_clip.inference.postprocessing import (
     apply_rule,
 )
 from nnunetv2_clip.inference.streaming import StreamingExport
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.runner import require_all, run_cases
@@ -149,7 +150,7 @@ def _validation_cases(preprocessed: Path, fold: str, predictor):
 
 
 def score_case(
-    predictor: CasePredictor, case: Preprocessed, reference: LabelVolume, rules: Mapping[str, Sequence[Rule]]
+    predictor: CasePredictor, case: Preprocessed, reference: ClassMap, rules: Mapping[str, Sequence[Rule]]
 ) -> dict[str, dict[Rule, float]]:
     """Class -> rule -> Dice, from one run of the network."""
     exports: dict[float, list[StreamingExport]] = {threshold: [] for threshold in THRESHOLDS}
@@ -165,7 +166,7 @@ def score_case(
         threshold: {name: mask for export in parts for name, mask in export.finish(case.placement).items()}
         for threshold, parts in exports.items()
     }
-    known = None if reference.ignore is None else reference.label_map != reference.ignore
+    known = reference.known()
     return {name: _dice_of_rules(name, masks, reference.mask(name), known, own) for name, own in rules.items()}
 
 

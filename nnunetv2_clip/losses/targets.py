@@ -9,17 +9,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, label_sets
 from nnunetv2_clip.networks.pairs import Pairs
 
 
 def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
     """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    regions = {name: [value] if isinstance(value, int) else list(value) for name, value in labels.items()}
-    classes = class_names(labels)
-    table = torch.zeros(max(map(max, regions.values())) + 1, len(classes), dtype=torch.bool)
-    for k, name in enumerate(classes):
-        table[regions[name], k] = True
+    names, sets = class_names(labels), label_sets(labels)
+    table = torch.zeros(max(sets) + 1, len(names), dtype=torch.bool)
+    for value, classes in sets.items():
+        table[value] = torch.tensor([name in (classes or ()) for name in names])
     return table
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.imaging.nifti import Geometry
+from nnunetv2_clip.labels import value_counts
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import MsdTask
 
@@ -49,7 +50,7 @@ def painted_to_task(painted: np.ndarray, task: MsdTask, taxonomy: Taxonomy = UNI
         BadMask: a value is no index of the taxonomy.
     """
     index_of = {row.name: row.index for row in taxonomy}
-    unknown = sorted(present_values(painted) - {0, *index_of.values()})
+    unknown = sorted(set(value_counts(painted)) - {0, *index_of.values()})
     if unknown:
         raise BadMask(f"holds the values {unknown}, which are no universal class indices")
     value_of = np.zeros(max(index_of.values()) + 1, dtype=np.uint8)
@@ -79,15 +80,6 @@ def task_mask(
     return mask
 
 
-def present_values(label_map: np.ndarray) -> set[int]:
-    """Every value of an integer array, slab by slab (np.unique would sort hundreds of millions of voxels)."""
-    found: set[int] = set()
-    for slab in np.moveaxis(label_map, -1, 0):
-        lowest = int(slab.min(initial=0))
-        found.update((np.flatnonzero(np.bincount((slab - lowest).ravel())) + lowest).tolist())
-    return found
-
-
 def read_integers(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     """The voxels of an image whose values are whole numbers, whatever the file's data type.
 
@@ -110,7 +102,7 @@ def read_integers(image: nib.spatialimages.SpatialImage) -> np.ndarray:
 def check_values(mask: np.ndarray, values: Iterable[int]) -> None:
     """Raises BadMask when `mask` holds anything but 0 and `values`."""
     allowed = {0, *values}
-    foreign = sorted(present_values(mask) - allowed)
+    foreign = sorted(set(value_counts(mask)) - allowed)
     if foreign:
         raise BadMask(f"holds the values {foreign}; the task has {sorted(allowed)}")
 

@@ -16,6 +16,7 @@ from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.tolerances import TOLERANCE_MM
 from nnunetv2_clip.evaluation.volumes import LabelVolume
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Geometry
+from nnunetv2_clip.labels import label_sets
 from nnunetv2_clip.msd.masks import BadMask, check_values, open_image, read_integers, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
@@ -101,7 +102,7 @@ def rehearse_case(case: RehearsalCase) -> list[Score]:
     except BadMask as error:
         raise UserError(case.prediction, f"{error} (label file {case.label})") from None
     values, grid = targets(case.task), Geometry(truth.shape, label.affine)
-    volumes = [LabelVolume(np.asarray(data, np.uint8), values, grid) for data in (truth, mask)]
+    volumes = [LabelVolume(np.asarray(data, np.uint8), label_sets(values), grid) for data in (truth, mask)]
     dice = overlaps(*volumes, values)
     tolerance = max(TOLERANCE_MM[name] for name in case.task.classes)  # the same for all targets of a task
     return [

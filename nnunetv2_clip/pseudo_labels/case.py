@@ -12,7 +12,8 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.inference.masks import Box
-from nnunetv2_clip.pseudo_labels.consistency import CodedMap, can_hold, complete_organs
+from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.pseudo_labels.consistency import can_hold, complete_organs
 from nnunetv2_clip.pseudo_labels.probabilities import Probability
 
 
@@ -49,7 +50,7 @@ def uncertainty(probability: np.ndarray, mask: np.ndarray) -> float:
 
 def complete_case(
     case: str,
-    coded: CodedMap,
+    labels: ClassMap,
     known: Collection[str],
     probabilities: Mapping[str, Probability],
     taxonomy: Taxonomy,
@@ -57,7 +58,7 @@ def complete_case(
     threshold: float,
     max_uncertainty: float,
 ) -> list[PairResult]:
-    """Add the pseudo labels of a case to its label map, which holds the truth when it comes in.
+    """Add the pseudo labels of a case to its labels, which hold the truth when they come in.
 
     A voxel keeps every class that is annotated in it. Predicted voxels that contradict the truth are dropped; of two
     pseudo labels that exclude each other in a voxel the more probable one stays.
@@ -72,19 +73,19 @@ def complete_case(
     found, measured, contradicted = {}, {}, {}
     for name in names:
         found[name], measured[name], contradicted[name] = _predicted(
-            name, coded, known, probabilities[name], taxonomy, threshold
+            name, labels, known, probabilities[name], taxonomy, threshold
         )
     kept = [name for name in names if measured[name] <= max_uncertainty]
     _settle_conflicts({name: found[name] for name in kept if found[name]}, probabilities, taxonomy)
     for name in kept:
         if found[name]:
             box, mask = found[name]
-            coded.add(name, mask, box)
-    complete_organs(coded, known, found, kept, taxonomy, spacing_mm)
+            labels.add({name}, mask, box)
+    complete_organs(labels, known, found, kept, taxonomy, spacing_mm)
     ml = float(np.prod(spacing_mm)) / 1000
-    results = []
+    results, counts = [], labels.num_voxels()
     for name in names:
-        voxels = coded.num_voxels(name) if name in kept else 0
+        voxels = counts[name] if name in kept else 0
         results.append(
             PairResult(case, name, voxels, voxels * ml, measured[name], contradicted[name], is_kept=name in kept)
         )
@@ -93,7 +94,7 @@ def complete_case(
 
 def _predicted(
     name: str,
-    coded: CodedMap,
+    labels: ClassMap,
     known: Collection[str],
     probability: Probability,
     taxonomy: Taxonomy,
@@ -102,12 +103,12 @@ def _predicted(
     """The mask in its box (None: nowhere), its uncertainty, and how many predicted voxels the truth rules out."""
     if probability.box is None:
         return None, 0.0, 0
-    codes = coded.codes[probability.box]
-    values = probability.values() * coded.which(lambda classes: True)[codes]  # voxels of the ignore label say nothing
+    box = probability.box
+    values = probability.values() * labels.where(lambda classes: True, box)  # voxels of the ignore label say nothing
     predicted = values > threshold
-    mask = predicted & coded.which(lambda classes: can_hold(name, classes, known, taxonomy))[codes]
+    mask = predicted & labels.where(lambda classes: can_hold(name, classes, known, taxonomy), box)
     dropped = int(np.count_nonzero(predicted) - np.count_nonzero(mask))
-    return (probability.box, mask) if mask.any() else None, uncertainty(values, mask), dropped
+    return (box, mask) if mask.any() else None, uncertainty(values, mask), dropped
 
 
 def _settle_conflicts(

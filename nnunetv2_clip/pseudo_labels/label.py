@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from nnunetv2_clip import __version__
 from nnunetv2_clip.choices import CHECKPOINT
+from nnunetv2_clip.conversion.case import write_label_map
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
-from nnunetv2_clip.imaging.nifti import checksum, write_nifti
+from nnunetv2_clip.imaging.nifti import checksum
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.job_folder import FileStates, file_states
-from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels
+from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.paths import nnunet_folder
@@ -191,7 +190,7 @@ def _complete(
 ) -> None:
     """Predict one case and save its completed label map."""
     inputs = _inputs(source, case_id)
-    coded, truth = source.read_truth(case_id)
+    labels, truth = source.read_truth(case_id)
     wanted = [name for name in unknown[case_id] if name in predictor.trained]
     probabilities = {}
     if wanted:
@@ -202,7 +201,7 @@ def _complete(
             probabilities |= export.finish_probabilities(prepared.placement)
     results = complete_case(
         case_id,
-        coded,
+        labels,
         source.manifest.case(case_id).known,
         probabilities,
         source.manifest.taxonomy,
@@ -210,7 +209,7 @@ def _complete(
         rules.threshold,
         rules.max_uncertainty,
     )
-    target.save_case(case_id, inputs, coded, truth.affine, results)
+    target.save_case(case_id, inputs, labels, truth.affine, results)
 
 
 def _finish(
@@ -219,9 +218,9 @@ def _finish(
     """Final label values, images, manifest, splits, report and, last, dataset.json."""
     records = {case_id: target.read_case(case_id) for case_id in case_ids}
     results = [result for record in records.values() for result in record.results]
-    added = {name for record in records.values() for classes in record.sets if classes for name in classes}
-    declared = {*source.classes, *added, *(result.name for result in results)}
-    table = _label_table(source, [classes for record in records.values() for classes in record.sets if classes])
+    sets = {classes for record in records.values() for classes in record.sets.values() if classes}
+    declared = {*source.classes, *frozenset().union(*sets), *(result.name for result in results)}
+    table = _label_table(source, sets)
     labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
     settle = partial(_settle, source, target, records, table, labels, copy_images)
     require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label")
@@ -255,21 +254,19 @@ def _settle(
     case_id: str,
 ) -> None:
     """Label map with its final values, and image."""
-    values = [labels[IGNORE] if classes is None else table.encode(classes) for classes in records[case_id].sets]
     pending = target.read_pending_label(case_id)
-    final = np.array(values, np.uint16 if max(values) > 255 else np.uint8)[pending.data]
-    write_nifti(target.label(case_id), final, pending.affine)
+    final = ClassMap(pending.data, records[case_id].sets).remap(table, case_id, labels.get(IGNORE))
+    write_label_map(target.label(case_id), final, pending.affine)
     target.place_image(case_id, source.image(case_id), copy_images)
 
 
-def _label_table(source: RawDataset, class_sets: Sequence[ClassSet]) -> LabelTable:
+def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:
     """The label values of the source where they can stay, then those of sets that only pseudo labels make."""
-    before = [classes for value, classes in source.class_sets.items() if value and classes is not None]
-    values = [value for value, classes in source.class_sets.items() if value and classes is not None]
-    if values != list(range(1, len(values) + 1)) or len(set(before)) < len(before):
-        return LabelTable.of({*before, *class_sets})
-    new = set(class_sets) - set(before)
-    return LabelTable((*before, *sorted(new, key=lambda classes: (len(classes), sorted(classes)))))
+    before = {value: classes for value, classes in source.class_sets.items() if value and classes is not None}
+    known = tuple(before.values())
+    if list(before) != list(range(1, len(before) + 1)) or len(set(known)) < len(known):
+        return LabelTable.of({*known, *class_sets})
+    return LabelTable((*known, *ordered_sets(class_sets.difference(known))))
 
 
 def _presence(before: CasePresence, results: Sequence[PairResult], weight: float) -> CasePresence:

@@ -11,10 +11,9 @@ import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid
-from nnunetv2_clip.labels import IGNORE, ClassSet, class_names, load_dataset_json, occurring_values
+from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, class_names, label_sets, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
-from nnunetv2_clip.pseudo_labels.consistency import CodedMap
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class RawDataset:
                 "truth only, so that no model learns from its own mistakes twice",
                 "give the dataset from which this one was made",
             )
-        return cls(folder, content, manifest, _class_sets(content["labels"], folder / "dataset.json"))
+        return cls(folder, content, manifest, label_sets(content["labels"], folder / "dataset.json"))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,8 +83,8 @@ class RawDataset:
     def label(self, case_id: str) -> Path:
         return self.folder / "labelsTr" / f"{case_id}{FILE_ENDING}"
 
-    def read_truth(self, case_id: str) -> tuple[CodedMap, Volume]:
-        """The truth of a case, and its label map.
+    def read_truth(self, case_id: str) -> tuple[ClassMap, Volume]:
+        """The truth of a case as uint16 with the sets that occur, and its label map.
 
         Raises:
             UserError: an unreadable file, another grid than the image's, or an unknown label value.
@@ -93,22 +92,5 @@ class RawDataset:
         path = self.label(case_id)
         volume = read_label_map(path)
         require_same_grid(self.image(case_id), inspect(self.image(case_id)), path, volume.geometry)
-        values = [int(value) for value in occurring_values(volume.data)]
-        unknown = sorted(set(values) - set(self.class_sets))
-        if unknown:
-            raise UserError(path, f"unknown label values {unknown}", f"values out of {sorted(self.class_sets)}")
-        codes = np.searchsorted(values, volume.data).astype(np.uint16)
-        return CodedMap(codes, [self.class_sets[value] for value in values]), volume
-
-
-def _class_sets(labels: dict, where: Path) -> dict[int, ClassSet | None]:
-    sets: dict[int, ClassSet | None] = {0: frozenset()}
-    for name in class_names(labels):
-        region = labels[name] if isinstance(labels[name], list | tuple) else [labels[name]]
-        for value in region:
-            if not isinstance(value, int) or value <= 0:
-                raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers above 0")
-            sets[value] = sets.get(value, frozenset()) | {name}
-    if IGNORE in labels:
-        sets[labels[IGNORE]] = None
-    return dict(sorted(sets.items()))
+        occurring = ClassMap(volume.data, self.class_sets).require_declared(path)
+        return ClassMap(volume.data.astype(np.uint16), {v: self.class_sets[v] for v in occurring}), volume

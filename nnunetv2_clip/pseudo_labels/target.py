@@ -15,16 +15,15 @@ import numpy as np
 
 from nnunetv2_clip.imaging.nifti import Volume, read_label_map, write_nifti
 from nnunetv2_clip.job_folder import DatasetFolder, FileStates
-from nnunetv2_clip.labels import ClassSet
+from nnunetv2_clip.labels import ClassMap, ClassSet
 from nnunetv2_clip.pseudo_labels.case import PairResult
-from nnunetv2_clip.pseudo_labels.consistency import CodedMap
 
 
 @dataclass(frozen=True)
 class CompletedCase:
-    """The meaning of the codes of a label map that waits for its final values, and what became of each class."""
+    """The meaning of the values of a label map that waits for its final ones, and what became of each class."""
 
-    sets: tuple[ClassSet | None, ...]
+    sets: dict[int, ClassSet | None]
     results: tuple[PairResult, ...]
 
 
@@ -41,15 +40,15 @@ class CompletedDataset(DatasetFolder):
         return [self.pending_label(case_id), *final]
 
     def save_case(
-        self, case_id: str, inputs: FileStates, coded: CodedMap, affine: np.ndarray, results: Sequence[PairResult]
+        self, case_id: str, inputs: FileStates, labels: ClassMap, affine: np.ndarray, results: Sequence[PairResult]
     ) -> None:
-        """Label map in the case's own codes, then its record."""
-        write_nifti(self.pending_label(case_id), coded.codes, affine)
+        """Label map in the case's own values, then its record."""
+        write_nifti(self.pending_label(case_id), labels.values, affine)
         self.write_record(
             case_id,
             {
                 "inputs": inputs,
-                "sets": [None if classes is None else sorted(classes) for classes in coded.sets],
+                "sets": {value: None if classes is None else sorted(classes) for value, classes in labels.sets.items()},
                 "results": [asdict(result) for result in results],
             },
         )
@@ -57,7 +56,7 @@ class CompletedDataset(DatasetFolder):
     def read_case(self, case_id: str) -> CompletedCase:
         """Of a case that is done."""
         content = self.record(case_id)
-        sets = tuple(None if classes is None else frozenset(classes) for classes in content["sets"])
+        sets = {int(value): classes and frozenset(classes) for value, classes in content["sets"].items()}
         return CompletedCase(sets, tuple(PairResult(**result) for result in content["results"]))
 
     def read_pending_label(self, case_id: str) -> Volume:

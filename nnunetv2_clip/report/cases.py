@@ -21,6 +21,7 @@ from nnunetv2_clip.imaging.colors import color_of
 from nnunetv2_clip.imaging.nifti import Geometry, read_image
 from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
 from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
+from nnunetv2_clip.painting import paint_labels
 
 LONGEST_SIDE_PX = 420
 DETAIL_MM = 120.0
@@ -131,8 +132,8 @@ def describe_case(files: CaseFiles) -> CaseReport:
     """
     scan = read_case_arrays(files)
     found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
-    counts = np.bincount(scan.prediction.label_map.ravel(), minlength=scan.prediction.max_value + 1)
-    volumes = {name: _volume_ml(scan, counts, name) for name in files.names}
+    voxels = scan.prediction.num_voxels()
+    volumes = {name: voxels[name] * _voxel_ml(scan.grid) for name in files.names}
     views = [_overview(files, scan)]
     name = _class_to_look_at(files, volumes, found)
     if name is not None:
@@ -164,8 +165,8 @@ def read_case_arrays(files: CaseFiles) -> CaseArrays:
     if files.reference is not None:
         reference = files.reference_coding.read(files.reference)
         _same_grid(files, grid, reference.grid, files.reference)
-    truth = None if reference is None else _painted_indices(reference, files.taxonomy)
-    return CaseArrays(hu, grid, prediction, reference, _painted_indices(prediction, files.taxonomy), truth)
+    truth = None if reference is None else paint_labels(reference, files.taxonomy)
+    return CaseArrays(hu, grid, prediction, reference, paint_labels(prediction, files.taxonomy), truth)
 
 
 def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -185,19 +186,6 @@ def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -
             "files of the same scan in its own geometry",
             "check that -i, -pred and -ref belong together",
         )
-
-
-def _painted_indices(volume: LabelVolume, taxonomy: Taxonomy) -> np.ndarray:
-    """(X, Y, Z) universal indices, sub-structures over their organ."""
-    index_of = np.zeros(volume.max_value + 1, np.uint16)
-    for row in taxonomy.subset(volume.values):
-        index_of[[value for value in volume.values[row.name] if value <= volume.max_value]] = row.index
-    return index_of[volume.label_map]
-
-
-def _volume_ml(scan: CaseArrays, counts: np.ndarray, name: str) -> float:
-    values = [value for value in scan.prediction.values[name] if value < len(counts)]
-    return float(counts[values].sum()) * _voxel_ml(scan.grid)
 
 
 def _voxel_ml(grid: Geometry) -> float:

@@ -68,7 +68,7 @@ def find_files(
 def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, coding, presence) -> CaseFiles:
     in_manifest = presence is not None and (reference is not None or case_id in presence.cases)
     entry = presence.case(case_id) if in_manifest else None
-    known = coding.values if coding else ()
+    known = coding.names if coding else ()
     supervised = tuple(name for name in names if name in known and (entry is None or name in entry.known))
     return CaseFiles(
         case_id,

@@ -17,6 +17,7 @@ from nnunetv2_clip.conversion.laterality import (
     split_sides,
 )
 from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 # Drawings: 60 x 20 x 10 voxels of 2 mm in RAS, the mid-plane between x = 29 and 30, larger x is right.
@@ -144,47 +145,44 @@ def test_a_lesion_in_both_organs_is_divided_as_they_are_not_by_the_plane():
 def test_split_labels_carry_organ_and_lesion_of_each_side():
     label_map = np.where(RIGHT_ORGAN | LEFT_ORGAN, 1, 0).astype(np.uint8)
     label_map[40:43, 5:8, 1:4] = 2  # a tumour in the right kidney
-    split = split_pairs(
-        label_map,
-        {1: (), 2: ("kidney_tumor",)},
+    labels, annotated, notes = split_pairs(
+        ClassMap(label_map, {1: (), 2: ("kidney_tumor",)}),
         [Pair("right_kidney", "left_kidney", (1, 2))],
         Volume(body_with_spine(), AFFINE),
         ("right_kidney", "left_kidney", "kidney_tumor"),
     )
-    at = lambda *voxel: set(split.classes_of[int(split.label_map[voxel])])  # noqa: E731
+    at = lambda *voxel: labels.sets[int(labels.values[voxel])]  # noqa: E731
     assert at(41, 6, 2) == {"kidney_tumor", "right_kidney"}
     assert at(48, 10, 5) == {"right_kidney"} and at(12, 10, 5) == {"left_kidney"}
-    assert split.annotated == ("right_kidney", "left_kidney", "kidney_tumor") and split.fixes == ()
+    assert annotated == ("right_kidney", "left_kidney", "kidney_tumor") and notes == ()
 
 
 def test_a_large_tumour_that_reaches_across_the_plane_stays_on_the_side_of_its_kidney():
     label_map = np.where(RIGHT_ORGAN | LEFT_ORGAN, 1, 0).astype(np.uint8)
     label_map[22:40, 5:15, 1:9] = 2  # of the right kidney; nearly half of it lies left of the plane
-    split = split_pairs(
-        label_map,
-        {1: (), 2: ("kidney_tumor",)},
+    labels, annotated, notes = split_pairs(
+        ClassMap(label_map, {1: (), 2: ("kidney_tumor",)}),
         [Pair("right_kidney", "left_kidney", (1, 2))],
         Volume(body_with_spine(), AFFINE),
         ("right_kidney", "left_kidney", "kidney_tumor"),
     )
-    classes = np.vectorize(lambda value: " ".join(sorted(split.classes_of.get(value, ()))))(split.label_map)
+    classes = np.vectorize(lambda value: " ".join(sorted(labels.sets[value])))(labels.values)
     assert (classes[label_map == 2] == "kidney_tumor right_kidney").all()
-    assert (classes[LEFT_ORGAN] == "left_kidney").all() and split.fixes == ()
+    assert (classes[LEFT_ORGAN] == "left_kidney").all() and notes == ()
 
 
 def test_an_uncertain_pair_is_not_annotated_and_its_tumour_still_is():
     label_map = np.where(RIGHT_ORGAN, 1, 0).astype(np.uint8)
     label_map[45, 7, 4] = 2
-    split = split_pairs(
-        label_map,
-        {1: (), 2: ("kidney_tumor",)},
+    labels, annotated, notes = split_pairs(
+        ClassMap(label_map, {1: (), 2: ("kidney_tumor",)}),
         [Pair("right_kidney", "left_kidney", (1, 2))],
         Volume(np.full(SHAPE, -1000, np.int16), AFFINE),
         ("right_kidney", "left_kidney", "kidney_tumor"),
     )
-    assert split.annotated == ("kidney_tumor",) and "no body" in split.fixes[0]
-    assert split.classes_of[2] == ("kidney_tumor",) and split.classes_of[1] == ()
-    assert (split.label_map == label_map).all()
+    assert annotated == ("kidney_tumor",) and "no body" in notes[0]
+    assert labels.sets[2] == {"kidney_tumor"} and labels.sets[1] == set()
+    assert (labels.values == label_map).all()
 
 
 def body_with_spine() -> np.ndarray:
@@ -201,17 +199,17 @@ def organs(mask: np.ndarray) -> np.ndarray:
 def split_kidneys(label_map: np.ndarray):
     pair = Pair("right_kidney", "left_kidney", (1,))
     kidneys = ("right_kidney", "left_kidney")
-    return split_pairs(label_map, {1: ()}, [pair], Volume(body_with_spine(), AFFINE), kidneys)
+    return split_pairs(ClassMap(label_map, {1: ()}), [pair], Volume(body_with_spine(), AFFINE), kidneys)
 
 
 def test_specks_become_background_and_values_beyond_16_bits_stay():
     label_map = organs(RIGHT_ORGAN | LEFT_ORGAN).astype(np.uint32)
     label_map[2:4, 2:4, 2] = 1  # a speck
     label_map[30, 10, 5] = 70_000
-    split = split_kidneys(label_map)
-    assert (split.label_map[2:4, 2:4, 2] == 0).all()
-    assert split.label_map[30, 10, 5] == 70_000
-    assert len(np.unique(split.label_map)) == 4
+    labels, _, _ = split_kidneys(label_map)
+    assert (labels.values[2:4, 2:4, 2] == 0).all()
+    assert labels.values[30, 10, 5] == 70_000
+    assert len(np.unique(labels.values)) == 4
 
 
 def test_an_organ_that_reaches_a_little_across_the_plane_is_whole():

@@ -6,10 +6,11 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.labels import ClassMap
 
 KIDNEYS = ("right_kidney", "left_kidney")
 ANNOTATED = (*KIDNEYS, "kidney_tumor")
-CLASSES_OF = {1: ("right_kidney",), 2: ("left_kidney",), 3: ("kidney_tumor",)}
+SETS = {1: ("right_kidney",), 2: ("left_kidney",), 3: ("kidney_tumor",)}
 AFFINE = np.diag([2.0, 2, 2, 1])
 
 
@@ -29,10 +30,9 @@ def ct(has_body: bool = True) -> Volume:
 
 
 def joined(label_map, annotated=ANNOTATED, image=None):
-    label_map, classes_of, annotated, notes = join_organs(
-        label_map, CLASSES_OF, annotated, UNIVERSAL, (lambda: image) if image else None
-    )
-    return lambda x: classes_of.get(int(label_map[x, 8, 4]), frozenset()), annotated, notes
+    before = ClassMap(label_map, SETS)
+    labels, annotated, notes = join_organs(before, annotated, UNIVERSAL, (lambda: image) if image else None)
+    return lambda x: labels.sets.get(int(labels.values[x, 8, 4])), annotated, notes
 
 
 def test_each_lesion_gets_the_organ_that_it_touches():
@@ -61,5 +61,5 @@ def test_where_the_organs_are_not_annotated_a_lesion_stays_alone():
 def test_values_without_a_meaning_stay_what_they_are():
     label_map = drawing(slice(50, 53))
     label_map[0] = 4
-    result = join_organs(label_map, CLASSES_OF, ANNOTATED, UNIVERSAL, None)
-    assert (result[0][0] == 4).all() and 4 not in result[1]
+    labels, _, _ = join_organs(ClassMap(label_map, SETS), ANNOTATED, UNIVERSAL, None)
+    assert (labels.values[0] == 4).all() and 4 not in labels.sets

@@ -16,7 +16,7 @@ from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.msd import MsdSource
 from nnunetv2_clip.dataset_conversion.registry import find_source
 from nnunetv2_clip.imaging.nifti import inspect
-from nnunetv2_clip.labels import static_class_sets
+from nnunetv2_clip.labels import ClassMap, static_class_sets
 from nnunetv2_clip.manifest import Manifest
 
 
@@ -145,7 +145,7 @@ class OverlappingMasks(MsdSource):
     def load_case(self, case):
         loaded = super().load_case(case)
         pair = ("spleen", "aorta") if case.case_id.endswith("0") else ("stomach", "pancreas")
-        return replace(loaded, classes_of={1: ("liver",), 2: pair})
+        return replace(loaded, labels=ClassMap(loaded.labels.values, {1: ("liver",), 2: pair}))
 
 
 def test_sets_found_while_reading_get_one_value_each(msd, nnunet):

@@ -54,10 +54,7 @@ def without_repair(source, name):
 
 def masks_of(loaded, name):
     """(X, Y, Z) bool, organs with their parts."""
-    values = [
-        value for value, classes in loaded.classes_of.items() if name in complete(classes, loaded.annotated, UNIVERSAL)
-    ]
-    return np.isin(loaded.label_map, values)
+    return loaded.labels.where(lambda classes: name in complete(classes, loaded.annotated, UNIVERSAL))
 
 
 def drawn(truth, name):
@@ -248,9 +245,9 @@ def test_outside_the_box_nothing_is_known_unless_as_in_the_paper(written, layout
     [case], [truth] = source.find_cases(found.root), found.cases.values()
     loaded = source.load_case(case)
     inside = np.prod([stop - start for start, stop in truth.box])
-    assert loaded.unknown.sum() == loaded.unknown.size - inside
-    assert replace(source, as_paper=True).load_case(case).unknown is None
-    assert without_repair(source, "crop_box").load_case(case).unknown is None
+    assert loaded.labels.known().sum() == inside
+    assert replace(source, as_paper=True).load_case(case).labels.known() is None
+    assert without_repair(source, "crop_box").load_case(case).labels.known() is None
 
 
 def test_gibson_cases_annotate_14_or_8_classes(written):
@@ -275,8 +272,8 @@ def test_gibson_label_with_another_header_is_laid_on_its_image(written):
     flipped = np.ascontiguousarray(np.asanyarray(label.dataobj)[:, :, ::-1])
     nib.save(nib.Nifti1Image(flipped, np.eye(4)), case.labels["label"])
     loaded = source.load_case(case)
-    assert np.array_equal(loaded.label_map, before.label_map)
-    assert np.array_equal(loaded.unknown, before.unknown)
+    assert np.array_equal(loaded.labels.values, before.labels.values)
+    assert np.array_equal(loaded.labels.known(), before.labels.known())
     assert any("flipped along z" in fix for fix in loaded.fixes) and before.fixes == ()
 
 

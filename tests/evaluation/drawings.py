@@ -8,7 +8,7 @@ import numpy as np
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.evaluation.volumes import LabelVolume
 from nnunetv2_clip.imaging.nifti import Geometry
-from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.labels import IGNORE, LabelTable, label_sets, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 
 TABLE = LabelTable.of()
@@ -20,7 +20,8 @@ def grid(shape: tuple, spacing_mm: tuple = (1, 1, 1)) -> Geometry:
 
 
 def volume(label_map: np.ndarray, ignore: int | None = None, spacing_mm: tuple = (1, 1, 1), **values) -> LabelVolume:
-    return LabelVolume(label_map, values, grid(label_map.shape, spacing_mm), ignore)
+    labels = values if ignore is None else {**values, IGNORE: ignore}
+    return LabelVolume(label_map, label_sets(labels), grid(label_map.shape, spacing_mm))
 
 
 def row(*values: int) -> np.ndarray:

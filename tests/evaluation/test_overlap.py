@@ -44,6 +44,15 @@ def test_ignored_voxels_are_left_out():
     assert found.true_positive + found.false_positive + found.false_negative + found.true_negative == 3
 
 
+def test_voxels_that_the_prediction_ignores_are_left_out():
+    reference = volume(row(1, 1, 1, 0, 0), a=(1,))
+    prediction = volume(row(1, 9, 9, 9, 0), ignore=9, a=(1,))
+    found = overlaps(reference, prediction, ["a"])["a"]
+    assert (found.true_positive, found.false_positive, found.false_negative, found.true_negative) == (1, 0, 0, 1)
+    whole = overlaps(reference, volume(row(1, 0, 0, 0, 0), ignore=9, a=(1,)), ["a"])["a"]  # no voxel is ignored
+    assert whole.false_negative == 2
+
+
 def test_class_that_the_prediction_does_not_know_has_no_voxel():
     found = overlaps(volume(row(1, 0), a=(1,)), volume(row(0, 0)), ["a"])["a"]
     assert (found.num_reference, found.num_predicted) == (1, 0)

@@ -129,4 +129,5 @@ def test_ignored_voxels_belong_to_no_mask():
     predicted = np.zeros_like(label_map)
     predicted[2:8, 2:5, 2:5] = 1
     assert surface_metrics(volume(label_map, ignore=9, a=(1,)), volume(predicted, a=(1,)), "a", 0.5) == (1, 0)
+    assert surface_metrics(volume(predicted, a=(1,)), volume(label_map, ignore=9, a=(1,)), "a", 0.5) == (1, 0)
     assert surface_metrics(volume(label_map, a=(1,)), volume(predicted, a=(1,)), "a", 0.5)[0] < 1

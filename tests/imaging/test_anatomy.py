@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from nnunetv2_clip.imaging.anatomy import check_anatomy, mend_half_turn
 from nnunetv2_clip.imaging.nifti import Volume
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 FLIPS = {
@@ -45,21 +46,21 @@ def test_the_image_alone_tells_what_is_wrong(problem, axes):
 @pytest.mark.parametrize(("problem", "axes"), FLIPS.items())
 def test_any_annotated_organ_tells_what_is_wrong(problem, axes, names):
     image, label_map = flipped(axes, names)
-    found = check_anatomy(image, label_map, LABELS).problem
+    found = check_anatomy(image, ClassMap(label_map, LABELS)).problem
     assert found.startswith(problem) and bool(found) == bool(problem)
 
 
 def test_labels_speak_before_the_image():
     image, label_map = flipped((), ("liver", "spleen"))
-    found = check_anatomy(image, np.flip(label_map, 0), LABELS)
+    found = check_anatomy(image, ClassMap(np.flip(label_map, 0), LABELS))
     assert "the liver lies left of the spleen" in found.problem
 
 
 def test_a_half_turned_header_is_mended_about_the_centre():
     image, label_map = flipped((0, 1))
-    mended, words = mend_half_turn(image, label_map, LABELS)
+    mended, words = mend_half_turn(image, ClassMap(label_map, LABELS))
     assert "180 degrees" in words
-    assert check_anatomy(mended, label_map, LABELS).problem == ""
+    assert check_anatomy(mended, ClassMap(label_map, LABELS)).problem == ""
     centre = [*((np.array(image.data.shape) - 1) / 2), 1]
     assert np.allclose(mended.affine @ centre, image.affine @ centre)
 
@@ -67,7 +68,7 @@ def test_a_half_turned_header_is_mended_about_the_centre():
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (2,), (0, 2)])
 def test_nothing_else_is_mended(axes):
     image, label_map = flipped(axes)
-    assert mend_half_turn(image, label_map, LABELS) == (image, "")
+    assert mend_half_turn(image, ClassMap(label_map, LABELS)) == (image, "")
 
 
 def test_one_sign_alone_mends_nothing():

@@ -93,8 +93,8 @@ def test_rules_of_a_task_take_every_mask(mask):
 def test_every_mask_can_be_unpainted(mask):
     tumour = UNIVERSAL.find("kidney_tumor").index
     masks = unpaint(mask * np.uint8(tumour), UNIVERSAL, ("kidney_tumor", "right_kidney", "left_kidney"))
-    assert (masks["kidney_tumor"] == mask).all()
-    assert not masks["right_kidney"].any()
+    assert (masks.mask("kidney_tumor") == mask).all()
+    assert not masks.mask("right_kidney").any()
 
 
 @every_mask

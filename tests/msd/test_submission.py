@@ -12,7 +12,7 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.msd.masks import BadMask, painted_to_task, present_values
+from nnunetv2_clip.msd.masks import BadMask, painted_to_task
 from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS, TASKS, find_task
 from tests.msd import tree
 from tests.msd.tree import AFFINE, SHAPE, save
@@ -60,10 +60,6 @@ def test_a_users_class_inside_the_liver_counts_as_liver(tmp_path):
     (tmp_path / "own.yaml").write_text("classes: [{index: 40, name: liver_cyst, parents: [liver]}]")
     taxonomy = UNIVERSAL.extended(tmp_path / "own.yaml")
     assert painted_to_task(np.array([40, 6, 0]), find_task("Task03_Liver", ""), taxonomy).tolist() == [1, 1, 0]
-
-
-def test_present_values_are_those_of_the_array_negative_ones_included():
-    assert present_values(np.array([[[3, -2], [0, 0]], [[3, 300], [0, 0]]])) == {-2, 0, 3, 300}
 
 
 @pytest.mark.parametrize("per_task", [False, True])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.pseudo_labels.case import complete_case, uncertainty
-from nnunetv2_clip.pseudo_labels.consistency import CodedMap, can_hold
+from nnunetv2_clip.pseudo_labels.consistency import can_hold
 from nnunetv2_clip.pseudo_labels.probabilities import Probability
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml
@@ -19,7 +20,7 @@ def line(*classes_of_voxels):
         if classes not in sets:
             sets.append(classes)
         codes.append(sets.index(classes))
-    return CodedMap(np.array(codes, np.uint16)[:, None, None], sets)
+    return ClassMap(np.array(codes, np.uint16)[:, None, None], dict(enumerate(sets)))
 
 
 def likely(*values):
@@ -33,8 +34,8 @@ def likely(*values):
 
 
 def drawn(coded):
-    texts = ["?" if classes is None else "+".join(sorted(classes)) for classes in coded.sets]
-    return [texts[code] for code in coded.codes.ravel()]
+    texts = {value: "?" if classes is None else "+".join(sorted(classes)) for value, classes in coded.sets.items()}
+    return [texts[value] for value in coded.values.ravel().tolist()]
 
 
 def complete(coded, known, probabilities, threshold=0.5, max_uncertainty=1.0):

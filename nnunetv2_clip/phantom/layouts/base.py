@@ -20,7 +20,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json, replacing_folder, write_json
-from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.labels import ClassMap, LabelTable, nnunet_labels
 from nnunetv2_clip.phantom.anatomy import DEFAULT_BODY_MM, DEFAULT_SPACING_MM, Phantom, make_phantom
 
 # What a publisher did to the header of a file.
@@ -350,14 +350,8 @@ def annotated_classes(recipe: Paint) -> tuple[str, ...]:
 
 def truth_map(phantom: Phantom) -> np.ndarray:
     """(X, Y, Z) uint16: all 32 classes at once, in the label values of `LabelTable.of()`."""
-    names = UNIVERSAL.names
-    bits = np.zeros(phantom.image.shape, dtype=np.int64)
-    for number, name in enumerate(names):
-        bits |= phantom.masks[name].astype(np.int64) << number
-    patterns, inverse = np.unique(bits, return_inverse=True)
-    table = LabelTable.of()
-    sets = [frozenset(name for k, name in enumerate(names) if int(pattern) >> k & 1) for pattern in patterns]
-    return np.array([table.encode(classes) for classes in sets], dtype=np.uint16)[inverse].reshape(bits.shape)
+    masks = ((phantom.masks[name], {name}) for name in UNIVERSAL.names)
+    return ClassMap.of_masks(phantom.image.shape, masks).remap(LabelTable.of(), "phantom")
 
 
 def truth_dataset_json() -> dict:
