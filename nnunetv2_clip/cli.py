@@ -207,7 +207,12 @@ def terminated_in_order():
         yield
         return
 
+    owner = os.getpid()
+
     def end(number, frame):
+        if os.getpid() != owner:  # a forked worker of nnU-Net's, which its pool ends by this signal
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         raise Terminated(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -328,3 +328,22 @@ def test_a_signal_is_an_orderly_end(monkeypatch, capsys, how, code, says):
     assert cleaned == ["classes"]
     assert f"{says}; run the same command again to go on." in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_forked_worker_simply_ends_on_the_signal(monkeypatch):
+    """nnU-Net's pools fork and end their workers by SIGTERM: an exception could be lost there, and the pool would wait."""
+    statuses = []
+
+    def run(args):
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException:
+                pass
+            os._exit(7)
+        statuses.append(os.waitpid(child, 0)[1])
+
+    monkeypatch.setattr(command_module("classes"), "run", run)
+    assert main(["classes"]) == 0
+    assert [os.WTERMSIG(status) for status in statuses] == [signal.SIGTERM]
