@@ -37,7 +37,7 @@ class Rules:
 
     Attributes:
         threshold: a voxel belongs to a class whose probability is above it.
-        max_uncertainty: (case, class) pairs above it stay unknown (pseudo/case.py, `uncertainty`).
+        max_uncertainty: (case, class) pairs above it stay unknown (pseudo_labels/case.py, `uncertainty`).
         weight: of a pseudo label in the loss; truth has 1.
 
     Raises:
@@ -220,17 +220,14 @@ def _finish(
     _write_description(source, target, cases)
     write_report(target.folder, results, rules, model)
     assert (target.preprocessed / MANIFEST_FILE).is_file()
-    write_json(
-        target.dataset_json,
-        {
-            **source.dataset_json,
-            "labels": labels,
-            "regions_class_order": order,
-            "name": target.folder.name,
-            "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
-            "completed_by": f"nnunetv2_clip {__version__}",
-        },
-    )
+    changed = {
+        "labels": labels,
+        "regions_class_order": order,
+        "name": target.folder.name,
+        "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
+        "completed_by": f"nnunetv2_clip {__version__}",
+    }
+    write_json(target.dataset_json, {**source.dataset_json, **changed})
 
 
 def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:
