@@ -175,9 +175,8 @@ class ModelTables:
                 with open(self.where / name, "rb") as file:
                     yield file
         except _UNREADABLE as error:
-            raise UserError(
-                self.label(name), f"cannot be read ({error})", "a complete model", "copy or fetch it again"
-            ) from None
+            found = f"cannot be read ({error})"
+            raise UserError(self.label(name), found, "a complete model", "copy or fetch it again") from None
 
     def _damaged(self, what: str) -> UserError:
         found = f"the entry {PLANS_KEY!r} has damaged {what}"
@@ -292,12 +291,24 @@ class TrainedModel(ModelTables):
         with tempfile.TemporaryDirectory(prefix="nnunetv2_clip_model_") as folder:
             target = Path(folder) / self.name
             for name in (PLANS_JSON, DATASET_JSON, *(weights_file(fold, checkpoint) for fold in folds)):
-                self._extract(name, target / name)
+                if self.files[name] > MAX_CHECKPOINT_BYTES:
+                    found = f"has {self.files[name]} bytes"
+                    raise UserError(self.label(name), found, f"at most {MAX_CHECKPOINT_BYTES}")
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                with self._opened(name) as source, open(target / name, "wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
             yield target
 
     def checksums(self, folds: Iterable[str], checkpoint: str) -> dict[str, str]:
         """Weights file -> its SHA-256: what makes predictions those of this model."""
-        return {name: self._checksum(name) for name in (weights_file(fold, checkpoint) for fold in folds)}
+        found = {}
+        for name in (weights_file(fold, checkpoint) for fold in folds):
+            digest = hashlib.sha256()
+            with self._opened(name) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found[name] = digest.hexdigest()
+        return found
 
     def check_weights(self, where: object, weights: Mapping[str, Tensor]) -> None:
         """The weights of one fold can be those of this model.
@@ -312,26 +323,9 @@ class TrainedModel(ModelTables):
         vectors = weights[f"{CLASS_EMBEDDING}text_embedding"].float().cpu().numpy()
         expected, found = self.text.get("sha256"), text_hash(self.arguments["class_names"], vectors)
         if expected not in (None, found):
-            raise UserError(
-                where,
-                f"its text embeddings have the hash {found[:12]}",
-                f"{expected[:12]}, which plans.json states",
-                "take plans.json and every fold from one training",
-            )
-
-    def _checksum(self, name: str) -> str:
-        digest = hashlib.sha256()
-        with self._opened(name) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
-    def _extract(self, name: str, target: Path) -> None:
-        if self.files[name] > MAX_CHECKPOINT_BYTES:
-            raise UserError(self.label(name), f"has {self.files[name]} bytes", f"at most {MAX_CHECKPOINT_BYTES}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._opened(name) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
+            found = f"its text embeddings have the hash {found[:12]}"
+            remedy = "take plans.json and every fold from one training"
+            raise UserError(where, found, f"{expected[:12]}, which plans.json states", remedy)
 
 
 def find_models(where: Path) -> list[TrainedModel]:
@@ -355,25 +349,19 @@ def _zipped(where: Path) -> list[TrainedModel]:
             entries = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(where, f"is no model folder and no zip ({error})", "one of the two", "check the path") from None
-    evil = [info.filename for info in entries if leaves_its_folder(info.orig_filename)]
+    evil = ", ".join([repr(info.filename) for info in entries if leaves_its_folder(info.orig_filename)][:5])
     if evil:
-        raise UserError(
-            where,
-            f"holds paths that leave the folder it is unpacked into: {', '.join(map(repr, evil[:5]))}",
-            "paths below the dataset's folder",
-            "do not install this zip; ask its author for another",
-        )
+        found = f"holds paths that leave the folder it is unpacked into: {evil}"
+        remedy = "do not install this zip; ask its author for another"
+        raise UserError(where, found, "paths below the dataset's folder", remedy)
     folders = [info.filename.removesuffix(PLANS_JSON) for info in entries if info.filename.endswith(f"/{PLANS_JSON}")]
     if not folders:
         raise UserError(where, f"holds no {PLANS_JSON}", "a zip made by nnUNetv2_export_model_to_zip")
-    sizes = {info.filename: info.file_size for info in entries}
-    return [TrainedModel(where, PurePosixPath(folder).name, _below(folder, sizes), folder) for folder in folders]
-
-
-def holds_model(path: Path) -> bool:
-    """A zip, or a folder with weights, in contrast to predictions, beside which nnU-Net copies the model's tables."""
-    has_tables = all((path / name).is_file() for name in (PLANS_JSON, DATASET_JSON))
-    return path.is_file() or (has_tables and any(path.glob("fold_*")))
+    models = []
+    for folder in folders:
+        own = {one.filename.removeprefix(folder): one.file_size for one in entries if one.filename.startswith(folder)}
+        models.append(TrainedModel(where, PurePosixPath(folder).name, own, folder))
+    return models
 
 
 def weights_file(fold: str, checkpoint: str) -> str:
@@ -395,7 +383,3 @@ def leaves_its_folder(name: str) -> bool:
 def _list_files(folder: Path, patterns: Iterable[str]) -> dict[str, int]:
     paths = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-
-
-def _below(folder: str, sizes: Mapping[str, int]) -> dict[str, int]:
-    return {name.removeprefix(folder): size for name, size in sizes.items() if name.startswith(folder)}

@@ -15,13 +15,7 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import checksum
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
-from nnunetv2_clip.trained_model import (
-    NETWORK,
-    ModelTables,
-    TrainedModel,
-    find_models,
-    holds_model,
-)
+from nnunetv2_clip.trained_model import NETWORK, ModelTables, TrainedModel, find_models
 
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
 CLASSES = ("liver", "spleen", "liver_tumor")  # in painting order
@@ -183,13 +177,8 @@ def test_a_model_that_is_not_universal_is_refused(tmp_path, configurations):
         _ = TrainedModel.open(folder).configuration
 
 
-def test_a_model_is_told_from_predictions(tmp_path):
-    folder = write_model(tmp_path)
-    assert holds_model(folder) and holds_model(zipped(tmp_path / "model.zip", folder))
-    for place in (folder / f"fold_0/{FINAL}", folder / "fold_0"):
-        place.unlink() if place.is_file() else place.rmdir()
-    assert not holds_model(folder)
-    assert ModelTables.beside(folder).classes == CLASSES
+def test_tables_are_read_beside_predictions(tmp_path):
+    assert ModelTables.beside(write_model(tmp_path, checkpoints=())).classes == CLASSES
 
 
 def test_tables_that_are_not_beside_predictions_say_nothing(tmp_path):

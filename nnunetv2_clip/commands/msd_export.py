@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import shutil
+
     from nnunetv2_clip.msd.post_processing import read_rules
-    from nnunetv2_clip.msd.predict import remove_predictions
     from nnunetv2_clip.msd.submission import TaskPredictions, count_notes, plan, write_submission
     from nnunetv2_clip.msd.tasks import CT_TASKS, MRI_TASKS
 
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     sources.update({task.folder: ct_source for task in CT_TASKS})
     entries = plan(sources, args.i, rules)
     write_submission(entries, args.o, args.np)
-    if predictions:
-        remove_predictions(predictions)
+    if predictions:  # once the zip is there, they have served
+        shutil.rmtree(predictions, ignore_errors=True)
     for note in count_notes(entries):
         print(f"Note: {note}.")
     if args.ct_only:

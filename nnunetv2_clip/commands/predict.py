@@ -71,6 +71,7 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
+    from nnunetv2_clip.inference.outputs import Outputs
     from nnunetv2_clip.runner import CasesFailed
 
     model = load_model(
@@ -95,17 +96,9 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         "device": str(model.predictor.device),
         "never_learnt": never_learnt,
     }
-    job = Job(
-        args.o,
-        tuple(args.outputs),
-        model.classes,
-        model.probabilities,
-        model.taxonomy,
-        model.rules,
-        settings,
-        args.continue_prediction,
-        _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {},
-    )
+    tasks = _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {}
+    outputs = Outputs(args.o, tuple(args.outputs), model.classes, model.probabilities, model.taxonomy, tasks)
+    job = Job(outputs, model.rules, settings, args.continue_prediction)
     _make_folder(args.o)
     output = PredictionFolder(job, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()

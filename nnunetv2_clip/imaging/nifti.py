@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
@@ -26,7 +27,7 @@ REORIENTING_READER = "NibabelIOWithReorient"  # nnU-Net's reader that turns ever
 POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
 COMPRESSION_LEVEL = 1  # label maps compress well at any level, and writing is the slow part
-_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError)
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError, WrapStructError)
 _REMEDY = "download or unpack the file again"
 
 
@@ -213,7 +214,7 @@ def _read(path: Path) -> Volume:
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     try:
         data = np.asanyarray(image_class.from_bytes(content).dataobj)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(path, f"is truncated or damaged ({error})", "a complete NIfTI file", _REMEDY) from None
     if data.ndim > 3:
         return Volume(data.reshape(geometry.shape), geometry.affine)
@@ -225,7 +226,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.name.endswith(".gz") else content
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
 
 
@@ -233,7 +234,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
     try:
         with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
             return file.read(count)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
 
 
@@ -243,7 +244,7 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
         if len(content) >= length and header_class.may_contain_header(content[:length]):
             try:
                 return header_class(content[:length])
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise UserError(path, f"has a damaged header ({error})", "a NIfTI file", _REMEDY) from None
     raise UserError(path, "is no NIfTI file", "a file written as .nii or .nii.gz", _REMEDY)
 

@@ -77,18 +77,16 @@ class CasePredictor:
             UserError: no.
         """
         needed = used_bytes() + BYTES_PER_INPUT_VOXEL * int(np.prod([int(size) for size in shape]))
+        self._require(needed, where, f"reading and resampling its voxels {tuple(shape)} ")
+
+    def _require(self, needed: int, where: object, what: str = "") -> None:
         if self._max_ram is not None and needed > self._max_ram:
-            raise UserError(
-                where,
-                f"reading and resampling its voxels {tuple(shape)} does not fit into --max-ram "
-                f"{self._max_ram / GB:.1f}GB",
-                f"at least {needed / GB:.1f}GB for this image and model",
-                "give more memory, or crop the image",
-            )
+            found = f"{what}does not fit into --max-ram {self._max_ram / GB:.1f}GB"
+            expected = f"at least {needed / GB:.1f}GB for this image and model"
+            raise UserError(where, found, expected, "give more memory, or crop the image")
 
     def preprocess(self, image: InputImage) -> Preprocessed:
-        predictor = self._predictor
-        return preprocess(image, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+        return preprocess(image, self._predictor)
 
     def predict(self, case: Preprocessed, where: object = "image") -> Prediction:
         """Masks of every class of the model; empty for those that it was never trained on.
@@ -98,17 +96,16 @@ class CasePredictor:
         """
         export = lambda names: StreamingExport(names, case.maps, self._thresholds, self._probabilities)  # noqa: E731
         exports, seconds = self.run(case, where, export)
-        masks: dict[str, Mask] = {}
-        probabilities: dict[str, np.ndarray] = {}
+        shape = case.placement.file_shape
+        masks = {name: Mask(shape) for name in self.names}
+        probabilities = {name: np.zeros(shape, np.uint16) for name in self._probabilities}
         start = time.perf_counter()
         for one in exports:
             masks |= one.finish(case.placement)
-            probabilities |= {name: _in_file(volume, case.placement) for name, volume in one.probabilities.items()}
+            found = one.finish_probabilities(case.placement)
+            probabilities |= {name: probability.full(shape) for name, probability in found.items()}
         seconds["export"] += time.perf_counter() - start
-        empty = Mask(case.placement.file_shape)
-        for name in self._probabilities:
-            probabilities.setdefault(name, np.zeros(case.placement.file_shape, np.uint16))
-        return Prediction({name: masks.get(name, empty) for name in self.names}, probabilities, seconds, len(exports))
+        return Prediction(masks, probabilities, seconds, len(exports))
 
     def run(self, case: Preprocessed, where: object, make_export) -> tuple[list, dict[str, float]]:
         """Stream the logits into `make_export(names)`, one for each pass of the network; and the time they took."""
@@ -147,14 +144,8 @@ class CasePredictor:
         base = peak_bytes() + resampled + volumes + SLACK_BYTES
         # sums, the rows between two slabs, and at the worst a bit per voxel of the output
         per_class = 2 * window.buffer_bytes_per_class + int(np.prod(case.placement.file_shape)) // 8
+        self._require(base + per_class, where)
         count = (self._max_ram - base) // per_class
-        if count < 1:
-            raise UserError(
-                where,
-                f"does not fit into --max-ram {self._max_ram / GB:.1f}GB",
-                f"at least {(base + per_class) / GB:.1f}GB for this image and model",
-                "give more memory, or crop the image",
-            )
         return [self.trained[start : start + count] for start in range(0, len(self.trained), count)]
 
 
@@ -195,10 +186,3 @@ def _only(networks: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]
     finally:  # the next case needs all classes again, whatever happened to this one
         for network, (embedding, all_names) in zip(networks, before, strict=True):
             network.class_embedding, network.class_names = embedding, all_names
-
-
-def _in_file(volume: np.ndarray, placement) -> np.ndarray:
-    result = np.zeros(placement.file_shape, volume.dtype)
-    box = placement.box_in_file(tuple(slice(0, size) for size in volume.shape))
-    result[box] = placement.voxels_in_file(volume)
-    return result

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from nnunetv2_clip import __version__
-from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
@@ -30,24 +29,15 @@ class Job:
     """What to do with every case.
 
     Attributes:
-        classes: written to the outputs (the predictor may know more, which rules look at).
         rules: post-processing; empty: none.
         settings: recorded beside the outputs.
-        tasks: of the output kind `msd` (see `Outputs`).
+        continues: leave out what the folder holds already.
     """
 
-    output: Path
-    kinds: tuple[str, ...]
-    classes: tuple[str, ...]
-    probabilities: tuple[str, ...]
-    taxonomy: Taxonomy
-    rules: Mapping[str, Rule] = field(default_factory=dict)
-    settings: Mapping[str, object] | None = None
+    outputs: Outputs
+    rules: Mapping[str, Rule]
+    settings: Mapping[str, object]
     continues: bool = False
-    tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-    def outputs(self, case_id: str) -> Outputs:
-        return Outputs(self.output, case_id, self.kinds, self.classes, self.probabilities, self.tasks)
 
 
 class PredictionFolder(JobFolder):
@@ -61,17 +51,18 @@ class PredictionFolder(JobFolder):
     remedy = "choose another -o, or leave out --continue_prediction"
 
     def __init__(self, job: Job, part: str = ""):
-        self.job, self.folder = job, job.output
-        self._own = job.output / f"{RECORD}{part}.json"
+        self.job, self.folder = job, job.outputs.folder
+        self._own = self.folder / f"{RECORD}{part}.json"
         self._plan = {
             "nnunetv2_clip": __version__,
-            **(job.settings or {}),
-            "classes": list(job.classes),
+            **job.settings,
+            "classes": list(job.outputs.classes),
             "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
         }
         before = dict(self._records())
         self._written: dict[str, dict] = before.get(self._own, {}).get("cases", {})
-        self._done = {name: entry for record in before.values() for name, entry in _finished(record)}
+        entries = [pair for record in before.values() for pair in record.get("cases", {}).items()]
+        self._done = {name: entry for name, entry in entries if "error" not in entry}
 
     def claim(self) -> None:
         """A folder is continued as it was begun: its cases keep one meaning, that of the dataset.json beside them.
@@ -88,7 +79,7 @@ class PredictionFolder(JobFolder):
         return self._done.get(case_id)
 
     def files(self, case_id: str) -> list[Path]:
-        return self.job.outputs(case_id).files()
+        return self.job.outputs.files(case_id)
 
     def write_record(self, case_id: str, entry: dict) -> None:
         self._written[case_id] = entry
@@ -102,11 +93,6 @@ class PredictionFolder(JobFolder):
 
     def _write(self) -> None:
         write_json(self._own, {**self._plan, "cases": self._written})
-
-
-def _finished(record: dict) -> list[tuple[str, dict]]:
-    """Case and entry of the cases that did not fail."""
-    return [(name, entry) for name, entry in record.get("cases", {}).items() if "error" not in entry]
 
 
 def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: PredictionFolder) -> dict[str, UserError]:
@@ -126,7 +112,7 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: Predi
             tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error
         folder.write_record(seen.name, entry)
-    if "statistics" in folder.job.kinds:
+    if "statistics" in folder.job.outputs.kinds:
         collect_statistics(folder.folder)
     return errors
 
@@ -145,18 +131,15 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     prediction = predictor.predict(preprocessed, case.path)
     predicted = time.perf_counter()
     masks = postprocess(prediction.masks, job.rules) if job.rules else prediction.masks
-    write_outputs(job.outputs(case.name), image, masks, prediction.probabilities, job.taxonomy)
+    write_outputs(job.outputs, case.name, image, masks, prediction.probabilities)
     seconds = {
         "read": read - start,
         "preprocess": ready - read,
         **prediction.seconds,
         "write": time.perf_counter() - predicted,
     }
-    entry = {
-        "image": str(case.path),
-        "inputs": inputs,
-        "seconds": {key: round(value, 3) for key, value in seconds.items()},
-    }
+    rounded = {key: round(value, 3) for key, value in seconds.items()}
+    entry = {"image": str(case.path), "inputs": inputs, "seconds": rounded}
     if image.warnings:
         entry["warnings"] = list(image.warnings)
     if prediction.num_passes > 1:

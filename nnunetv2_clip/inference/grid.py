@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,9 @@ from nnunetv2_clip.imaging.nifti import REORIENTING_READER
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Placement
 from nnunetv2_clip.inference.resampling import AxisMap, axis_maps
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +35,9 @@ class Preprocessed:
     placement: Placement
 
 
-def preprocess(image: InputImage, plans_manager, configuration_manager, dataset_json: dict) -> Preprocessed:
+def preprocess(image: InputImage, predictor: nnUNetPredictor) -> Preprocessed:
     """nnU-Net's own preprocessing of one CT, with the orientation that the model's reader gives."""
+    plans_manager, configuration_manager = predictor.plans_manager, predictor.configuration_manager
     reorients = plans_manager.image_reader_writer_class.__name__ == REORIENTING_READER
     affine = image.volume.affine
     orientation = nib.io_orientation(affine) if reorients else np.array([[0, 1], [1, 1], [2, 1]])
@@ -42,22 +47,22 @@ def preprocess(image: InputImage, plans_manager, configuration_manager, dataset_
     properties = {"spacing": [float(edge) for edge in spacing_xyz[::-1]]}
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case_npy(
-        turned.transpose(2, 1, 0)[None], None, properties, plans_manager, configuration_manager, dataset_json
+        turned.transpose(2, 1, 0)[None], None, properties, plans_manager, configuration_manager, predictor.dataset_json
     )
     placement = _placement(image.volume.data.shape, orientation, plans_manager.transpose_forward, properties)
-    return Preprocessed(data, _maps(data.shape[1:], properties, plans_manager, configuration_manager), placement)
+    return Preprocessed(data, _maps(data.shape[1:], properties, predictor), placement)
 
 
-def from_training(data: np.ndarray, properties: dict, plans_manager, configuration_manager) -> Preprocessed:
+def from_training(data: np.ndarray, properties: dict, predictor: nnUNetPredictor) -> Preprocessed:
     """A case as nnU-Net has stored it for training; its file axes are those of the reader's array, read backwards
     (x y z, and RAS with the reader that reorients)."""
-    forward = plans_manager.transpose_forward
+    forward = predictor.plans_manager.transpose_forward
     shape = [0, 0, 0]
     for size, axis in zip(properties["shape_before_cropping"], forward, strict=True):
         shape[2 - axis] = int(size)
     unturned = np.array([[0, 1], [1, 1], [2, 1]])
     placement = _placement(tuple(shape), unturned, forward, properties)
-    return Preprocessed(data, _maps(data.shape[1:], properties, plans_manager, configuration_manager), placement)
+    return Preprocessed(data, _maps(data.shape[1:], properties, predictor), placement)
 
 
 def _spacing(image: InputImage) -> np.ndarray:
@@ -69,12 +74,12 @@ def _spacing(image: InputImage) -> np.ndarray:
     return stored if np.allclose(stored, edges, rtol=1e-4) else edges
 
 
-def _maps(shape: Sequence[int], properties: dict, plans_manager, configuration_manager) -> tuple[AxisMap, ...]:
-    original = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
-    target = list(configuration_manager.spacing)
+def _maps(shape: Sequence[int], properties: dict, predictor: nnUNetPredictor) -> tuple[AxisMap, ...]:
+    original = [properties["spacing"][axis] for axis in predictor.plans_manager.transpose_forward]
+    target = list(predictor.configuration_manager.spacing)
     if len(target) < 3:  # 2d: slices are not resampled
         target = [original[0], *target]
-    options = configuration_manager.configuration["resampling_fn_probabilities_kwargs"]
+    options = predictor.configuration_manager.configuration["resampling_fn_probabilities_kwargs"]
     return axis_maps(
         shape,
         properties["shape_after_cropping_and_before_resampling"],

@@ -169,12 +169,9 @@ def _require_plausible(where: object, grid: Geometry) -> None:
     shape, spacing = grid.shape, grid.spacing_mm
     low, high = SPACING_RANGE_MM
     if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
-        raise UserError(
-            where,
-            f"has {shape} voxels of {', '.join(f'{edge:.4g}' for edge in spacing)} mm",
-            f"voxels of {low:g} to {high:g} mm and a body below {LARGEST_EXTENT_MM / 1000:g} m",
-            "mend the voxel size in the header",
-        )
+        found = f"has {shape} voxels of {', '.join(f'{edge:.4g}' for edge in spacing)} mm"
+        expected = f"voxels of {low:g} to {high:g} mm and a body below {LARGEST_EXTENT_MM / 1000:g} m"
+        raise UserError(where, found, expected, "mend the voxel size in the header")
     if abs(np.linalg.det(grid.affine[:3, :3])) < SMALLEST_ANGLE_VOLUME * np.prod(spacing):
         raise UserError(where, "has axes that lie almost in one plane", "a rotation", "mend the header")
     if min(shape) < 2:

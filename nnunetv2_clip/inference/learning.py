@@ -19,12 +19,7 @@ from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import Preprocessed, from_training
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.masks import Mask
-from nnunetv2_clip.inference.postprocessing import (
-    DEFAULT_THRESHOLD,
-    NOTHING,
-    Rule,
-    apply_rule,
-)
+from nnunetv2_clip.inference.postprocessing import DEFAULT_THRESHOLD, NOTHING, Rule, apply_rule
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
@@ -35,7 +30,7 @@ from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, PLANS_KEY, RUL
 THRESHOLDS = (0.5, 0.4, 0.6, 0.3, 0.7)
 MIN_GAIN = 0.001  # mean Dice; below this a rule is noise
 MIN_CASES = 3
-Scores = dict[str, dict[Rule, list[float]]]
+CaseScores = dict[str, dict[Rule, float]]  # class -> rule -> Dice
 
 
 @dataclass(frozen=True)
@@ -86,11 +81,12 @@ def learn(model: TrainedModel, folds: Sequence[str] | None, checkpoint: str, dev
     usable = [fold for fold in model.folds(checkpoint, folds) if fold != "all"]
     if not usable:
         raise UserError(model.where, "has no fold with validation cases", "folds 0 to 4", "train one")
-    scores: Scores = {}
+    scores: dict[str, dict[Rule, list[float]]] = {}
     for fold in usable:
-        for name, rules in _scores_of_fold(model, fold, checkpoint, device).items():
-            for rule, values in rules.items():
-                scores.setdefault(name, {}).setdefault(rule, []).extend(values)
+        for by_class in _scores_of_fold(model, fold, checkpoint, device):
+            for name, found in by_class.items():
+                for rule, value in found.items():
+                    scores.setdefault(name, {}).setdefault(rule, []).append(value)
     return {name: choose(rules) for name, rules in scores.items()}
 
 
@@ -108,7 +104,7 @@ def write_rules(model: TrainedModel, choices: Mapping[str, Choice], learned_on: 
     write_json(model.where / PLANS_JSON, {**model.plans, PLANS_KEY: {**model.entry, RULES_ENTRY: rules}})
 
 
-def _scores_of_fold(model: TrainedModel, fold: str, checkpoint: str, device: str | None) -> Scores:
+def _scores_of_fold(model: TrainedModel, fold: str, checkpoint: str, device: str | None) -> list[CaseScores]:
     loaded = load_model(model, device, [fold], checkpoint)
     predictor = CasePredictor(loaded.predictor)
     preprocessed = dataset_folder("nnUNet_preprocessed", loaded.predictor.plans_manager.dataset_name)
@@ -116,26 +112,17 @@ def _scores_of_fold(model: TrainedModel, fold: str, checkpoint: str, device: str
     coding = LabelCoding.of(model.dataset_json["labels"], model.taxonomy, model.label(DATASET_JSON))
     dataset = _validation_cases(preprocessed, fold, loaded.predictor)
 
-    def score(case_id: str) -> dict[str, dict[Rule, float]]:
+    def score(case_id: str) -> CaseScores:
         reference = coding.read(preprocessed / "gt_segmentations" / f"{case_id}.nii.gz")
         known = manifest.case(case_id).known
-        rules = {
-            name: candidate_rules(name, model.taxonomy, predictor.trained)
-            for name in predictor.trained
-            if name in known
-        }
+        scored = [name for name in predictor.trained if name in known]
+        rules = {name: candidate_rules(name, model.taxonomy, predictor.trained) for name in scored}
         data, _, _, properties = dataset.load_case(case_id)
-        data = np.asarray(data[:], np.float32)
-        case = from_training(data, properties, loaded.predictor.plans_manager, loaded.predictor.configuration_manager)
+        case = from_training(np.asarray(data[:], np.float32), properties, loaded.predictor)
         return score_case(predictor, case, reference, rules)
 
-    scores: Scores = {}
     title = f"fold {fold}"
-    for by_class in require_all(run_cases(score, dataset.identifiers, title), f"validation cases of {title}"):
-        for name, found in by_class.items():
-            for rule, value in found.items():
-                scores.setdefault(name, {}).setdefault(rule, []).append(value)
-    return scores
+    return require_all(run_cases(score, dataset.identifiers, title), f"validation cases of {title}")
 
 
 def _validation_cases(preprocessed: Path, fold: str, predictor):
@@ -151,21 +138,17 @@ def _validation_cases(preprocessed: Path, fold: str, predictor):
 
 def score_case(
     predictor: CasePredictor, case: Preprocessed, reference: ClassMap, rules: Mapping[str, Sequence[Rule]]
-) -> dict[str, dict[Rule, float]]:
-    """Class -> rule -> Dice, from one run of the network."""
-    exports: dict[float, list[StreamingExport]] = {threshold: [] for threshold in THRESHOLDS}
+) -> CaseScores:
+    """The Dice of every rule, from one run of the network."""
 
     def all_thresholds(names):
         return _FanOut([StreamingExport(names, case.maps, dict.fromkeys(names, threshold)) for threshold in THRESHOLDS])
 
     fans, _ = predictor.run(case, "validation case", all_thresholds)
+    masks: dict[float, dict[str, Mask]] = {threshold: {} for threshold in THRESHOLDS}
     for fan in fans:
         for threshold, export in zip(THRESHOLDS, fan.exports, strict=True):
-            exports[threshold].append(export)
-    masks = {
-        threshold: {name: mask for export in parts for name, mask in export.finish(case.placement).items()}
-        for threshold, parts in exports.items()
-    }
+            masks[threshold] |= export.finish(case.placement)
     known = reference.known()
     return {name: _dice_of_rules(name, masks, reference.mask(name), known, own) for name, own in rules.items()}
 

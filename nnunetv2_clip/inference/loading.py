@@ -1,12 +1,15 @@
-"""From a trained model and what a user asks for to a predictor of exactly the classes that are needed."""
+"""From a trained model and what a user asks for to a predictor of exactly the classes that are needed; and, for Python,
+to what it says about one CT."""
+
+# Shapes: X Y Z voxels in the scan's own axis order.
 
 from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunetv2_clip.choices import CHECKPOINT
-from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
@@ -23,9 +26,10 @@ from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import preprocess
 from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
+from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.outputs import paint_masks
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
 from nnunetv2_clip.inference.restricted import restrict, restricted_dataset_json
-from nnunetv2_clip.inference.segmentation import Segmentation
 from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
 
 if TYPE_CHECKING:
@@ -38,6 +42,51 @@ _UNLOADABLE = (
     *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 _SMALL = InputImage(Volume(np.zeros((8, 8, 8), np.int16), np.eye(4)), None)
+
+
+class Masks(Mapping[str, np.ndarray]):
+    """Class -> (X, Y, Z) bool, in painting order. Kept as bits: an array is made whenever it is asked for."""
+
+    def __init__(self, packed: Mapping[str, Mask]):
+        self._packed = packed
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._packed[name].full(bool)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The classes of one CT, on its grid.
+
+    Attributes:
+        packed: class -> mask, kept small.
+        rows: of these classes, in painting order.
+        affine: 4 x 4, voxel index -> RAS+ position in mm.
+        probabilities: class -> (X, Y, Z) uint16 in steps of 1/65535, of the classes for which it was asked.
+        warnings: what looks unlike a CT.
+    """
+
+    packed: Mapping[str, Mask]
+    rows: Sequence[ClassRow]
+    affine: np.ndarray
+    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> Masks:
+        """Class -> (X, Y, Z) bool; masks of different classes may overlap."""
+        return Masks(self.packed)
+
+    @cached_property
+    def label_map(self) -> np.ndarray:
+        """(X, Y, Z) universal indices, sub-structures on top of their organ."""
+        return paint_masks(self.packed, self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +166,8 @@ def load_model(
     likely = _names(probabilities, model, "--probabilities")
     rules = rules_of_plans(model.plans, model.label(PLANS_JSON)) if postprocess else {}
     if postprocess and not rules:
-        raise UserError(
-            model.where,
-            "has no post-processing rules",
-            "rules learned on the validation cases",
-            "run 'nnunetv2_clip learn-postprocessing', or leave out --postprocess",
-        )
+        remedy = "run 'nnunetv2_clip learn-postprocessing', or leave out --postprocess"
+        raise UserError(model.where, "has no post-processing rules", "rules learned on the validation cases", remedy)
     needed = _in_order(needed_classes({*wanted, *likely}, rules), model)
     folds = model.folds(checkpoint, folds)
     predictor = load_predictor(model, needed, None, folds, checkpoint, device, use_mirroring, step_size)
@@ -167,7 +212,7 @@ def load_predictor(
                 raise UserError(where, f"holds other tensors than fold {folds[0]}", "folds of one training")
             model.check_weights(where, weights)
         # Damaged plans show here, and are not taken for the fault of a CT.
-        preprocess(_SMALL, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+        preprocess(_SMALL, predictor)
         if names != list(model.classes) or label_values is not None:
             restrict(predictor, names, label_values or model.painted_values)
     except UserError:

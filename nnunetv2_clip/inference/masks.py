@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,33 +32,21 @@ class Mask:
         tight = bounding_box(voxels)
         if tight is None:
             return cls(tuple(shape))
-        inner = tuple(
-            slice(part.start + cut.start, part.start + cut.stop) for part, cut in zip(box, tight, strict=True)
-        )
-        return cls(tuple(shape), inner, np.packbits(voxels[tight]))
+        return cls(tuple(shape), moved(tight, [part.start for part in box]), np.packbits(voxels[tight]))
 
     def __bool__(self) -> bool:
         return self.box is not None
 
     def voxels(self) -> np.ndarray:
         """(box) bool; an array without voxels for an empty mask."""
-        if self.box is None:
-            return np.zeros((0, 0, 0), bool)
-        sizes = tuple(part.stop - part.start for part in self.box)
-        return np.unpackbits(self.bits, count=int(np.prod(sizes))).view(bool).reshape(sizes)
+        return np.zeros((0, 0, 0), bool) if self.box is None else unpacked(self.bits, self.box)
 
     def within(self, box: Box) -> np.ndarray:
         """(box) bool: the mask inside another box."""
-        result = np.zeros(tuple(part.stop - part.start for part in box), bool)
-        if self.box is None:
-            return result
-        start = [max(own.start, other.start) for own, other in zip(self.box, box, strict=True)]
-        stop = [min(own.stop, other.stop) for own, other in zip(self.box, box, strict=True)]
-        if all(first < last for first, last in zip(start, stop, strict=True)):
-            bounds = list(zip(start, stop, strict=True))
-            there = tuple(slice(a - part.start, b - part.start) for (a, b), part in zip(bounds, box, strict=True))
-            here = tuple(slice(a - part.start, b - part.start) for (a, b), part in zip(bounds, self.box, strict=True))
-            result[there] = self.voxels()[here]
+        result = np.zeros(size_of(box), bool)
+        shared = overlap(self.box, box) if self.box else None
+        if shared:
+            result[inside(shared, box)] = self.voxels()[inside(shared, self.box)]
         return result
 
     def full(self, dtype: type = np.uint8) -> np.ndarray:
@@ -68,9 +56,32 @@ class Mask:
             volume[self.box] = self.voxels()
         return volume
 
-    @property
-    def num_voxels(self) -> int:
-        return 0 if self.bits is None else int(np.unpackbits(self.bits).sum())
+
+def unpacked(bits: np.ndarray, box: Box) -> np.ndarray:
+    """(box) bool of eight voxels to a byte."""
+    sizes = size_of(box)
+    return np.unpackbits(bits, count=int(np.prod(sizes))).view(bool).reshape(sizes)
+
+
+def size_of(box: Box) -> tuple[int, ...]:
+    """Voxels along each axis."""
+    return tuple(part.stop - part.start for part in box)
+
+
+def moved(box: Box, by: Iterable[int]) -> Box:
+    """The box some voxels further along each axis."""
+    return tuple(slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))
+
+
+def inside(box: Box, outer: Box) -> Box:
+    """The box as a part of an array that holds another box around it."""
+    return moved(box, [-part.start for part in outer])
+
+
+def overlap(first: Box, second: Box) -> Box | None:
+    """The box that two boxes share; None: they share no voxel."""
+    shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return shared if all(size > 0 for size in size_of(shared)) else None
 
 
 def bounding_box(voxels: np.ndarray) -> Box | None:

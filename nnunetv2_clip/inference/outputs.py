@@ -27,78 +27,67 @@ PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the files of one case go, and which are wanted.
+    """Where the files of the cases go, and which are wanted.
 
     Attributes:
         kinds: out of `choices.OUTPUTS`.
-        classes: whose masks and statistics are written.
+        classes: whose masks and statistics are written (the predictor may know more, which rules look at).
         probabilities: whose probabilities are written.
         tasks: for the kind `msd`: folder of a task -> its classes with their label values, an organ before its tumour.
     """
 
     folder: Path
-    case: str
     kinds: tuple[str, ...]
     classes: tuple[str, ...]
-    probabilities: tuple[str, ...] = ()
+    probabilities: tuple[str, ...]
+    taxonomy: Taxonomy
     tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    @property
-    def label_map(self) -> Path:
-        return self.folder / f"{self.case}.nii.gz"
+    def label_map(self, case: str) -> Path:
+        return self.folder / f"{case}.nii.gz"
 
-    def mask(self, name: str) -> Path:
-        return self.folder / self.case / f"{name}.nii.gz"
+    def mask(self, case: str, name: str) -> Path:
+        return self.folder / case / f"{name}.nii.gz"
 
-    def probability(self, name: str) -> Path:
-        return self.folder / self.case / "probabilities" / f"{name}.nii.gz"
+    def probability(self, case: str, name: str) -> Path:
+        return self.folder / case / "probabilities" / f"{name}.nii.gz"
 
-    def task_label_map(self, task: str) -> Path:
-        return self.folder / task / f"{self.case}.nii.gz"
+    def statistics(self, case: str) -> Path:
+        return self.folder / STATISTICS / f"{case}.json"
 
-    @property
-    def statistics(self) -> Path:
-        return self.folder / STATISTICS / f"{self.case}.json"
+    def preview(self, case: str) -> Path:
+        return self.folder / f"{case}_preview.png"
 
-    @property
-    def preview(self) -> Path:
-        return self.folder / f"{self.case}_preview.png"
-
-    def files(self) -> list[Path]:
+    def files(self, case: str) -> list[Path]:
         """Every file that a finished case has."""
         one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview}
-        files = [path for kind, path in one.items() if kind in self.kinds]
-        files += [self.mask(name) for name in self.classes if "masks" in self.kinds]
-        files += [self.task_label_map(task) for task in self.tasks if "msd" in self.kinds]
-        return files + [self.probability(name) for name in self.probabilities]
+        files = [path(case) for kind, path in one.items() if kind in self.kinds]
+        files += [self.mask(case, name) for name in self.classes if "masks" in self.kinds]
+        files += [self.label_map(f"{task}/{case}") for task in self.tasks if "msd" in self.kinds]
+        return files + [self.probability(case, name) for name in self.probabilities]
 
 
 def write_outputs(
-    outputs: Outputs,
-    image: InputImage,
-    masks: Mapping[str, Mask],
-    probabilities: Mapping[str, np.ndarray],
-    taxonomy: Taxonomy,
+    outputs: Outputs, case: str, image: InputImage, masks: Mapping[str, Mask], probabilities: Mapping[str, np.ndarray]
 ) -> None:
     """Write every wanted file; each is complete or not there."""
     wanted = {name: masks[name] for name in outputs.classes}
-    rows = taxonomy.subset(wanted)
+    rows = outputs.taxonomy.subset(wanted)
     if "masks" in outputs.kinds:
         for name, mask in wanted.items():
-            write_like(outputs.mask(name), mask.full(), image)
+            write_like(outputs.mask(case, name), mask.full(), image)
     if "msd" in outputs.kinds:
         for task, values in outputs.tasks.items():
-            write_like(outputs.task_label_map(task), paint_values(masks, values), image)
+            write_like(outputs.label_map(f"{task}/{case}"), paint_values(masks, values), image)
     for name in outputs.probabilities:
-        write_like(outputs.probability(name), probabilities[name], image, slope=1 / 65535)
+        write_like(outputs.probability(case, name), probabilities[name], image, slope=1 / 65535)
     painted = paint_masks(wanted, rows) if {"labels", "preview"} & set(outputs.kinds) else None
     if "preview" in outputs.kinds:
-        write_preview(outputs.preview, image, painted, rows)
+        write_preview(outputs.preview(case), image, painted, rows)
     if "statistics" in outputs.kinds:
-        outputs.statistics.parent.mkdir(parents=True, exist_ok=True)
-        write_json(outputs.statistics, [statistics(outputs.case, name, mask, image) for name, mask in wanted.items()])
+        write_json(outputs.statistics(case), [statistics(case, name, mask, image) for name, mask in wanted.items()])
     if "labels" in outputs.kinds:
-        write_like(outputs.label_map, painted, image)
+        write_like(outputs.label_map(case), painted, image)
 
 
 def paint_masks(masks: Mapping[str, Mask], rows: Iterable[ClassRow]) -> np.ndarray:
@@ -123,7 +112,6 @@ def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | N
     Args:
         slope: value of one step of the stored integers; None: they are the values.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if image.header is None:
         picture = nib.Nifti1Image(data, image.volume.affine)
         picture.header.set_xyzt_units("mm")

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, StrictFloat, StrictInt
 
 from nnunetv2_clip.imaging.components import keep_largest, keep_touching
-from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.masks import Mask, size_of
 from nnunetv2_clip.tables import Names, Row, checked
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 
@@ -85,7 +85,7 @@ def _touching(mask: Mask, organs: Iterable[Mask]) -> Mask:
     box = tuple(
         slice(max(part.start - 1, 0), min(part.stop + 1, size)) for part, size in zip(mask.box, mask.shape, strict=True)
     )
-    organ = np.zeros([part.stop - part.start for part in box], bool)
+    organ = np.zeros(size_of(box), bool)
     for one in organs:
         organ |= one.within(box)
     return Mask.of(mask.shape, box, keep_touching(mask.within(box), organ))

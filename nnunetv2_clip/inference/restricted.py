@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from nnunetv2_clip.trained_model import CLASS_EMBEDDING
@@ -51,5 +50,5 @@ def restrict(predictor: nnUNetPredictor, names: Sequence[str], label_values: Map
         {key: value[rows] if ".seg_layers." in key else value for key, value in weights.items()}
         for weights in predictor.list_of_parameters
     ]
-    predictor.dataset_json = restricted_dataset_json(deepcopy(predictor.dataset_json), names, label_values)
+    predictor.dataset_json = restricted_dataset_json(predictor.dataset_json, names, label_values)
     predictor.label_manager = predictor.plans_manager.get_label_manager(predictor.dataset_json)

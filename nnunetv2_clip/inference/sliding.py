@@ -50,7 +50,7 @@ class SlidingWindow:
         gaussian = self._gaussian().to(device)
         base = 0
         for slicer in tqdm(self._slicers, "patches", leave=False, unit="patch"):
-            start = _first_row(slicer)
+            start = slicer[1].start if isinstance(slicer[1], slice) else slicer[1]
             if start > base:
                 self._release(sums, weights, base, start - base, sink)
                 base = start
@@ -94,7 +94,3 @@ class SlidingWindow:
         for values in (*sums, weights):
             values[:left] = values[count:].clone()
             values[left:] = 0
-
-
-def _first_row(slicer: tuple) -> int:
-    return slicer[1].start if isinstance(slicer[1], slice) else slicer[1]

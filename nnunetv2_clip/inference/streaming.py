@@ -8,22 +8,49 @@ resampled at once, only where the class can be positive, and kept as bits: no fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.inference.masks import Box, Mask, Placement, union
+from nnunetv2_clip.inference.masks import Box, Mask, Placement, inside, moved, size_of, union, unpacked
 from nnunetv2_clip.inference.resampling import AxisMap
 
 BLOCK_VOXELS = 1 << 22  # output voxels that exist as floats at one time
 PROBABILITY_STEPS = 65535
+Pieces = dict[str, list[tuple[Box, np.ndarray]]]
 
 
 def logit(probability: float) -> float:
     """The logit above which a voxel has more than this probability."""
     return float(np.log(probability) - np.log1p(-probability))
+
+
+@dataclass(frozen=True, eq=False)
+class Probability:
+    """The probability of one class; 0 outside its box.
+
+    Attributes:
+        box: in the input file; None: nowhere above 0.
+        steps: (box) uint16, in steps of 1/65535.
+    """
+
+    box: Box | None = None
+    steps: np.ndarray | None = None
+
+    def values(self) -> np.ndarray:
+        """(box) float32, 0 to 1."""
+        assert self.steps is not None
+        return self.steps.astype(np.float32) / PROBABILITY_STEPS
+
+    def full(self, shape: Sequence[int]) -> np.ndarray:
+        """(X, Y, Z) uint16 steps."""
+        volume = np.zeros(shape, np.uint16)
+        if self.box is not None:
+            volume[self.box] = self.steps
+        return volume
 
 
 class StreamingExport:
@@ -33,7 +60,9 @@ class StreamingExport:
         names: the K classes in channel order.
         maps: how each axis of the logits is resampled.
         thresholds: probability above which a voxel belongs to a class (0.5 where not named).
-        probabilities: classes whose probability is kept as a volume as well.
+        probabilities: classes whose probability is kept as well.
+        lowest: probabilities below it are kept as 0.
+        makes_masks: False: only probabilities are wanted.
     """
 
     def __init__(
@@ -41,14 +70,17 @@ class StreamingExport:
         names: Sequence[str],
         maps: Sequence[AxisMap],
         thresholds: Mapping[str, float] | None = None,
-        probabilities: Sequence[str] = (),
+        probabilities: Collection[str] = (),
+        lowest: float = 0.5 / PROBABILITY_STEPS,
+        makes_masks: bool = True,
     ):
         self.names = tuple(names)
         self._maps = tuple(maps)
-        self._bounds = {name: logit((thresholds or {}).get(name, 0.5)) for name in names}
-        self._pieces: dict[str, list[tuple[Box, np.ndarray]]] = {name: [] for name in names}
+        self._bounds = {name: logit((thresholds or {}).get(name, 0.5)) for name in names if makes_masks}
+        self._bits: Pieces = {name: [] for name in names}
+        self._steps: Pieces = {name: [] for name in names if name in probabilities}
+        self._lowest = lowest
         self.out_shape = tuple(len(one) for one in maps)
-        self.probabilities = {name: np.zeros(self.out_shape, np.uint16) for name in probabilities if name in names}
         self._tail: Tensor | None = None  # rows that later outputs read as well
         self._first_row = 0
         self._done = 0
@@ -73,33 +105,27 @@ class StreamingExport:
         assert self._done == len(self._maps[0]), "rows are missing"
         return {name: self._mask(name, placement) for name in self.names}
 
+    def finish_probabilities(self, placement: Placement) -> dict[str, Probability]:
+        """Those of the wanted classes in the axes of the input file."""
+        return {name: Probability(*_joined(self._steps, name, placement)) for name in tuple(self._steps)}
+
     def _mask(self, name: str, placement: Placement) -> Mask:
-        pieces = self._pieces.pop(name)
-        if not pieces:
-            return Mask(placement.file_shape)
-        box = union([piece_box for piece_box, _ in pieces])
-        voxels = np.zeros([part.stop - part.start for part in box], bool)
-        for piece_box, bits in pieces:
-            sizes = [part.stop - part.start for part in piece_box]
-            inside = tuple(
-                slice(part.start - outer.start, part.stop - outer.start)
-                for part, outer in zip(piece_box, box, strict=True)
-            )
-            voxels[inside] = np.unpackbits(bits, count=int(np.prod(sizes))).view(bool).reshape(sizes)
-        return Mask.of(placement.file_shape, placement.box_in_file(box), placement.voxels_in_file(voxels))
+        box, voxels = _joined(self._bits, name, placement)
+        return Mask(placement.file_shape) if box is None else Mask.of(placement.file_shape, box, voxels)
 
     def _export(self, name: str, low: tuple[Tensor, Tensor], ready: slice) -> None:
         """One class: `low`, two times (n, Y, X), holds the rows from `_first_row` on."""
-        volume = self.probabilities.get(name)
-        if volume is not None:
-            for box, values in self._resampled(low, ready, logit(0.5 / PROBABILITY_STEPS)):
-                scaled = values.sigmoid_().mul_(PROBABILITY_STEPS).round_()
-                volume[box] = scaled.cpu().numpy().astype(np.uint16)
-        bound = self._bounds[name]
-        for box, values in self._resampled(low, ready, bound):
-            mask = (values > bound).cpu().numpy()
-            if mask.any():
-                self._pieces[name].append((box, np.packbits(mask)))
+        if name in self._steps:
+            for box, values in self._resampled(low, ready, logit(self._lowest)):
+                probability = values.sigmoid_()
+                steps = probability.mul(PROBABILITY_STEPS).round_().mul_(probability >= self._lowest)
+                self._steps[name].append((box, steps.cpu().numpy().astype(np.uint16)))
+        if name in self._bounds:
+            bound = self._bounds[name]
+            for box, values in self._resampled(low, ready, bound):
+                mask = (values > bound).cpu().numpy()
+                if mask.any():
+                    self._bits[name].append((box, np.packbits(mask)))
 
     def _resampled(self, low: tuple[Tensor, Tensor], ready: slice, bound: float):
         """Boxes of the output that hold every voxel above `bound`, with their values."""
@@ -125,12 +151,24 @@ class StreamingExport:
             yield (part, y_out, x_out), z_map.apply(values, 0, part, z_in.start)
 
 
+def _joined(pieces: Pieces, name: str, placement: Placement) -> tuple[Box | None, np.ndarray | None]:
+    """The pieces of a class, taken away from the others, as one box of the file and its voxels; None: no pieces."""
+    own = pieces.pop(name)
+    if not own:
+        return None, None
+    box = placement.box_in_file(union([piece_box for piece_box, _ in own]))
+    voxels = np.zeros(size_of(box), bool if own[0][1].ndim == 1 else own[0][1].dtype)
+    for piece_box, values in own:
+        values = unpacked(values, piece_box) if values.ndim == 1 else values
+        voxels[inside(placement.box_in_file(piece_box), box)] = placement.voxels_in_file(values)
+    return box, voxels
+
+
 def _positive_box_of_two(first: Tensor, second: Tensor, bound: float) -> Box | None:
     """As `positive_box`, of two volumes one above the other; most classes need no copy of them."""
     boxes = [positive_box(first, bound), positive_box(second, bound)]
     if boxes[1] is not None:
-        z, *across = boxes[1]
-        boxes[1] = slice(z.start + len(first), z.stop + len(first)), *across
+        boxes[1] = moved(boxes[1], (len(first), 0, 0))
     found = [box for box in boxes if box is not None]
     return union(found) if found else None
 

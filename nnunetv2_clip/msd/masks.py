@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,20 +12,10 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
-from nnunetv2_clip.imaging.nifti import Geometry
+from nnunetv2_clip.imaging.nifti import UNREADABLE, Geometry
 from nnunetv2_clip.labels import value_counts
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import MsdTask
-
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    zlib.error,
-    nib.filebasedimages.ImageFileError,
-    nib.wrapstruct.WrapStructError,
-    nib.spatialimages.HeaderDataError,
-)
 
 
 class BadMask(ValueError):
@@ -76,7 +65,7 @@ def task_mask(
         mask = painted_to_task(mask, task, taxonomy)
     check_values(mask, task.values)
     if post is not None:
-        mask = post.apply(mask, float(np.prod(nib.affines.voxel_sizes(image.affine))) / 1000)
+        mask = post.apply(mask, task, float(np.prod(nib.affines.voxel_sizes(image.affine))) / 1000)
     return mask
 
 
@@ -88,7 +77,7 @@ def read_integers(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     """
     try:
         data = np.asanyarray(image.dataobj)
-    except READ_ERRORS as error:
+    except UNREADABLE as error:
         raise BadMask(f"cannot be read to its end ({error})") from None
     if not np.issubdtype(data.dtype, np.integer):
         with np.errstate(invalid="ignore"):
@@ -117,7 +106,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
     except FileNotFoundError:
         raise BadMask("is missing") from None
-    except READ_ERRORS as error:
+    except UNREADABLE as error:
         raise BadMask(f"cannot be read ({error})") from None
     if not isinstance(image, nib.Nifti1Image):
         raise BadMask("is no NIfTI file")

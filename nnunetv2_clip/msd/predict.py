@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,33 +76,26 @@ def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
 
 def _claim(predictions: Path, setup: Setup) -> None:
     """Write down whose predictions the folder holds, or see that they are the same model's."""
-    model = setup.model
-    folds = model.folds(setup.checkpoint, setup.folds)
-    record = {
-        "model": str(model.where.resolve()),
-        "checkpoints": model.checksums(folds, setup.checkpoint),
-        "trust_headers": setup.trust_headers,
-    }
-    path = predictions / RECORD
+    model, path = setup.model, predictions / RECORD
+    weights = model.checksums(model.folds(setup.checkpoint, setup.folds), setup.checkpoint)
+    record = {"model": str(model.where.resolve()), "checkpoints": weights, "trust_headers": setup.trust_headers}
     if predictions.is_dir() and any(predictions.iterdir()) and read_record(path) != record:
-        raise UserError(
-            predictions,
-            "holds files of another model, or of other checkpoints, folds or options",
-            "an empty folder, or the beginning of the same predictions",
-            "remove the folder, or choose another -o",
-        )
+        found = "holds files of another model, or of other checkpoints, folds or options"
+        expected = "an empty folder, or the beginning of the same predictions"
+        raise UserError(predictions, found, expected, "remove the folder, or choose another -o")
     write_json(path, record)
 
 
 def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
     from nnunetv2_clip.inference.loading import load_predictor
 
-    jobs = [TurnJob(image, folder / "turned" / image.name) for image in images]
-    tried = run_cases(turn_if_half_turned, jobs, "anatomy", setup.processes, lambda job: job.image.label)
-    turned = [] if setup.trust_headers else require_all(tried, "test images")
-    turned_names = {job.image.name for job, is_turned in zip(jobs, turned, strict=False) if is_turned}
-    sources = [job.turned if job.image.name in turned_names else job.image.path for job in jobs]
-    targets = [job.turned_mask if job.image.name in turned_names else folder / job.image.name for job in jobs]
+    jobs = [TurnJob(image, folder) for image in images]
+    turned = []
+    if not setup.trust_headers:
+        tried = run_cases(turn_if_half_turned, jobs, "anatomy", setup.processes, lambda job: job.image.label)
+        turned = [job for job in require_all(tried, "test images") if job]
+    sources = [job.turned if job in turned else job.image.path for job in jobs]
+    targets = [job.turned_mask if job in turned else job.mask for job in jobs]
     predictor = load_predictor(
         setup.model, tuple(task.classes), dict(task.classes), setup.folds, setup.checkpoint, setup.device
     )
@@ -116,47 +108,47 @@ def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: P
             num_processes_preprocessing=setup.processes,
             num_processes_segmentation_export=setup.processes,
         )
-    for job in jobs:
-        if job.image.name in turned_names:
-            turn_back(job, folder / job.image.name)
-            print(
-                f"{job.image.label}: its header is rotated by 180 degrees; predicted upright, mask on the image's grid"
-            )
+    for job in turned:
+        turn_back(job)
+        print(f"{job.image.label}: its header is rotated by 180 degrees; predicted upright, mask on the image's grid")
 
 
 @dataclass(frozen=True)
 class TurnJob:
-    """A test image, and where its turned copy goes if it needs one."""
+    """A test image, its task's folder of predictions, and there its turned copy if it needs one."""
 
     image: TestImage
-    turned: Path
+    folder: Path
+
+    @property
+    def mask(self) -> Path:
+        return self.folder / self.image.name
+
+    @property
+    def turned(self) -> Path:
+        return self.folder / "turned" / self.image.name
 
     @property
     def turned_mask(self) -> Path:
-        return self.turned.parent / "masks" / self.turned.name
+        return self.folder / "turned" / "masks" / self.image.name
 
 
-def turn_if_half_turned(job: TurnJob) -> bool:
-    """Write a copy with the right header if the image's own is rotated by 180 degrees beyond doubt.
+def turn_if_half_turned(job: TurnJob) -> TurnJob | None:
+    """Write a copy with the right header if the image's own is rotated by 180 degrees beyond doubt; else None.
 
     Raises:
         UserError: the image cannot be read.
     """
     volume = read_image(job.image.path)
     if not check_anatomy(volume).is_half_turned:
-        return False
+        return None
     job.turned_mask.parent.mkdir(parents=True, exist_ok=True)
     write_nifti(job.turned, volume.data, half_turn(volume).affine)
-    return True
+    return job
 
 
-def turn_back(job: TurnJob, target: Path) -> None:
+def turn_back(job: TurnJob) -> None:
     """The mask of a turned copy, voxel by voxel, with the header of the test image itself."""
     mask = read_integers(open_image(job.turned_mask))
-    with replacing(target) as beside:
+    with replacing(job.mask) as beside:
         beside.write_bytes(mask_bytes(mask, open_image(job.image.path)))
-
-
-def remove_predictions(predictions: Path) -> None:
-    """Once the zip is there, the folder has served."""
-    shutil.rmtree(predictions, ignore_errors=True)

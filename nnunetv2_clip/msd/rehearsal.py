@@ -77,12 +77,9 @@ def find_rehearsal(
         if task is not None:
             cases.append(RehearsalCase(task, path, label, taxonomy, rules.get(task.folder)))
     if not cases:
-        raise UserError(
-            folder,
-            f"none of {len(paths)} predictions has a label file in {msd_root}/Task*/labelsTr",
-            "a model folder with fold_*/validation, or a folder of predictions of MSD training images",
-            "train with msd_* sources, or predict their imagesTr",
-        )
+        found = f"none of {len(paths)} predictions has a label file in {msd_root}/Task*/labelsTr"
+        expected = "a model folder with fold_*/validation, or a folder of predictions of MSD training images"
+        raise UserError(folder, found, expected, "train with msd_* sources, or predict their imagesTr")
     return cases
 
 
@@ -112,21 +109,13 @@ def rehearse_case(case: RehearsalCase) -> list[Score]:
 
 def summarise(scores: Iterable[Score]) -> list[dict]:
     """Per task and target: number of cases, means over those where it is defined."""
-    groups: dict[tuple[str, str], list[Score]] = {}
-    for score in scores:
-        groups.setdefault((score.folder, score.target), []).append(score)
-    order = [(task.folder, target) for task in CT_TASKS for target in targets(task)]
-    return [
-        {
-            "task": folder,
-            "target": target,
-            "n": len(group),
-            "dice": _mean(score.dice for score in group),
-            "nsd": _mean(score.nsd for score in group),
-        }
-        for folder, target in order
-        if (group := groups.get((folder, target)))
-    ]
+    scores, rows = list(scores), []
+    for folder, target in [(task.folder, target) for task in CT_TASKS for target in targets(task)]:
+        own = [score for score in scores if (score.folder, score.target) == (folder, target)]
+        if own:
+            dice, nsd = _mean(score.dice for score in own), _mean(score.nsd for score in own)
+            rows.append({"task": folder, "target": target, "n": len(own), "dice": dice, "nsd": nsd})
+    return rows
 
 
 def rehearsal_text(rows: Sequence[Mapping]) -> str:

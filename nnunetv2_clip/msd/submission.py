@@ -12,13 +12,7 @@ from types import MappingProxyType
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.msd.masks import (
-    BadMask,
-    check_geometry,
-    mask_bytes,
-    open_image,
-    task_mask,
-)
+from nnunetv2_clip.msd.masks import BadMask, check_geometry, mask_bytes, open_image, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
 from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.runner import CasesFailed, run_cases
@@ -76,21 +70,15 @@ def check_model(model: ModelTables, tasks: Iterable[MsdTask]) -> None:
     index_of = {row.name: row.index for row in model.taxonomy}
     wrong = [name for name in model.classes if model.painted_values.get(name) != index_of.get(name, -1)]
     if wrong:
-        raise UserError(
-            model.label(DATASET_JSON),
-            f"the model does not paint universal indices for {wrong}",
-            "predictions of a model trained with nnunetv2_clip",
-            "give predictions of such a model, with the plans.json and dataset.json that nnU-Net left beside them",
-        )
+        found = f"the model does not paint universal indices for {wrong}"
+        expected = "predictions of a model trained with nnunetv2_clip"
+        remedy = "give predictions of such a model, with the plans.json and dataset.json that nnU-Net left beside them"
+        raise UserError(model.label(DATASET_JSON), found, expected, remedy)
     known = model.known or ()
     missing = [f"{name} ({task.folder})" for task in tasks for name in task.classes if name not in known]
     if missing:
-        raise UserError(
-            model.where,
-            f"the model does not know {', '.join(missing)}",
-            "every class of the challenge's CT tasks",
-            "train with datasets that annotate them",
-        )
+        found, expected = f"the model does not know {', '.join(missing)}", "every class of the challenge's CT tasks"
+        raise UserError(model.where, found, expected, "train with datasets that annotate them")
 
 
 def plan(
@@ -113,26 +101,21 @@ def plan(
         except UserError as error:
             problems.append(str(error))
             continue
-        for image in images:
-            entry = Entry(image, sources[task.folder], rules.get(task.folder))
-            problem = _first_problem(entry)
-            if problem:
-                problems.append(problem)
-            entries.append(entry)
+        own = [Entry(image, sources[task.folder], rules.get(task.folder)) for image in images]
+        problems += filter(None, map(_first_problem, own))
+        entries += own
     refuse(problems, f"submission of {msd_root}")
     return entries
 
 
 def _first_problem(entry: Entry) -> str | None:
-    prediction = entry.source.path(entry.image)
+    file, path = "test image", entry.image.path
     try:
-        reference = open_image(entry.image.path)
+        reference = open_image(path)
+        file, path = "prediction", entry.source.path(entry.image)
+        check_geometry(open_image(path), reference)
     except BadMask as error:
-        return f"{entry.image.label}: the test image {entry.image.path} {error}"
-    try:
-        check_geometry(open_image(prediction), reference)
-    except BadMask as error:
-        return f"{entry.image.label}: the prediction {prediction} {error}"
+        return f"{entry.image.label}: the {file} {path} {error}"
     return None
 
 
@@ -141,12 +124,9 @@ def refuse(problems: Sequence[str], where: object, most: int = 200) -> None:
     if problems:
         more = [f"and {len(problems) - most} more"] if len(problems) > most else []
         lines = "".join(f"\n  - {line}" for line in [*problems[:most], *more])
-        raise UserError(
-            where,
-            f"{len(problems)} problem{'s' * (len(problems) > 1)}:{lines}\n",
-            "one 3-D mask per test image, on the grid of that image",
-            "mend the list above and run the same command again; nothing was written",
-        )
+        found = f"{len(problems)} problem{'s' * (len(problems) > 1)}:{lines}\n"
+        remedy = "mend the list above and run the same command again; nothing was written"
+        raise UserError(where, found, "one 3-D mask per test image, on the grid of that image", remedy)
 
 
 def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -> None:

@@ -40,7 +40,7 @@ class MsdTask:
         return self.folder.split("_")[1].lower()
 
     def __reduce__(self):  # the read-only table does not cross process borders by itself
-        return _task, (self.folder,)
+        return find_task, (self.folder, self.folder)
 
 
 def _ct(folder: str, title: str, num_training: int, num_test: int, **classes: int) -> MsdTask:
@@ -62,10 +62,6 @@ TASKS: tuple[MsdTask, ...] = (
 )
 CT_TASKS = tuple(task for task in TASKS if task.modality == "CT")
 MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")
-
-
-def _task(folder: str) -> MsdTask:
-    return next(task for task in TASKS if task.folder == folder)
 
 
 def find_task(name: str, where: object) -> MsdTask:

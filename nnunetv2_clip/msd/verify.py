@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import FILE_ENDING
-from nnunetv2_clip.msd.masks import READ_ERRORS, BadMask, check_geometry, check_values, open_image
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, UNREADABLE
+from nnunetv2_clip.msd.masks import BadMask, check_geometry, check_values, open_image
 from nnunetv2_clip.msd.tasks import TASKS, MsdTask, TestImage, test_images
 from nnunetv2_clip.trained_model import leaves_its_folder
 
@@ -94,16 +94,12 @@ def _unexpected(name: str, images: Mapping[str, TestImage]) -> str:
 
 def _missing(files: Mapping[str, object], images: Mapping[str, TestImage]) -> list[str]:
     """Missing files, with one line for a task that is missing altogether."""
-    by_task: dict[str, list[str]] = {}
-    for label, image in images.items():
-        by_task.setdefault(image.task.folder, []).append(label)
     problems = []
-    for folder, labels in by_task.items():
-        missing = [label for label in labels if label not in files]
-        if len(missing) == len(labels):
-            problems.append(f"{folder} is missing with all its {len(labels)} masks")
-        else:
-            problems += [f"{label} is missing" for label in missing]
+    for folder in dict.fromkeys(image.task.folder for image in images.values()):
+        labels = [label for label, image in images.items() if image.task.folder == folder]
+        missing = [f"{label} is missing" for label in labels if label not in files]
+        whole = f"{folder} is missing with all its {len(labels)} masks"
+        problems += [whole] if len(missing) == len(labels) else missing
     return problems
 
 
@@ -122,7 +118,7 @@ def _check_mask(archive: zipfile.ZipFile, info: zipfile.ZipInfo, image: TestImag
         raise BadMask(f"scales its integers by {slope} and shifts them by {inter}")
     try:
         check_values(np.asanyarray(mask.dataobj), image.task.values)
-    except READ_ERRORS as error:
+    except UNREADABLE as error:
         raise BadMask(f"cannot be read to its end ({error})") from None
 
 
@@ -131,7 +127,7 @@ def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes
     try:
         with archive.open(info) as packed, gzip.open(packed) as unpacked:
             content = unpacked.read(limit + 1)
-    except (*READ_ERRORS, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise BadMask(f"cannot be unpacked ({error})") from None
     if len(content) > limit:
         raise BadMask("is larger than any mask of its test image can be")
@@ -142,6 +138,6 @@ def _from_bytes(content: bytes) -> nib.Nifti1Image:
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
         try:
             return kind.from_bytes(content)
-        except READ_ERRORS:
+        except UNREADABLE:
             continue
     raise BadMask("is no NIfTI file")

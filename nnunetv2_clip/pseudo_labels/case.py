@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.inference.masks import Box
-from nnunetv2_clip.labels import ClassMap
-from nnunetv2_clip.pseudo_labels.consistency import can_hold, complete_organs
-from nnunetv2_clip.pseudo_labels.probabilities import Probability
+from nnunetv2_clip.inference.masks import Box, inside, overlap
+from nnunetv2_clip.inference.streaming import Probability
+from nnunetv2_clip.labels import ClassMap, ClassSet
+from nnunetv2_clip.painting import paint, unpaint
+
+LOWEST = 0.05  # a voxel with less is certainly not of the class
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class PairResult:
 def uncertainty(probability: np.ndarray, mask: np.ndarray) -> float:
     """1 - 2 sum(p m) / (sum(p) + sum(m)): one minus the Dice that the model itself expects of its mask.
 
-    0 where nothing is predicted and nothing is likely. Values of p below `probabilities.LOWEST` count as 0. Where the
+    0 where nothing is predicted and nothing is likely. Values of p below `LOWEST` count as 0. Where the
     truth rules out what is likely, m is 0 and p is not: contradictions make a pair uncertain.
     """
     total = float(probability.sum(dtype=np.float64)) + int(np.count_nonzero(mask))
@@ -72,9 +74,8 @@ def complete_case(
     names = [row.name for row in taxonomy.subset(probabilities)]
     found, measured, contradicted = {}, {}, {}
     for name in names:
-        found[name], measured[name], contradicted[name] = _predicted(
-            name, labels, known, probabilities[name], taxonomy, threshold
-        )
+        seen = _predicted(name, labels, known, probabilities[name], taxonomy, threshold)
+        found[name], measured[name], contradicted[name] = seen
     kept = [name for name in names if measured[name] <= max_uncertainty]
     _settle_conflicts({name: found[name] for name in kept if found[name]}, probabilities, taxonomy)
     for name in kept:
@@ -83,13 +84,12 @@ def complete_case(
             labels.add({name}, mask, box)
     complete_organs(labels, known, found, kept, taxonomy, spacing_mm)
     ml = float(np.prod(spacing_mm)) / 1000
-    results, counts = [], labels.num_voxels()
-    for name in names:
-        voxels = counts[name] if name in kept else 0
-        results.append(
-            PairResult(case, name, voxels, voxels * ml, measured[name], contradicted[name], is_kept=name in kept)
-        )
-    return results
+    counts = labels.num_voxels()
+    voxels = {name: counts[name] if name in kept else 0 for name in names}
+    return [
+        PairResult(case, name, voxels[name], voxels[name] * ml, measured[name], contradicted[name], name in kept)
+        for name in names
+    ]
 
 
 def _predicted(
@@ -117,14 +117,70 @@ def _settle_conflicts(
     """Where two classes that exclude each other claim a voxel, take it from the less probable (in place)."""
     for first, second in combinations(found, 2):
         boxes = found[first][0], found[second][0]
-        shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
-        if any(part.stop <= part.start for part in shared) or not taxonomy.exclude_each_other(first, second):
+        shared = overlap(*boxes)
+        if shared is None or not taxonomy.exclude_each_other(first, second):
             continue
-        inside = [
-            tuple(slice(s.start - own.start, s.stop - own.start) for s, own in zip(shared, box, strict=True))
-            for box in boxes
-        ]
-        both = found[first][1][inside[0]] & found[second][1][inside[1]]
-        first_wins = probabilities[first].steps[inside[0]] >= probabilities[second].steps[inside[1]]
-        found[first][1][inside[0]] &= ~(both & ~first_wins)
-        found[second][1][inside[1]] &= ~(both & first_wins)
+        here, there = (inside(shared, box) for box in boxes)
+        both = found[first][1][here] & found[second][1][there]
+        first_wins = probabilities[first].steps[here] >= probabilities[second].steps[there]
+        found[first][1][here] &= ~(both & ~first_wins)
+        found[second][1][there] &= ~(both & first_wins)
+
+
+def can_hold(name: str, truth: ClassSet, known: Iterable[str], taxonomy: Taxonomy) -> bool:
+    """Can a voxel belong to a class, as far as the truth tells.
+
+    It cannot where an annotated class excludes it, and where none of the organs that could hold it can be: no liver
+    tumour outside an annotated liver.
+
+    Args:
+        truth: the classes that are annotated in the voxel.
+        known: the classes whose truth is known in this case.
+    """
+    if name in frozenset(known):
+        return name in truth
+    if any(taxonomy.exclude_each_other(name, other) for other in truth):
+        return False
+    parents = taxonomy.find(name).parents
+    return not parents or any(can_hold(parent, truth, known, taxonomy) for parent in parents)
+
+
+def complete_organs(
+    labels: ClassMap,
+    known: Iterable[str],
+    predicted: dict[str, tuple[Box, np.ndarray] | None],
+    kept: Iterable[str],
+    taxonomy: Taxonomy,
+    spacing_mm: Sequence[float],
+) -> None:
+    """Give the voxels of every sub-structure to the organ that holds it, where that organ is a pseudo label.
+
+    Of several possible organs (a kidney tumour: right or left kidney) each component goes to the one that it touches
+    most, else to the nearest (painting.unpaint). Organs whose truth is known stay as they are.
+
+    Args:
+        known: classes whose truth is known.
+        predicted: class -> (box, mask in it) of every class that was predicted; None: nowhere.
+        kept: the predicted classes that are pseudo labels of this case.
+    """
+    known, kept = frozenset(known), frozenset(kept)
+    for row in reversed(taxonomy.painting_order()):
+        open_parents = [parent for parent in row.parents if parent not in known]
+        if not kept.intersection(open_parents) or not set(open_parents) <= set(predicted):
+            continue
+        own, parents = row.name, set(row.parents)
+        stray = labels.where(lambda classes: own in classes and not parents & classes)  # noqa: B023
+        if not stray.any():
+            continue
+        organs = {name: labels.mask(name) if name in kept else _whole(predicted[name], stray) for name in open_parents}
+        painted = paint({**{name: mask & ~stray for name, mask in organs.items()}, own: stray}, taxonomy)
+        shared = unpaint(painted, taxonomy, [own, *open_parents], spacing_mm)
+        for parent in kept.intersection(open_parents):
+            labels.add({parent}, shared.mask(parent) & stray)
+
+
+def _whole(found: tuple[Box, np.ndarray] | None, like: np.ndarray) -> np.ndarray:
+    mask = np.zeros(like.shape, bool)
+    if found is not None:
+        mask[found[0]] = found[1]
+    return mask

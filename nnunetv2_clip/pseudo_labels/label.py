@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nnunetv2_clip import __version__
@@ -13,20 +12,19 @@ from nnunetv2_clip.conversion.case import write_label_map
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
-from nnunetv2_clip.imaging.nifti import checksum
+from nnunetv2_clip.imaging.nifti import checksum, read_label_map
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.job_folder import FileStates, file_states
 from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.paths import nnunet_folder
-from nnunetv2_clip.pseudo_labels.case import PairResult, complete_case
-from nnunetv2_clip.pseudo_labels.probabilities import LOWEST, ProbabilityExport
+from nnunetv2_clip.pseudo_labels.case import LOWEST, PairResult, complete_case
+from nnunetv2_clip.pseudo_labels.datasets import CompletedDataset, RawDataset
 from nnunetv2_clip.pseudo_labels.report import write_report
-from nnunetv2_clip.pseudo_labels.source import RawDataset
-from nnunetv2_clip.pseudo_labels.target import CompletedCase, CompletedDataset
 from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import TrainedModel
 
@@ -39,7 +37,7 @@ class Rules:
 
     Attributes:
         threshold: a voxel belongs to a class whose probability is above it.
-        max_uncertainty: (case, class) pairs above it stay unknown (pseudo/case.py, `uncertainty`).
+        max_uncertainty: (case, class) pairs above it stay unknown (pseudo_labels/case.py, `uncertainty`).
         weight: of a pseudo label in the loss; truth has 1.
 
     Raises:
@@ -78,7 +76,6 @@ def pseudo_label(
     model: TrainedModel | Path | str,
     output_dataset_folder: Path | str,
     *,
-    preprocessed_folder: Path | str | None = None,
     classes: Sequence[str] | None = None,
     threshold: float = Rules.threshold,
     max_uncertainty: float = Rules.max_uncertainty,
@@ -99,8 +96,6 @@ def pseudo_label(
         raw_dataset_folder: nnUNet_raw/DatasetXXX_Name with label_presence.json.
         model: a trained universal model: folder (TRAINER__PLANS__CONFIGURATION) or zip.
         output_dataset_folder: of the new raw dataset; must not exist, or hold an interrupted run.
-        preprocessed_folder: gets manifest and splits for the training; None: the new dataset's folder in
-            nnUNet_preprocessed.
         classes: only these, by name or alias; None: all that the model was trained on.
         threshold, max_uncertainty, weight: see `Rules`.
         device: as in `find_device`; None: the fastest that is there.
@@ -115,8 +110,7 @@ def pseudo_label(
     source = RawDataset.read(Path(raw_dataset_folder))
     model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
     folder = Path(output_dataset_folder)
-    preprocessed = Path(preprocessed_folder or nnunet_folder("nnUNet_preprocessed") / folder.name)
-    target = CompletedDataset(folder, preprocessed)
+    target = CompletedDataset(folder, nnunet_folder("nnUNet_preprocessed") / folder.name)
     wanted, foreign = _wanted_classes(source, model, classes)
     case_ids = source.case_ids()
     unknown = {case_id: [n for n in wanted if n not in source.manifest.case(case_id).known] for case_id in case_ids}
@@ -133,7 +127,7 @@ def pseudo_label(
     target.claim(plan)
     if loaded:
         target.dataset_json.unlink(missing_ok=True)  # not complete any more
-        complete = partial(_complete, source, target, CasePredictor(loaded.predictor), unknown, rules)
+        complete = _completer(source, target, CasePredictor(loaded.predictor), unknown, rules)
         require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
     if not target.dataset_json.is_file():
         _finish(source, target, case_ids, rules, copy_images, f"{model.title}, fold {', '.join(used)}, {checkpoint}")
@@ -155,9 +149,8 @@ def _wanted_classes(
     names = [taxonomy.find(name, "--classes").name for name in classes]
     untrained = [name for name in names if name not in trained]
     if untrained:
-        raise UserError(
-            "--classes", f"the model was not trained on {', '.join(untrained)}", f"classes out of {', '.join(trained)}"
-        )
+        found = f"the model was not trained on {', '.join(untrained)}"
+        raise UserError("--classes", found, f"classes out of {', '.join(trained)}")
     return [name for name in trained if name in names], ()
 
 
@@ -169,9 +162,7 @@ def _plan(source: RawDataset, model: TrainedModel, needed: Sequence[str], rules:
         "manifest": checksum(source.folder / MANIFEST_FILE),
         "model": model.checksums(options["folds"], options["checkpoint"]),
         "classes": list(needed),
-        "threshold": rules.threshold,
-        "max_uncertainty": rules.max_uncertainty,
-        "weight": rules.weight,
+        **asdict(rules),
         "options": options,
     }
 
@@ -180,36 +171,28 @@ def _inputs(source: RawDataset, case_id: str) -> FileStates:
     return file_states([source.image(case_id), source.label(case_id)])
 
 
-def _complete(
-    source: RawDataset,
-    target: CompletedDataset,
-    predictor: CasePredictor,
-    unknown: dict[str, list[str]],
-    rules: Rules,
-    case_id: str,
-) -> None:
-    """Predict one case and save its completed label map."""
-    inputs = _inputs(source, case_id)
-    labels, truth = source.read_truth(case_id)
-    wanted = [name for name in unknown[case_id] if name in predictor.trained]
-    probabilities = {}
-    if wanted:
-        image = read_case(Case(case_id, source.image(case_id)))
-        prepared = predictor.preprocess(image)
-        exports, _ = predictor.run(prepared, case_id, lambda names: ProbabilityExport(names, prepared.maps, wanted))
-        for export in exports:
-            probabilities |= export.finish_probabilities(prepared.placement)
-    results = complete_case(
-        case_id,
-        labels,
-        source.manifest.case(case_id).known,
-        probabilities,
-        source.manifest.taxonomy,
-        truth.geometry.spacing_mm,
-        rules.threshold,
-        rules.max_uncertainty,
-    )
-    target.save_case(case_id, inputs, labels, truth.affine, results)
+def _completer(
+    source: RawDataset, target: CompletedDataset, predictor: CasePredictor, unknown: dict[str, list[str]], rules: Rules
+) -> Callable[[str], None]:
+    taxonomy, limits = source.manifest.taxonomy, (rules.threshold, rules.max_uncertainty)
+
+    def complete(case_id: str) -> None:
+        """Predict one case and save its completed label map."""
+        inputs = _inputs(source, case_id)
+        labels, truth = source.read_truth(case_id)
+        wanted = [name for name in unknown[case_id] if name in predictor.trained]
+        options = {"probabilities": wanted, "lowest": LOWEST, "makes_masks": False}
+        probabilities = {}
+        if wanted:
+            case = predictor.preprocess(read_case(Case(case_id, source.image(case_id))))
+            exports, _ = predictor.run(case, case_id, lambda names: StreamingExport(names, case.maps, **options))
+            for export in exports:
+                probabilities |= export.finish_probabilities(case.placement)
+        known, spacing_mm = source.manifest.case(case_id).known, truth.geometry.spacing_mm
+        results = complete_case(case_id, labels, known, probabilities, taxonomy, spacing_mm, *limits)
+        target.save_case(case_id, inputs, labels, truth.affine, results)
+
+    return complete
 
 
 def _finish(
@@ -222,42 +205,29 @@ def _finish(
     declared = {*source.classes, *frozenset().union(*sets), *(result.name for result in results)}
     table = _label_table(source, sets)
     labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
-    settle = partial(_settle, source, target, records, table, labels, copy_images)
+
+    def settle(case_id: str) -> None:
+        pending = read_label_map(target.pending_label(case_id))
+        final = ClassMap(pending.data, records[case_id].sets).remap(table, case_id, labels.get(IGNORE))
+        write_label_map(target.label(case_id), final, pending.affine)
+        target.place_image(case_id, source.image(case_id), copy_images)
+
     require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label")
-    cases = {
-        case_id: _presence(source.manifest.case(case_id), record.results, rules.weight)
-        for case_id, record in records.items()
-    }
+    cases = {}
+    for case_id, record in records.items():
+        pseudo = {result.name: rules.weight for result in record.results if result.is_kept}
+        cases[case_id] = replace(source.manifest.case(case_id), pseudo=pseudo)
     _write_description(source, target, cases)
     write_report(target.folder, results, rules, model)
     assert (target.preprocessed / MANIFEST_FILE).is_file()
-    write_json(
-        target.dataset_json,
-        {
-            **source.dataset_json,
-            "labels": labels,
-            "regions_class_order": order,
-            "name": target.folder.name,
-            "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
-            "completed_by": f"nnunetv2_clip {__version__}",
-        },
-    )
-
-
-def _settle(
-    source: RawDataset,
-    target: CompletedDataset,
-    records: dict[str, CompletedCase],
-    table: LabelTable,
-    labels: dict,
-    copy_images: bool,
-    case_id: str,
-) -> None:
-    """Label map with its final values, and image."""
-    pending = target.read_pending_label(case_id)
-    final = ClassMap(pending.data, records[case_id].sets).remap(table, case_id, labels.get(IGNORE))
-    write_label_map(target.label(case_id), final, pending.affine)
-    target.place_image(case_id, source.image(case_id), copy_images)
+    changed = {
+        "labels": labels,
+        "regions_class_order": order,
+        "name": target.folder.name,
+        "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
+        "completed_by": f"nnunetv2_clip {__version__}",
+    }
+    write_json(target.dataset_json, {**source.dataset_json, **changed})
 
 
 def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:
@@ -267,10 +237,6 @@ def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:
     if list(before) != list(range(1, len(before) + 1)) or len(set(known)) < len(known):
         return LabelTable.of({*known, *class_sets})
     return LabelTable((*known, *ordered_sets(class_sets.difference(known))))
-
-
-def _presence(before: CasePresence, results: Sequence[PairResult], weight: float) -> CasePresence:
-    return replace(before, pseudo={result.name: weight for result in results if result.is_kept})
 
 
 def _write_description(source: RawDataset, target: CompletedDataset, cases: dict[str, CasePresence]) -> None:

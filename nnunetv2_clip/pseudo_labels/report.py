@@ -24,7 +24,7 @@ def write_report(folder: Path, results: Sequence[PairResult], rules, model: str)
             f"{result.uncertainty:.4f}",
             result.contradicted,
             "yes" if result.is_kept else "no",
-            reason(result, rules.max_uncertainty),
+            _reason(result, rules.max_uncertainty),
         )
         for result in results
     ]
@@ -32,7 +32,7 @@ def write_report(folder: Path, results: Sequence[PairResult], rules, model: str)
     write_text(folder / SUMMARY, "\n".join([f"Model: {model}", *summary_lines(results, rules)]) + "\n")
 
 
-def reason(result: PairResult, max_uncertainty: float) -> str:
+def _reason(result: PairResult, max_uncertainty: float) -> str:
     """Why a pair is as it is, in words."""
     if not result.is_kept:
         return f"uncertainty above {max_uncertainty:g}"

@@ -83,10 +83,10 @@ def test_learned_rules_take_every_mask(mask):
 
 @every_mask
 def test_rules_of_a_task_take_every_mask(mask):
-    rules = PostProcessing(find_task("Task03_Liver", ""), ("liver",), ("liver_tumor",), {"liver": 0.5})
-    kept = rules.apply(mask.astype(np.uint8), voxel_ml=1.0)
+    task, rules = find_task("Task03_Liver", ""), PostProcessing(("liver",), ("liver_tumor",), {"liver": 0.5})
+    kept = rules.apply(mask.astype(np.uint8), task, voxel_ml=1.0)
     assert kept.any() == mask.any()
-    assert not rules.apply(2 * mask.astype(np.uint8), voxel_ml=0.1).any()
+    assert not rules.apply(2 * mask.astype(np.uint8), task, voxel_ml=0.1).any()
 
 
 @every_mask

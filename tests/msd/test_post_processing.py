@@ -19,7 +19,7 @@ def line(values) -> np.ndarray:
 
 
 def apply(values, voxel_ml=1.0, task=LIVER, **rules) -> list[int]:
-    return PostProcessing(task, **rules).apply(line(values), voxel_ml).ravel().tolist()
+    return PostProcessing(**rules).apply(line(values), task, voxel_ml).ravel().tolist()
 
 
 def test_without_rules_nothing_changes():
@@ -51,7 +51,7 @@ def test_an_empty_mask_stays_empty():
 
 def test_the_callers_mask_is_not_changed():
     mask = line(ROW)
-    PostProcessing(LIVER, keep_largest=("liver",)).apply(mask, 1.0)
+    PostProcessing(keep_largest=("liver",)).apply(mask, LIVER, 1.0)
     assert mask.ravel().tolist() == ROW
 
 
@@ -61,7 +61,7 @@ def test_rules_are_read_per_task_with_aliases(tmp_path):
     )
     [(folder, rules)] = read_rules(tmp_path / "rules.yaml").items()
     assert folder == "Task03_Liver"
-    assert rules == PostProcessing(LIVER, ("liver",), ("liver_tumor",), {"liver_tumor": 0.1})
+    assert rules == PostProcessing(("liver",), ("liver_tumor",), {"liver_tumor": 0.1})
 
 
 @pytest.mark.parametrize(

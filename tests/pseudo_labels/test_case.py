@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.inference.streaming import Probability
 from nnunetv2_clip.labels import ClassMap
-from nnunetv2_clip.pseudo_labels.case import complete_case, uncertainty
-from nnunetv2_clip.pseudo_labels.consistency import can_hold
-from nnunetv2_clip.pseudo_labels.probabilities import Probability
+from nnunetv2_clip.pseudo_labels.case import can_hold, complete_case, uncertainty
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml
 

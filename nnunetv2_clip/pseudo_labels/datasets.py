@@ -1,19 +1,27 @@
-"""The partly labelled raw dataset that is to be completed."""
+"""The partly labelled raw dataset that is to be completed, and the one that holds truth and pseudo labels.
+
+nnUNet_raw/DatasetXXX_Name/
+    imagesTr/ labelsTr/ label_presence.json splits_final.json pseudo_labels.csv pseudo_labels.txt dataset.json
+    .pseudo/                    see `DatasetFolder`
+"""
 
 # Shapes: X Y Z voxels in the file's own axis order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid
+from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid, write_nifti
+from nnunetv2_clip.job_folder import DatasetFolder, FileStates
 from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, class_names, label_sets, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.pseudo_labels.case import PairResult
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,9 @@ class RawDataset:
             raise UserError(folder / "dataset.json", "has several image channels", "one", remedy)
         manifest = Manifest.load(folder / MANIFEST_FILE)
         if manifest.has_pseudo_labels:
-            raise UserError(
-                folder,
-                "holds pseudo labels already",
-                "truth only, so that no model learns from its own mistakes twice",
-                "give the dataset from which this one was made",
-            )
+            expected = "truth only, so that no model learns from its own mistakes twice"
+            remedy = "give the dataset from which this one was made"
+            raise UserError(folder, "holds pseudo labels already", expected, remedy)
         return cls(folder, content, manifest, label_sets(content["labels"], folder / "dataset.json"))
 
     @property
@@ -70,11 +75,8 @@ class RawDataset:
             self.manifest.case(case_id)
         without = sorted(set(self.manifest.cases) - files)
         if without or not files:
-            raise UserError(
-                self.folder / "labelsTr",
-                f"has no label map of {', '.join(without[:5]) or 'any case'}",
-                "one for every case of the manifest",
-            )
+            found = f"has no label map of {', '.join(without[:5]) or 'any case'}"
+            raise UserError(self.folder / "labelsTr", found, "one for every case of the manifest")
         return tuple(sorted(files))
 
     def image(self, case_id: str) -> Path:
@@ -94,3 +96,38 @@ class RawDataset:
         require_same_grid(self.image(case_id), inspect(self.image(case_id)), path, volume.geometry)
         occurring = ClassMap(volume.data, self.class_sets).require_declared(path)
         return ClassMap(volume.data.astype(np.uint16), {v: self.class_sets[v] for v in occurring}), volume
+
+
+@dataclass(frozen=True)
+class CompletedCase:
+    """The meaning of the values of a label map that waits for its final ones, and what became of each class."""
+
+    sets: dict[int, ClassSet | None]
+    results: tuple[PairResult, ...]
+
+
+class CompletedDataset(DatasetFolder):
+    """The raw folder of the new dataset and its twin in nnUNet_preprocessed."""
+
+    command = "pseudo-label"
+    same = "the same dataset, model and options as before"
+    remedy = "choose another id with -o, or move the folder away"
+    state_name = ".pseudo"
+
+    def files(self, case_id: str) -> list[Path]:
+        final = [self.image(case_id), self.label(case_id)] if self.dataset_json.is_file() else []
+        return [self.pending_label(case_id), *final]
+
+    def save_case(
+        self, case_id: str, inputs: FileStates, labels: ClassMap, affine: np.ndarray, results: Sequence[PairResult]
+    ) -> None:
+        """Label map in the case's own values, then its record."""
+        write_nifti(self.pending_label(case_id), labels.values, affine)
+        sets = {value: None if classes is None else sorted(classes) for value, classes in labels.sets.items()}
+        self.write_record(case_id, {"inputs": inputs, "sets": sets, "results": [asdict(result) for result in results]})
+
+    def read_case(self, case_id: str) -> CompletedCase:
+        """Of a case that is done."""
+        content = self.record(case_id)
+        sets = {int(value): classes and frozenset(classes) for value, classes in content["sets"].items()}
+        return CompletedCase(sets, tuple(PairResult(**result) for result in content["results"]))
