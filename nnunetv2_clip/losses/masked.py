@@ -53,11 +53,14 @@ class Losses(NamedTuple):
         mean: scalar, to be minimised.
         per_pair: (P,) detached, weighted over the scales; 0 for a pair without a known voxel.
         is_known: (P,) bool, the pair has a known voxel at the finest scale.
+        probability, target: (P,) detached, sums over the voxels of the finest scale: predicted and annotated.
     """
 
     mean: Tensor
     per_pair: Tensor
     is_known: Tensor
+    probability: Tensor
+    target: Tensor
 
 
 class MaskedLoss(nn.Module):
@@ -102,7 +105,9 @@ class MaskedLoss(nn.Module):
         scale_weights = means.new_tensor(self.weights)
         with torch.no_grad():
             per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
-        return Losses((means * scale_weights).sum(), per_pair, sums[0].num_voxels > 0)
+        finest = sums[0]
+        voxels = finest.probability.detach(), finest.target.detach()
+        return Losses((means * scale_weights).sum(), per_pair, finest.num_voxels > 0, *voxels)
 
     def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         """(P,) of one scale."""
