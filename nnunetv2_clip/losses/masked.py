@@ -2,6 +2,12 @@
 
 Source: paper, section 3.2 (masked back-propagation). The mask selects the pairs whose loss is computed at all: an
 unannotated pair has no logits, hence exactly zero gradient.
+
+Dice counts only where the class is present. Against an empty reference it is no measure but a trap: with nnU-Net's
+smoothing it costs 1 whatever is predicted, until the sum of all probabilities is below the smoothing; there it drops
+to 0. So every patch without the class pays for a channel that is empty to the last voxel, and a class that is absent
+from many cases dies: its channel becomes empty in all cases, from where its gradient does not bring it back (docs/
+evidence.md). Where a class is absent, cross entropy alone says so.
 """
 
 # Shapes: B cases, K classes, P pairs.
@@ -21,15 +27,22 @@ from nnunetv2_clip.networks.pairs import Pairs
 SMOOTH = 1e-5  # nnU-Net's value
 
 
-def pair_losses(sums: PairSums, overlap: Tensor, size: Tensor) -> Tensor:
-    """The loss of each pair, (P,): mean binary cross entropy plus one minus soft Dice; 0 without a known voxel.
+class DiceSums(NamedTuple):
+    """The sums whose Dice counts for each pair, (P,) each: the pair's own, or those of its class over the batch."""
 
-    Args:
-        sums: of each pair.
-        overlap, size: (P,), those whose Dice it is: the pair's own, or summed over the batch.
+    overlap: Tensor
+    probability: Tensor
+    target: Tensor
+
+
+def pair_losses(sums: PairSums, dice_sums: DiceSums) -> Tensor:
+    """The loss of each pair, (P,): mean binary cross entropy, plus one minus soft Dice where the class is present.
+
+    0 without a known voxel.
     """
-    dice = (2 * overlap + SMOOTH) / (size + SMOOTH).clamp_min(1e-8)
-    losses = sums.entropy / sums.num_voxels.clamp_min(1) + 1 - dice
+    overlap, probability, target = dice_sums
+    dice = (2 * overlap + SMOOTH) / (probability + target + SMOOTH)
+    losses = sums.entropy / sums.num_voxels.clamp_min(1) + (1 - dice) * (target > 0)
     return losses * (sums.num_voxels > 0)
 
 
@@ -40,11 +53,14 @@ class Losses(NamedTuple):
         mean: scalar, to be minimised.
         per_pair: (P,) detached, weighted over the scales; 0 for a pair without a known voxel.
         is_known: (P,) bool, the pair has a known voxel at the finest scale.
+        probability, target: (P,) detached, sums over the voxels of the finest scale: predicted and annotated.
     """
 
     mean: Tensor
     per_pair: Tensor
     is_known: Tensor
+    probability: Tensor
+    target: Tensor
 
 
 class MaskedLoss(nn.Module):
@@ -84,16 +100,18 @@ class MaskedLoss(nn.Module):
             for logit, label_map in zip(logits, label_maps, strict=True)
         ]
         dice_sums = self._dice_sums(sums, pairs)
-        losses = [self._pair_losses(scale, *dice, pairs) for scale, dice in zip(sums, dice_sums, strict=True)]
+        losses = [self._pair_losses(scale, dice, pairs) for scale, dice in zip(sums, dice_sums, strict=True)]
         means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pairs)
         scale_weights = means.new_tensor(self.weights)
         with torch.no_grad():
             per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
-        return Losses((means * scale_weights).sum(), per_pair, sums[0].num_voxels > 0)
+        finest = sums[0]
+        voxels = finest.probability.detach(), finest.target.detach()
+        return Losses((means * scale_weights).sum(), per_pair, finest.num_voxels > 0, *voxels)
 
-    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Pairs) -> Tensor:
+    def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         """(P,) of one scale."""
-        return pair_losses(sums, overlap, size)
+        return pair_losses(sums, dice_sums)
 
     def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Pairs) -> Tensor:
         """(scales,) the mean over pairs, times the share of this rank: DDP averages gradients over ranks."""
@@ -110,18 +128,18 @@ class MaskedLoss(nn.Module):
         """(P, V) bool, the label values whose voxels count for each pair; None: all (but the ignore label)."""
         return None
 
-    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
-        """Overlap and size of the Dice of each pair, (P,) and (P,) for each scale."""
-        own = [(scale.overlap, scale.probability + scale.target) for scale in sums]
+    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[DiceSums]:
+        """For each scale."""
+        own = [DiceSums(scale.overlap, scale.probability, scale.target) for scale in sums]
         if not self.batch_dice:
             return own
-        per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 2, P)
+        per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 3, P)
         if pairs.weights is not None:
             per_pair = per_pair * pairs.weights.to(per_pair.dtype)
         per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
         # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
         shared = _sum_over_ranks(per_class.index_add(2, pairs.classes, per_pair))[:, :, pairs.classes]
-        return [(overlap, size) for overlap, size in shared]
+        return [DiceSums(*scale) for scale in shared]
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.trained_model import PLANS_JSON, TrainedModel
+from nnunetv2_clip.training.progress_picture import CURVES_FILE, dead_classes
 
 SUMMARY = "validation/summary.json"
 
@@ -34,7 +35,11 @@ def describe_model(model: TrainedModel) -> dict:
         "datasets": model.entry.get("datasets") or {},
         "extends": model.extension,
         "folds": {
-            fold: {"checkpoints": list(names), "validated": f"fold_{fold}/{SUMMARY}" in model.files}
+            fold: {
+                "checkpoints": list(names),
+                "validated": f"fold_{fold}/{SUMMARY}" in model.files,
+                "dead": _dead_classes(model, f"fold_{fold}/{CURVES_FILE}"),
+            }
             for fold, names in model.checkpoints.items()
         },
         "classes": _classes(model),
@@ -137,6 +142,17 @@ def _extension_text(entry: Mapping) -> str:
     return text + (f"; known before: {', '.join(entry['known'])}" if entry["known"] else "")
 
 
+def _dead_classes(model: TrainedModel, curves: str) -> list[str]:
+    """Empty as well where the training left no log, as in a zip."""
+    if curves not in model.files:
+        return []
+    try:
+        return dead_classes(model.read_json(curves))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(model.label(curves), f"cannot be used ({error!r})", "the log of CLIPUniversalTrainer") from None
+
+
 def _fold_text(entry: Mapping) -> str:
     checkpoints = ", ".join(name.removesuffix(".pth") for name in entry["checkpoints"]) or "no checkpoint"
-    return checkpoints + (", validated" if entry["validated"] else "")
+    dead = f", DEAD (empty in training): {', '.join(entry['dead'])}" if entry["dead"] else ""
+    return checkpoints + (", validated" if entry["validated"] else "") + dead

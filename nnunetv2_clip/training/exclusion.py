@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.losses.masked import MaskedLoss, pair_losses
+from nnunetv2_clip.losses.masked import DiceSums, MaskedLoss, pair_losses
 from nnunetv2_clip.losses.pair_sums import PairSums
 from nnunetv2_clip.networks.pairs import Pairs
 
@@ -51,9 +51,9 @@ class ExclusionLoss(MaskedLoss):
         """(P, V) bool: all of an annotated pair; those that rule the class out of an unannotated one."""
         return self.rules_out.t()[pairs.classes] | _annotated(pairs)[:, None]
 
-    def _pair_losses(self, sums: PairSums, overlap: Tensor, size: Tensor, pairs: Pairs) -> Tensor:
+    def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         entropy = sums.entropy / sums.num_voxels.clamp_min(1)
-        return torch.where(_annotated(pairs), pair_losses(sums, overlap, size), entropy)
+        return torch.where(_annotated(pairs), pair_losses(sums, dice_sums), entropy)
 
     def _means(self, losses: list[Tensor], known: list[Tensor], pairs: Pairs) -> Tensor:
         means = []
@@ -61,7 +61,7 @@ class ExclusionLoss(MaskedLoss):
             means.append(super()._means([loss * group for loss in losses], [flags & group for flags in known], pairs))
         return means[0] + means[1]
 
-    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[DiceSums]:
         return super()._dice_sums(sums, replace(pairs, weights=_annotated(pairs)))  # over a batch: of the annotated
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,18 @@ import numpy as np
 from nnunetv2_clip.files import replacing
 
 CURVES_FILE, PICTURE_FILE = "training_curves.json", "progress_classes.png"  # in the fold's folder
+# Of the training log: voxels predicted (sum of probabilities) over voxels annotated, in the patches of an epoch that
+# hold the class; NaN without any. Cross entropy keeps it near 1 for a class that is hard or only begun.
+PREDICTED = "predicted_share"
+DEAD = 0.01  # below this share the channel of a class is empty
 COLUMNS = 4
+
+
+def dead_classes(curves: Mapping) -> list[str]:
+    """The classes that were dead in the last epoch that held them, from the content of training_curves.json."""
+    rows = np.array(curves.get(PREDICTED, ()), dtype=float).reshape(-1, len(curves["classes"]))
+    last = [column[np.isfinite(column)][-1:] for column in rows.T]
+    return [name for name, share in zip(curves["classes"], last, strict=True) if (share < DEAD).any()]
 
 
 def draw_progress(
@@ -22,6 +33,7 @@ def draw_progress(
     dice: np.ndarray,
     loss: np.ndarray,
     patches: np.ndarray,
+    dead: np.ndarray,
 ) -> None:
     """One small panel for each trained class: pseudo Dice and loss (lines), supervised patches so far (area).
 
@@ -32,6 +44,7 @@ def draw_progress(
         dice: (E, K), NaN where a class could not be measured.
         loss: (E, K) mean training loss, NaN where nothing supervised a class. Its scale is that of all classes.
         patches: (E, K) supervised patches of each epoch; an area up to the most of all classes.
+        dead: (K,) bool, the channel of the class is empty where it should not be.
     """
     from matplotlib.figure import Figure
 
@@ -61,7 +74,8 @@ def draw_progress(
         losses.set_ylim(0, 1.05 * top_loss)
         losses.tick_params(labelsize=7, colors="tab:orange")
         last = f"{dice[-1, k]:.2f}" if np.isfinite(dice[-1, k]) else "not measurable"
-        panel.set_title(f"{classes[k]}: {last}, {int(total[-1, k])} patches", fontsize=8)
+        title = f"{classes[k]}: {last}, {int(total[-1, k])} patches" + (", DEAD" if dead[k] else "")
+        panel.set_title(title, fontsize=8, color="tab:red" if dead[k] else "black")
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     with replacing(path) as beside:

@@ -62,8 +62,13 @@ def test_one_step_changes_the_weights_and_counts_supervised_patches(ready):
 
 def test_the_log_holds_the_mean_loss_of_each_class_over_the_pairs_of_the_epoch(ready):
     pairs = Pairs.of(torch.tensor([[0, 1], [0, 4], [1, 1]]))
-    ready._count(pairs, Losses(torch.tensor(0.0), torch.tensor([1.0, 5.0, 2.0]), torch.tensor([True, True, True])))
-    ready._count(pairs[:1], Losses(torch.tensor(0.0), torch.tensor([0.0]), torch.tensor([False])))  # nothing known
+    ready._count(
+        pairs,
+        Losses(torch.tensor(0.0), torch.tensor([1.0, 5.0, 2.0]), torch.tensor([True, True, True]), *torch.zeros(2, 3)),
+    )
+    ready._count(
+        pairs[:1], Losses(torch.tensor(0.0), torch.tensor([0.0]), torch.tensor([False]), *torch.zeros(2, 1))
+    )  # nothing known
     means = ready.class_counts.end_epoch()["class_loss"]
     assert means[1] == 1.5 and means[4] == 5 and np.isnan([*means[:1], *means[2:4], *means[5:]]).all()
     assert np.isnan(ready.class_counts.end_epoch()["class_loss"]).all(), "the next epoch begins anew"

@@ -18,14 +18,15 @@ ONE_CASE, TWO_CASES = (Pairs(torch.arange(n), torch.zeros(n, dtype=torch.long)) 
 
 def plain_pair_loss(logits, target, valid=None):
     """Voxel by voxel, as the formulas stand in the books."""
-    entropy, overlap, size, count = 0.0, 0.0, 0.0, 0
+    entropy, overlap, size, count, is_present = 0.0, 0.0, 0.0, 0, False
     for x, t, known in zip(logits, target, valid if valid is not None else [True] * len(logits), strict=True):
         if not known:
             continue
         p = torch.sigmoid(x)
         entropy = entropy - (torch.log(p) if t else torch.log(1 - p))
         overlap, size, count = overlap + p * float(t), size + p + float(t), count + 1
-    return entropy / count + 1 - (2 * overlap + 1e-5) / (size + 1e-5)
+        is_present = is_present or bool(t)
+    return entropy / count + (1 - (2 * overlap + 1e-5) / (size + 1e-5) if is_present else 0)
 
 
 def loss_of_one_class(logits, target, **settings):
@@ -127,9 +128,22 @@ def test_no_pair_gives_zero_and_not_nan():
 def test_batch_dice_sums_over_the_cases_of_a_class():
     logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], dtype=torch.float64)
     target = [[1, 0], [0, 0]]
-    # Entropy 0 for the first case, 40 / 2 for the second. Dice 1 and 0 alone; together 2 * 1 / (2 + 1) for both.
-    assert loss_of_one_class(logits, target) == pytest.approx((20 + 0 + 1) / 2, abs=1e-4)
+    # Entropy 0 for the first case, 40 / 2 for the second. Dice 1 and none alone; together 2 * 1 / (2 + 1) for both.
+    assert loss_of_one_class(logits, target) == pytest.approx((20 + 0 + 0) / 2, abs=1e-4)
     assert loss_of_one_class(logits, target, batch_dice=True) == pytest.approx(10 + 1 / 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("level", [0.0, -10.0, -25.0])
+def test_a_class_that_is_absent_is_told_by_cross_entropy_alone(batch_dice, level):
+    """Whatever is predicted: no cliff where the last false voxel goes, and no loss that nothing can lower."""
+    logits = torch.full((2, 1000), level, dtype=torch.float64, requires_grad=True)
+    loss = MaskedLoss(torch.tensor([[False], [True]]), None, (1.0,), batch_dice)
+    absent = loss([logits], [torch.zeros(2, 1, 1000, dtype=torch.int16)], TWO_CASES)
+    entropy = torch.nn.functional.softplus(logits).mean()
+    assert absent.item() == pytest.approx(entropy.item(), abs=1e-12)
+    gradients = [torch.autograd.grad(each, logits)[0] for each in (absent, entropy)]
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-14
 
 
 def test_weighted_pairs_are_the_weighted_mean_of_a_plain_loop():

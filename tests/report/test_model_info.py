@@ -88,7 +88,7 @@ def test_the_folder_tells_classes_prompts_encoder_cases_and_validation(model, ca
     assert len(found["text"]["sha256"]) == 64
     assert found["network"]["backbone"] == "PlainConvUNet"
     assert found["datasets"]["chaos"] == {"cases": 1, "supervised": {"liver": 1}}
-    assert found["folds"] == {"0": {"checkpoints": ["checkpoint_final.pth"], "validated": True}}
+    assert found["folds"] == {"0": {"checkpoints": ["checkpoint_final.pth"], "validated": True, "dead": []}}
     rows = {row["name"]: row for row in found["classes"]}
     assert list(rows) == CLASSES
     assert rows["liver"]["index"] == 6
@@ -103,6 +103,17 @@ def test_the_folder_tells_classes_prompts_encoder_cases_and_validation(model, ca
 def test_a_renamed_folder_tells_its_configuration(model, capsys):
     [found] = info(capsys, model.rename(model.parent / "my_model"))
     assert (found["configuration"], found["network"]["backbone"]) == ("3d_fullres", "PlainConvUNet")
+
+
+def test_a_class_that_died_in_training_is_named(model, capsys):
+    log = {"classes": CLASSES, "predicted_share": [[1.0, 0.5, 0.2], [1.0, 0.5, 0.001]]}
+    (model / "fold_0" / "training_curves.json").write_text(json.dumps(log))
+    assert info(capsys, model)[0]["folds"]["0"]["dead"] == ["liver_tumor"]
+    assert main(["info", "-m", str(model)]) == 0
+    assert "DEAD (empty in training): liver_tumor" in capsys.readouterr().out
+    (model / "fold_0" / "training_curves.json").write_text("{}")
+    assert main(["info", "-m", str(model)]) == 2
+    assert "training_curves.json" in capsys.readouterr().err
 
 
 def test_the_zip_tells_the_same_as_the_folder(model, capsys, tmp_path):

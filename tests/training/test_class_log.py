@@ -11,16 +11,18 @@ from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training import class_log
 from nnunetv2_clip.training.class_log import ClassCounts
+from nnunetv2_clip.training.progress_picture import dead_classes
 
 CLASSES = ("liver", "spleen", "aorta")
 NAN = float("nan")
 
 
-def add(counts, classes, losses, known=None):
+def add(counts, classes, losses, known=None, probability=None, target=None):
     """One step with pairs of case 0."""
     pairs = Pairs(torch.zeros(len(classes), dtype=torch.long), torch.tensor(classes))
     known = torch.tensor(known or [True] * len(classes))
-    counts.add(pairs, Losses(torch.tensor(0.0), torch.tensor(losses), known))
+    voxels = [torch.tensor(values or [0.0] * len(classes)) for values in (probability, target)]
+    counts.add(pairs, Losses(torch.tensor(0.0), torch.tensor(losses), known, *voxels))
 
 
 def test_an_epoch_counts_known_pairs_and_means_their_losses():
@@ -40,6 +42,14 @@ def test_the_next_epoch_begins_anew():
     epoch = counts.end_epoch()
     assert epoch[class_log.SUPERVISED] == [0, 0, 1]
     assert epoch[class_log.CLASS_LOSS] == pytest.approx([NAN, NAN, 4], nan_ok=True)
+
+
+def test_the_predicted_share_is_that_of_the_patches_that_hold_the_class():
+    counts = ClassCounts(3, torch.device("cpu"))
+    add(counts, [0, 0, 1], [1.0, 1.0, 1.0], probability=[30.0, 500.0, 9.0], target=[40.0, 0.0, 0.0])
+    add(counts, [0, 2], [1.0, 1.0], probability=[10.0, 0.5], target=[40.0, 100.0])
+    epoch = counts.end_epoch()
+    assert epoch[class_log.PREDICTED] == pytest.approx([0.5, NAN, 0.005], nan_ok=True)
 
 
 def count_on_rank(number, store, queue):
@@ -69,6 +79,7 @@ LOG = {
     class_log.DICE: [[0.1, 0.2, NAN], [0.5, NAN, 0.75]],
     class_log.CLASS_LOSS: [[1.0, NAN, NAN], [0.25, NAN, NAN]],
     class_log.SUPERVISED: [[3, 0, 0], [4, 0, 0]],
+    class_log.PREDICTED: [[0.001, 0.5, 0.001], [0.9, 0.02, NAN]],
     "train_losses": [1.0, NAN],
     "val_losses": [2.0, 3.0],
 }
@@ -81,6 +92,19 @@ def test_the_last_epoch_is_printed_with_all_patches_so_far_and_a_warning_without
     assert spleen.split()[:4] == ["spleen", "nan", "nan", "0"] and "not once yet" in spleen
     assert aorta.split() == ["aorta", "0.750", "nan", "0"], "the old model knew it: it needs no patch"
     assert len(list(class_log.lines(LOG, CLASSES, np.array([False, True, False]), ()))) == 2
+
+
+def test_a_class_whose_channel_is_empty_is_called_dead_everywhere(tmp_path, monkeypatch):
+    log = {**LOG, class_log.PREDICTED: [[0.5, 0.5, NAN], [0.009, 0.01, NAN], [NAN, 0.011, 0.001]]}
+    _, liver, spleen, aorta = class_log.lines(log, CLASSES, np.array([True] * 3), ())
+    assert "WARNING: dead" in aorta and "dead" not in liver + spleen
+    drawn = []
+    monkeypatch.setattr(class_log, "draw_progress", lambda *arguments: drawn.append(arguments[-1].tolist()))
+    class_log.write(tmp_path, log, CLASSES, np.array([True] * 3), 3)
+    assert drawn == [[False, False, True]]
+    curves = read_json(tmp_path / class_log.CURVES_FILE, "")
+    assert dead_classes(curves) == ["liver", "aorta"]  # the liver was when it was last there
+    assert dead_classes({"classes": list(CLASSES)}) == []  # a log of an older version
 
 
 def test_the_curves_are_json_without_nan(tmp_path):

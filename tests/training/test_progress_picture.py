@@ -11,7 +11,8 @@ def draw(path, num_trained, num_epochs=5):
     dice = np.linspace(0, 1, num_epochs * 8).reshape(num_epochs, 8)
     dice[:, 0] = np.nan
     loss = np.where(np.arange(8) == 1, np.nan, 1.5 - dice)
-    draw_progress(path, classes, np.arange(8) < num_trained, dice, loss, np.ones((num_epochs, 8), dtype=int))
+    patches, dead = np.ones((num_epochs, 8), dtype=int), np.arange(8) == 2
+    draw_progress(path, classes, np.arange(8) < num_trained, dice, loss, patches, dead)
     with Image.open(path) as picture:
         return picture.size
 
