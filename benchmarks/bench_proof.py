@@ -3,13 +3,14 @@
     python benchmarks/bench_proof.py masking            # four datasets: universal, specific, upper bound
     python benchmarks/bench_proof.py encodings          # one-hot, random, MiniLM with three prompts, CLIP if there
     python benchmarks/bench_proof.py false-positives    # of the models of `masking`, in patients without tumour
+    python benchmarks/bench_proof.py dying --steps 3000 # all labels: Dice where a class is present, or everywhere
     python benchmarks/bench_proof.py masking --small    # a smoke test; the table says so
 
 Four synthetic datasets annotate different classes of different patients; the test patients are others again, with all
 labels. All arms of a seed get the same patients, plans, steps, optimizer and start, and none has augmentation.
-Trainings that are finished are kept in the work folder (-w): the three experiments share them, and a run that was
-stopped goes on. Writes
-results/proof_masking.md, proof_encodings.md, proof_false_positives.md; with another number of steps NAME_STEPSsteps.md.
+Trainings that are finished are kept in the work folder (-w): the experiments share them, and a run that was stopped
+goes on. Writes results/proof_masking.md, proof_encodings.md, proof_false_positives.md and proof_dying.md; with another
+number of steps NAME_STEPSsteps.md.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ABOUT = {  # arm -> what it is
     "upper_bound_quarter": "the same in a quarter of the steps, hence with as many annotations",
     "masked_batch": "(and `unmasked_batch`) Dice over the batch, as nnU-Net plans it for 2d, and for 3d_fullres where "
     "there is a 3d_lowres",
+    "everywhere": "(and `everywhere_batch`) Dice also against empty references, as nnU-Net's loss has it",
     "specific": "nnU-Net's own trainer and network, a model for each dataset, each with half as many steps: it sees "
     "its patients twice as often",
 }
@@ -118,6 +120,12 @@ def masking_arms(args: argparse.Namespace) -> dict[str, Callable]:
     }
 
 
+def dying_arms(args: argparse.Namespace) -> dict[str, Callable]:
+    kinds = {"upper_bound": "masked", "upper_bound_batch": "masked_batch"}
+    kinds |= {"everywhere": "everywhere", "everywhere_batch": "everywhere_batch"}
+    return {name: universal_arm(kind, dataset=FULL) for name, kind in kinds.items()}
+
+
 def false_positive_arms(args: argparse.Namespace) -> dict[str, Callable]:
     with_tumours = {f"specific_{source}" for source, names in SOURCES.items() if set(names) & set(TUMOURS)}
     return {
@@ -198,6 +206,21 @@ def masking_goals(means: dict[str, float]) -> list[list[str]]:
             above = means[f"masked{suffix}"] - means[f"unmasked{suffix}"]
             rows.append([f"masked above unmasked, {title}", f"{above:.1f}", "at least 10", verdict(above, 10)])
     return rows
+
+
+def dying_page(scores: Scores) -> list[str]:
+    rows = []
+    for arm, runs in scores.items():
+        empty = [
+            f"{name} (seed {seed})"
+            for seed, patients in enumerate(runs)
+            for name in CLASSES
+            if not class_dice([patients], name).any()
+        ]
+        means = (spread(mean_dice(scores, arm, names)) for names in (ORGANS, TUMOURS[:1], TUMOURS[1:]))
+        rows.append([arm, *means, ", ".join(empty) or "-"])
+    header = ["loss", "organs", *TUMOURS, "found in no patient"]
+    return [about(tuple(scores)), "Dice (%), mean ± standard deviation over the seeds.", table(header, rows)]
 
 
 def encodings_page(scores: Scores) -> list[str]:
@@ -291,7 +314,12 @@ def describe(args: argparse.Namespace, size: Size) -> str:
     )
 
 
-ARMS = {"masking": masking_arms, "encodings": encoding_arms, "false-positives": false_positive_arms}
+ARMS = {
+    "masking": masking_arms,
+    "encodings": encoding_arms,
+    "false-positives": false_positive_arms,
+    "dying": dying_arms,
+}
 PAGES = {  # file, title, what stands below the description
     "masking": ("proof_masking", "One network from four partly labelled datasets", masking_page),
     "encodings": ("proof_encodings", "Encodings of the classes, as the paper's Table 1", encodings_page),
@@ -300,6 +328,7 @@ PAGES = {  # file, title, what stands below the description
         "False positives in patients known to be free of tumours",
         false_positives_page,
     ),
+    "dying": ("proof_dying", "Classes that die: Dice where a class is present, or everywhere", dying_page),
 }
 
 

@@ -10,6 +10,7 @@ def trainers() -> dict[str, type]:
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
     from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
+    from nnunetv2_clip.losses.masked import SMOOTH, MaskedLoss
     from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
     from nnunetv2_clip.training.variants import CLIPUniversalTrainerUnmasked
 
@@ -55,6 +56,22 @@ def trainers() -> dict[str, type]:
     class UnmaskedOverBatch(OverBatch, Unmasked):
         pass
 
+    class DiceEverywhere(MaskedLoss):
+        """Dice against empty references too, as nnU-Net's loss has it."""
+
+        def _pair_losses(self, sums, dice_sums, pairs):
+            overlap, probability, target = dice_sums
+            dice = (2 * overlap + SMOOTH) / (probability + target + SMOOTH)
+            return (sums.entropy / sums.num_voxels.clamp_min(1) + 1 - dice) * (sums.num_voxels > 0)
+
+    class Everywhere(Masked):
+        def _build_loss(self):
+            own = super()._build_loss()
+            return DiceEverywhere(own.membership, own.ignore, own.weights, own.batch_dice)
+
+    class EverywhereOverBatch(OverBatch, Everywhere):
+        pass
+
     class Specific(AdamW, nnUNetTrainerNoDA):
         """nnU-Net as it is, on the cases of one dataset."""
 
@@ -69,5 +86,7 @@ def trainers() -> dict[str, type]:
         "unmasked": Unmasked,
         "masked_batch": MaskedOverBatch,
         "unmasked_batch": UnmaskedOverBatch,
+        "everywhere": Everywhere,
+        "everywhere_batch": EverywhereOverBatch,
         "specific": Specific,
     }

@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("bench_proof.py", "masking", "--seeds", "1"), "proof_masking_20steps.md"),
         (("bench_proof.py", "encodings", "--seeds", "1"), "proof_encodings_20steps.md"),
         (("bench_proof.py", "false-positives", "--seeds", "1"), "proof_false_positives_20steps.md"),
+        (("bench_proof.py", "dying", "--seeds", "1"), "proof_dying_20steps.md"),
     ],
 )
 def test_an_experiment_at_its_smallest_size(command, page, tmp_path):
