@@ -8,14 +8,16 @@ that reads a value wrongly does not agree with its phantom.
 
 from __future__ import annotations
 
+import csv
 import importlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+from pydantic import TypeAdapter
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
@@ -121,18 +123,20 @@ class SourceTruth:
 
     def save(self) -> None:
         """Write phantom.json, with paths relative to the folder."""
-        relative = lambda path: path.relative_to(self.folder).as_posix()  # noqa: E731
         cases = {
             case_id: {
                 **asdict(case),
-                "image": relative(case.image),
-                "labels": [relative(path) for path in case.labels],
-                "truth": relative(case.truth),
+                "image": self._relative(case.image),
+                "labels": [self._relative(path) for path in case.labels],
+                "truth": self._relative(case.truth),
             }
             for case_id, case in self.cases.items()
         }
-        content = {"layout": self.layout, "root": relative(self.root), "order": dict(self.order), "cases": cases}
+        content = {"layout": self.layout, "root": self._relative(self.root), "order": dict(self.order), "cases": cases}
         write_json(self.folder / RECORD, content)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     @classmethod
     def load(cls, folder: Path | str) -> SourceTruth:
@@ -143,20 +147,10 @@ class SourceTruth:
         """
         folder = Path(folder)
         content = read_json(folder / RECORD, "write the phantom again")
-        cases = {
-            case_id: TruthCase(
-                case_id=case_id,
-                seed=case["seed"],
-                image=folder / case["image"],
-                labels=tuple(folder / path for path in case["labels"]),
-                annotated=tuple(case["annotated"]),
-                truth=folder / case["truth"],
-                absent=tuple(case["absent"]),
-                box=tuple(tuple(bounds) for bounds in case["box"]) if case["box"] else None,
-                is_test=case["is_test"],
-            )
-            for case_id, case in content["cases"].items()
-        }
+        cases = TypeAdapter(dict[str, TruthCase]).validate_python(content["cases"])
+        for case_id, case in cases.items():
+            labels = tuple(folder / path for path in case.labels)
+            cases[case_id] = replace(case, image=folder / case.image, labels=labels, truth=folder / case.truth)
         return cls(content["layout"], folder, folder / content["root"], cases, content["order"])
 
 
@@ -335,6 +329,11 @@ def layout_orientations(layout: str, orientations: Iterable[str]) -> tuple[str, 
     return found
 
 
+def numbered(structures: str) -> Paint:
+    """The recipe of label values 1, 2, 3 ... for structures given as words; a `+` joins classes under one value."""
+    return tuple((value, tuple(word.split("+"))) for value, word in enumerate(structures.split(), start=1))
+
+
 def painted(phantom: Phantom, recipe: Paint) -> np.ndarray:
     """(X, Y, Z) uint8 label map of a recipe, which may name classes and `extras`."""
     label_map = np.zeros(phantom.image.shape, dtype=np.uint8)
@@ -369,10 +368,7 @@ def oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Ima
     """A RAS array as a NIfTI image whose voxel axes run along `codes`."""
     image = nib.Nifti1Image(array, affine)
     image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes))))
-    image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, 1)
-    image.set_sform(image.affine, 1)
-    return image
+    return with_affine(image, image.affine)
 
 
 def unit_spacing(image: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -396,10 +392,20 @@ def with_affine(image: nib.Nifti1Image, affine: np.ndarray, forms: tuple[int, in
     return changed
 
 
+def qform_only(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return with_affine(image, image.affine, (1, 0))
+
+
 def save_nifti(path: Path, image: nib.Nifti1Image) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
     return path
+
+
+def write_table(path: Path, rows: Iterable[Iterable], delimiter: str = ",") -> None:
+    """A CSV file whose lines end with CR LF."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(rows)
 
 
 # AppleDouble header: magic, version 2, filler; then no entries of interest.

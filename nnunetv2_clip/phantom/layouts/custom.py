@@ -8,18 +8,18 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from nnunetv2_clip.phantom.layouts.base import Request, annotated_classes, painted
+from nnunetv2_clip.phantom.layouts.base import Request
+from nnunetv2_clip.phantom.layouts.nifti import Layout, write_cases
 
 RECIPE = ((1, ("liver",)), (2, ("liver_tumor",)), (5, ("right_kidney", "left_kidney")), (7, ("spleen",)))
 
 
 def write(request: Request) -> Path:
     """Write images/ and labels/; returns their folder. Test cases lie in images_test/."""
-    root = request.folder / request.option("root", "custom")
-    recipe, prefix = request.option("recipe", RECIPE), request.option("prefix", "case")
-    for number, seed, labelled in request.numbers(count(1), count(len(request.seeds) + 1)):
-        scan, name = request.scan(seed), f"{prefix}_{number:03d}"
-        image = scan.save(root / ("images" if labelled else "images_test") / f"{name}.nii.gz", scan.phantom.image)
-        labels = [scan.save(root / "labels" / f"{name}.nii.gz", painted(scan.phantom, recipe))] if labelled else []
-        request.add(name, scan, image, labels, annotated_classes(recipe) if labelled else ())
-    return root
+    root, recipe = request.option("root", "custom"), request.option("recipe", RECIPE)
+    file = f"{request.option('prefix', 'case')}_{{n:03d}}.nii.gz"
+    test_numbers = count(len(request.seeds) + 1)
+    paths = f"images/{file}", f"labels/{file}"
+    return write_cases(
+        request, Layout(root, *paths, recipe, count(1), f"images_test/{file}", test_numbers, orientations=("RAS",))
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip.phantom.anatomy import Phantom
-from nnunetv2_clip.phantom.layouts.base import Request
+from nnunetv2_clip.phantom.layouts.base import Request, write_table
 
 ROOTS = {"totalsegmentator_v1": "Totalsegmentator_dataset", "totalsegmentator_v2": "Totalsegmentator_dataset_v201"}
 CLASSES = {
@@ -30,7 +29,6 @@ CLASSES = {
     "small_bowel": "intestine",
     "urinary_bladder": "bladder",
 }
-V2_CLASSES = {"prostate": "prostate"}
 LOBES = {
     "right_lung": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
     "left_lung": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
@@ -51,14 +49,8 @@ ONLY_V1 = (
     *("pulmonary_artery", "face"),
 )
 ONLY_V2 = (
-    *(
-        "vertebrae_S1",
-        "heart",
-        "atrial_appendage_left",
-        "pulmonary_vein",
-        "superior_vena_cava",
-        "brachiocephalic_trunk",
-    ),
+    *("vertebrae_S1", "heart", "atrial_appendage_left", "pulmonary_vein", "superior_vena_cava"),
+    "brachiocephalic_trunk",
     *("subclavian_artery_left", "subclavian_artery_right", "common_carotid_artery_left", "common_carotid_artery_right"),
     *("brachiocephalic_vein_left", "brachiocephalic_vein_right", "spinal_cord", "skull", "sternum"),
     *("costal_cartilages", "thyroid_gland"),
@@ -69,7 +61,7 @@ META_FIELDS = ("image_id", "age", "gender", "institute", "study_type", "split")
 def structures(layout: str) -> tuple[str, ...]:
     """All file names of the version: 104 in v1, 117 in v2."""
     own = (*CLASSES, *LOBES["right_lung"], *LOBES["left_lung"], *BOTH_VERSIONS)
-    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else (*V2_CLASSES, *CYSTS, *ONLY_V2)))
+    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else ("prostate", *CYSTS, *ONLY_V2)))
 
 
 def write(request: Request) -> Path:
@@ -87,9 +79,7 @@ def write(request: Request) -> Path:
         ]
         request.add(case, scan, image, labels, annotated(request.layout))
         rows.append((case, "60", "m", "A", "ct abdomen", ("train", "val", "test")[len(rows) % 3]))
-    with (root / "meta.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, delimiter=";")
-        writer.writerows([META_FIELDS, *rows])
+    write_table(root / "meta.csv", [META_FIELDS, *rows], delimiter=";")
     return root
 
 
