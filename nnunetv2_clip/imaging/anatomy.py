@@ -106,16 +106,8 @@ def mend_half_turn(image: Volume, labels: ClassMap) -> tuple[Volume, str]:
 
 def class_centres(labels: ClassMap, edges_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
-    sums: dict[str, list] = {}
-    for value in occurring_values(labels.values).tolist():
-        classes = labels.sets.get(value) or ()
-        points = np.argwhere(labels.values == value) if classes else ()
-        for name in classes:
-            sums.setdefault(name, []).append((len(points), points.mean(axis=0) * edges_mm))
-    return {
-        name: np.average([centre for _, centre in parts], axis=0, weights=[count for count, _ in parts])
-        for name, parts in sums.items()
-    }
+    names = {name for value in occurring_values(labels.values).tolist() for name in labels.sets.get(value) or ()}
+    return {name: np.argwhere(labels.mask(name)).mean(axis=0) * edges_mm for name in names}
 
 
 def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Finding | None:
@@ -177,8 +169,10 @@ def _front_back(body: Body) -> Finding:
 
 
 def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:
-    levels = [[centres[name][2] for name in names if name in centres] for names in (UPPER_CLASSES, MIDDLE_CLASSES)]
-    levels.append([centres[name][2] for name in LOWER_CLASSES if name in centres])
+    levels = [
+        [centres[name][2] for name in names if name in centres]
+        for names in (UPPER_CLASSES, MIDDLE_CLASSES, LOWER_CLASSES)
+    ]
     known = [
         (float(np.mean(level)), title)
         for level, title in zip(levels, ("lungs", "upper abdomen", "pelvis"), strict=True)

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,10 +213,8 @@ def _read(path: Path) -> Volume:
     header = _parse_header(path, content)
     geometry = _geometry_of(path, header)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    try:
+    with _blaming(path, "is truncated or damaged"):
         data = np.asanyarray(image_class.from_bytes(content).dataobj)
-    except _UNREADABLE as error:
-        raise UserError(path, f"is truncated or damaged ({error})", "a complete NIfTI file", _REMEDY) from None
     if data.ndim > 3:
         return Volume(data.reshape(geometry.shape), geometry.affine)
     return Volume(data, geometry.affine, path)
@@ -222,29 +222,31 @@ def _read(path: Path) -> Volume:
 
 def _read_bytes(path: Path) -> bytes:
     """The uncompressed content; gzip's checksum is verified."""
-    try:
+    with _blaming(path, "cannot be read"):
         content = path.read_bytes()
         return gzip.decompress(content) if path.name.endswith(".gz") else content
-    except _UNREADABLE as error:
-        raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with _blaming(path, "cannot be read"), opened(path, "rb") as file:
+        return file.read(count)
+
+
+@contextmanager
+def _blaming(path: Path, found: str, expected: str = "a complete NIfTI file") -> Iterator[None]:
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            return file.read(count)
+        yield
     except _UNREADABLE as error:
-        raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
+        raise UserError(path, f"{found} ({error})", expected, _REMEDY) from None
 
 
 def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         length = header_class.template_dtype.itemsize
         if len(content) >= length and header_class.may_contain_header(content[:length]):
-            try:
+            with _blaming(path, "has a damaged header", "a NIfTI file"):
                 return header_class(content[:length])
-            except _UNREADABLE as error:
-                raise UserError(path, f"has a damaged header ({error})", "a NIfTI file", _REMEDY) from None
     raise UserError(path, "is no NIfTI file", "a file written as .nii or .nii.gz", _REMEDY)
 
 

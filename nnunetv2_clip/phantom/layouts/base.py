@@ -171,7 +171,10 @@ class Scan:
         return apply_orientation(stored, back)
 
     def nifti(self, array: np.ndarray) -> nib.Nifti1Image:
-        return oriented(array, self.phantom.affine, self.codes)
+        """A RAS array as a NIfTI image whose voxel axes run along `codes`."""
+        image = nib.Nifti1Image(array, self.phantom.affine)
+        image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(self.codes))))
+        return with_affine(image, image.affine)
 
     def save(self, path: Path, array: np.ndarray, change: Change | None = None) -> Path:
         """Write a RAS array as NIfTI; `change` spoils or alters the header as the publisher did."""
@@ -362,13 +365,6 @@ def truth_dataset_json() -> dict:
         "regions_class_order": order,
         "file_ending": ".nii.gz",
     }
-
-
-def oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
-    """A RAS array as a NIfTI image whose voxel axes run along `codes`."""
-    image = nib.Nifti1Image(array, affine)
-    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes))))
-    return with_affine(image, image.affine)
 
 
 def unit_spacing(image: nib.Nifti1Image) -> nib.Nifti1Image:

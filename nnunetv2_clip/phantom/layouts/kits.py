@@ -11,22 +11,14 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import (
-    Paint,
-    Request,
-    Scan,
-    annotated_classes,
-    oriented,
-    painted,
-    qform_only,
-    with_affine,
-)
+from nnunetv2_clip.phantom.layouts.base import Request, Scan, annotated_classes, painted, qform_only, with_affine
 
 KIDNEYS = ("right_kidney", "left_kidney")
-RECIPES: dict[str, Paint] = {
+WITH_CYSTS = ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",)))
+RECIPES = {
     "kits19": ((1, KIDNEYS), (2, ("kidney_tumor",))),  # cysts are kidney
-    "kits21": ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",))),
-    "kits23": ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",))),
+    "kits21": WITH_CYSTS,
+    "kits23": WITH_CYSTS,
 }
 UINT16_QFORM_ONLY = (15, 23, 37, 39, 116, 125, 144, 157, 176)  # labels of KiTS19
 NUMBERS = {
@@ -56,7 +48,7 @@ def write(request: Request) -> Path:
 def at_zero_origin(scan: Scan) -> Scan:
     """The scan moved so that the first stored voxel lies at (0, 0, 0)."""
     affine = scan.phantom.affine.copy()
-    affine[:3, 3] -= oriented(scan.phantom.image, affine, scan.codes).affine[:3, 3]
+    affine[:3, 3] -= scan.nifti(scan.phantom.image).affine[:3, 3]
     return replace(scan, phantom=replace(scan.phantom, affine=affine))
 
 
