@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.files import read_json, replacing_folder, write_json
+from nnunetv2_clip.files import read_json, replacing_folder, write_json, write_text
 from nnunetv2_clip.labels import ClassMap, LabelTable, nnunet_labels
 from nnunetv2_clip.phantom.anatomy import DEFAULT_BODY_MM, DEFAULT_SPACING_MM, Phantom, make_phantom
 
@@ -55,19 +56,11 @@ LAYOUT_MODULES = {
     "totalsegmentator_v1": "totalsegmentator",
     "totalsegmentator_v2": "totalsegmentator",
     "flare22": "nifti",
-    "custom": "custom",
+    "custom": "nifti",
 }
 WITHOUT_TEST_CASES = {
-    "gibson_btcv",
-    "gibson_pancreas_ct",
-    "pancreas_ct",
-    "kits21",
-    "kits23",
-    "ct_org",
-    "abdomenct_12organ",
-    "ircadb",
-    "totalsegmentator_v1",
-    "totalsegmentator_v2",
+    *("gibson_btcv", "gibson_pancreas_ct", "pancreas_ct", "kits21", "kits23", "ct_org", "abdomenct_12organ", "ircadb"),
+    *("totalsegmentator_v1", "totalsegmentator_v2"),
 }
 RECORD = "phantom.json"
 DICOM_LAYOUTS = {"pancreas_ct", "gibson_pancreas_ct", "chaos", "ircadb"}
@@ -123,20 +116,10 @@ class SourceTruth:
 
     def save(self) -> None:
         """Write phantom.json, with paths relative to the folder."""
-        cases = {
-            case_id: {
-                **asdict(case),
-                "image": self._relative(case.image),
-                "labels": [self._relative(path) for path in case.labels],
-                "truth": self._relative(case.truth),
-            }
-            for case_id, case in self.cases.items()
-        }
-        content = {"layout": self.layout, "root": self._relative(self.root), "order": dict(self.order), "cases": cases}
-        write_json(self.folder / RECORD, content)
-
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        relative = lambda path: path.relative_to(self.folder).as_posix()  # noqa: E731
+        cases = {case_id: asdict(case) for case_id, case in self.cases.items()}
+        content = {"layout": self.layout, "root": self.root, "order": dict(self.order), "cases": cases}
+        write_text(self.folder / RECORD, json.dumps(content, indent=2, default=relative) + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> SourceTruth:
@@ -335,6 +318,12 @@ def layout_orientations(layout: str, orientations: Iterable[str]) -> tuple[str, 
 def numbered(structures: str) -> Paint:
     """The recipe of label values 1, 2, 3 ... for structures given as words; a `+` joins classes under one value."""
     return tuple((value, tuple(word.split("+"))) for value, word in enumerate(structures.split(), start=1))
+
+
+def named(structures: str) -> dict[str, tuple[str, ...]]:
+    """File or folder name -> classes, from words `name=class+class`, or `name` where it is called like its class."""
+    words = (word.partition("=") for word in structures.split())
+    return {name: tuple((classes or name).split("+")) for name, _, classes in words}
 
 
 def painted(phantom: Phantom, recipe: Paint) -> np.ndarray:

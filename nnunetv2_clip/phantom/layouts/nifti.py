@@ -1,10 +1,10 @@
-"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22."""
+"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22, custom."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import nibabel as nib
@@ -34,6 +34,7 @@ ABDOMENCT_1K_UNIT_SPACING = (
     273, 462, 574, 575, 576, 577, 274, 78, 275, 276, 277, 278, 280, 281, 282, 283, 284, 285, 286, 578,
 )  # fmt: skip
 SHEAR = 0.002
+CUSTOM_RECIPE = ((1, ("liver",)), (2, ("liver_tumor",)), (5, ("right_kidney", "left_kidney")), (7, ("spleen",)))
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,22 @@ LAYOUTS = {
 def write(request: Request) -> Path:
     """Write the dataset's folder; returns it.
 
+    Options of `custom`, which has label values of one's choice: `recipe`, the values in painting order; `root` and
+    `prefix`, the names of folder and files.
     Option of LiTS: `label_headers`, the segmentations' headers say RAS though their arrays are those of the volumes.
     CT-ORG: a patient without a bladder stands for a scan that ends above it; its bladder is not annotated.
     """
     wrong_labels = request.layout == "lits" and request.option("label_headers", False)
-    return write_cases(request, LAYOUTS[request.layout], label_header=claims_ras if wrong_labels else None)
+    layout = custom_layout(request) if request.layout == "custom" else LAYOUTS[request.layout]
+    return write_cases(request, layout, label_header=claims_ras if wrong_labels else None)
+
+
+def custom_layout(request: Request) -> Layout:
+    """Test cases lie in images_test/."""
+    root, recipe = request.option("root", "custom"), request.option("recipe", CUSTOM_RECIPE)
+    file = f"{request.option('prefix', 'case')}_{{n:03d}}.nii.gz"
+    image, label, test_image = (f"{folder}/{file}" for folder in ("images", "labels", "images_test"))
+    return Layout(root, image, label, recipe, count(1), test_image, count(len(request.seeds) + 1), ("RAS",))
 
 
 def write_cases(
