@@ -15,9 +15,8 @@ from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerp
 from nnunetv2_clip.conversion.source import Source, SourceCase, complete
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.body import ras_spacing, to_ras
-from nnunetv2_clip.imaging.colors import color_of
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume
-from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
 from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.painting import paint_labels
 from nnunetv2_clip.runner import run_cases

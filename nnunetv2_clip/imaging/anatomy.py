@@ -17,13 +17,15 @@ from scipy import ndimage
 from nnunetv2_clip.imaging.body import Body, find_body, thinned
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import Volume
-from nnunetv2_clip.labels import ClassMap, occurring_values
+from nnunetv2_clip.labels import ClassMap
 
 RIGHT_CLASSES = ("liver", "gallbladder", "hepatic_vessel")  # no lesions: these may lie across the mid-line
 LEFT_CLASSES = ("spleen", "stomach")
-UPPER_CLASSES = ("right_lung", "left_lung", "lung_tumor")
-MIDDLE_CLASSES = ("liver", "spleen", "pancreas")
-LOWER_CLASSES = ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head")
+LEVELS = {  # from the head to the feet
+    "lungs": ("right_lung", "left_lung", "lung_tumor"),
+    "upper abdomen": ("liver", "spleen", "pancreas"),
+    "pelvis": ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head"),
+}
 MIN_DISTANCE_MM = 15.0
 BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
 MIN_SPINE_DEPTH, MIN_SLICES = 0.12, 0.7  # of the body's depth, from its middle; of the slices that show bone
@@ -106,16 +108,7 @@ def mend_half_turn(image: Volume, labels: ClassMap) -> tuple[Volume, str]:
 
 def class_centres(labels: ClassMap, edges_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
-    sums: dict[str, list] = {}
-    for value in occurring_values(labels.values).tolist():
-        classes = labels.sets.get(value) or ()
-        points = np.argwhere(labels.values == value) if classes else ()
-        for name in classes:
-            sums.setdefault(name, []).append((len(points), points.mean(axis=0) * edges_mm))
-    return {
-        name: np.average([centre for _, centre in parts], axis=0, weights=[count for count, _ in parts])
-        for name, parts in sums.items()
-    }
+    return {name: np.argwhere(labels.mask(name)).mean(axis=0) * edges_mm for name in labels.num_voxels()}
 
 
 def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Finding | None:
@@ -124,13 +117,12 @@ def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Find
         if abs(distance) > MIN_DISTANCE_MM:
             return _finding(distance, "the liver lies to the right of the spleen", "the liver lies left of the spleen")
     middle = float(np.nanmedian(body.middle) * body.edges_mm[0])
-    for names, side, sign in ((RIGHT_CLASSES, "right", 1), (LEFT_CLASSES, "left", -1)):
+    for names, side, other, sign in ((RIGHT_CLASSES, "right", "left", 1), (LEFT_CLASSES, "left", "right", -1)):
         for name in names:
             if name not in centres:
                 continue
             distance = float(centres[name][0] - middle) * sign
             if abs(distance) > MIN_DISTANCE_MM:
-                other = "left" if side == "right" else "right"
                 return _finding(distance, f"{name} lies on the {side}", f"{name} lies on the {other}")
     return None
 
@@ -177,13 +169,8 @@ def _front_back(body: Body) -> Finding:
 
 
 def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:
-    levels = [[centres[name][2] for name in names if name in centres] for names in (UPPER_CLASSES, MIDDLE_CLASSES)]
-    levels.append([centres[name][2] for name in LOWER_CLASSES if name in centres])
-    known = [
-        (float(np.mean(level)), title)
-        for level, title in zip(levels, ("lungs", "upper abdomen", "pelvis"), strict=True)
-        if level
-    ]
+    heights = {title: [centres[name][2] for name in names if name in centres] for title, names in LEVELS.items()}
+    known = [(float(np.mean(level)), title) for title, level in heights.items() if level]
     if len(known) < 2:
         return None
     (upper, above), (lower, below) = known[0], known[-1]

@@ -79,12 +79,7 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     """With everything that a slice of the mask encloses."""
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1, :, 1] = in_plane[:, 1, 1] = True
-    outside, _ = ndimage.label(~mask, in_plane)
-    reaches_border = np.zeros(outside.max() + 1, dtype=bool)
-    for edge in (outside[[0, -1]], outside[:, [0, -1]]):
-        reaches_border[edge] = True
-    reaches_border[0] = False
-    return ~reaches_border[outside]
+    return ndimage.binary_fill_holes(mask, in_plane)
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:

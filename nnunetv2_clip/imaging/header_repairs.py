@@ -66,19 +66,10 @@ LITS_NUMBERING = ("lits", "msd_liver", "ct_org")
 
 def ircadb_patient(dataset: str, number: int) -> OverwrittenSpacing | None:
     """The 3D-IRCADb-01 patient behind a case of LiTS, MSD Liver, CT-ORG or AbdomenCT-1K."""
-    for row in OVERWRITTEN_SPACINGS:
-        if dataset in LITS_NUMBERING and number == FIRST_LITS_NUMBER - 1 + row.patient:
-            return row
-        if dataset == "abdomenct_1k" and number == row.abdomenct_1k:
-            return row
-        if dataset == "ircadb" and number == row.patient:
-            return row
-    return None
-
-
-def has_unit_spacing(volume: Volume) -> bool:
-    """The header says 1 x 1 x 1 mm."""
-    return bool(np.allclose(volume.geometry.spacing_mm, 1, atol=UNIT_TOLERANCE))
+    if dataset in LITS_NUMBERING:
+        dataset, number = "ircadb", number - FIRST_LITS_NUMBER + 1
+    column = {"ircadb": "patient", "abdomenct_1k": "abdomenct_1k"}.get(dataset)
+    return next((row for row in OVERWRITTEN_SPACINGS if column and getattr(row, column) == number), None)
 
 
 def restore_spacing(volume: Volume, dataset: str, number: int, where: object) -> tuple[Volume, str]:
@@ -92,7 +83,7 @@ def restore_spacing(volume: Volume, dataset: str, number: int, where: object) ->
         UserError: the header says 1 x 1 x 1 mm and the number of slices is not that of the patient.
     """
     patient = ircadb_patient(dataset, number)
-    if patient is None or not has_unit_spacing(volume):
+    if patient is None or not np.allclose(volume.geometry.spacing_mm, 1, atol=UNIT_TOLERANCE):
         return volume, ""
     axis = int(np.argmax(nib.io_orientation(volume.affine)[:, 0] == 2))
     if volume.data.shape[axis] != patient.slices:

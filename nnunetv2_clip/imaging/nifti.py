@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +96,8 @@ def inspect(path: Path) -> Geometry:
     path = Path(path)
     header = _parse_header(path, _first_bytes(path, 540))
     geometry = _geometry_of(path, header)
-    expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    with _damaged_header(path):
+        expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 4, 0))
@@ -212,10 +215,8 @@ def _read(path: Path) -> Volume:
     header = _parse_header(path, content)
     geometry = _geometry_of(path, header)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    try:
+    with _blaming(path, "is truncated or damaged"):
         data = np.asanyarray(image_class.from_bytes(content).dataobj)
-    except UNREADABLE as error:
-        raise UserError(path, f"is truncated or damaged ({error})", "a complete NIfTI file", _REMEDY) from None
     if data.ndim > 3:
         return Volume(data.reshape(geometry.shape), geometry.affine)
     return Volume(data, geometry.affine, path)
@@ -223,29 +224,35 @@ def _read(path: Path) -> Volume:
 
 def _read_bytes(path: Path) -> bytes:
     """The uncompressed content; gzip's checksum is verified."""
-    try:
+    with _blaming(path, "cannot be read"):
         content = path.read_bytes()
         return gzip.decompress(content) if path.name.endswith(".gz") else content
-    except UNREADABLE as error:
-        raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with _blaming(path, "cannot be read"), opened(path, "rb") as file:
+        return file.read(count)
+
+
+@contextmanager
+def _blaming(path: Path, found: str, expected: str = "a complete NIfTI file") -> Iterator[None]:
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            return file.read(count)
+        yield
     except UNREADABLE as error:
-        raise UserError(path, f"cannot be read ({error})", "a complete NIfTI file", _REMEDY) from None
+        raise UserError(path, f"{found} ({error})", expected, _REMEDY) from None
+
+
+def _damaged_header(path: Path) -> AbstractContextManager[None]:
+    return _blaming(path, "has a damaged header", "a NIfTI file")
 
 
 def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         length = header_class.template_dtype.itemsize
         if len(content) >= length and header_class.may_contain_header(content[:length]):
-            try:
+            with _damaged_header(path):
                 return header_class(content[:length])
-            except UNREADABLE as error:
-                raise UserError(path, f"has a damaged header ({error})", "a NIfTI file", _REMEDY) from None
     raise UserError(path, "is no NIfTI file", "a file written as .nii or .nii.gz", _REMEDY)
 
 
@@ -262,7 +269,8 @@ def _geometry_of(path: Path, header: nib.Nifti1Header) -> Geometry:
         )
     if header.get_data_dtype().kind not in "iufb":
         raise UserError(path, f"has voxels of type {header.get_data_dtype()}", "plain numbers", "export grey values")
-    affine = header.get_best_affine()
+    with _damaged_header(path):  # a quaternion that is none
+        affine = header.get_best_affine()
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(path, "has no usable voxel size or direction in its header", "an invertible affine", _REMEDY)
     return Geometry(shape, affine)

@@ -1,10 +1,11 @@
-"""Slices as pictures inside the page: grey CT below, coloured classes above."""
+"""Slices as pictures inside the page: grey CT below, coloured classes above; one fixed colour per class."""
 
 # Shapes: R x C rows and columns of a slice as it lies on the page; H x W pixels of the picture.
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
 from collections.abc import Mapping
 
@@ -12,11 +13,61 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from nnunetv2_clip.imaging.colors import Rgb
+from nnunetv2_clip.classes import ClassRow
 
 CT_WINDOW_HU = (-160.0, 240.0)
 FILL_ALPHA, EDGE_ALPHA = 110, 255
 WEBP_QUALITY = 80
+Rgb = tuple[int, int, int]
+
+# By universal index. Neighbours in the body differ in hue, left and right in lightness, tumours are vivid.
+_HEX = {
+    1: "c27ba0",  # spleen
+    2: "e8a33d",  # right kidney
+    3: "f6cf7a",  # left kidney
+    4: "6aa84f",  # gallbladder
+    5: "b08d57",  # esophagus
+    6: "b5651d",  # liver
+    7: "8e7cc3",  # stomach
+    8: "e06666",  # aorta
+    9: "3d85c6",  # postcava
+    10: "76a5d8",  # portal and splenic vein
+    11: "d9c84a",  # pancreas
+    12: "45818e",  # right adrenal gland
+    13: "8cc5cf",  # left adrenal gland
+    14: "93c47d",  # duodenum
+    15: "2f5fd0",  # hepatic vessel
+    16: "5fb3b3",  # right lung
+    17: "a4dcdc",  # left lung
+    18: "a64d79",  # colon
+    19: "d5a6bd",  # intestine
+    20: "7f6000",  # rectum
+    21: "ffe599",  # bladder
+    22: "674ea7",  # prostate
+    23: "d0d0c0",  # left femur head
+    24: "9a9a86",  # right femur head
+    25: "cc0000",  # celiac trunk
+    26: "ff5c00",  # kidney tumour
+    27: "00e05a",  # liver tumour
+    28: "ff2ea6",  # pancreas tumour
+    29: "00d8ff",  # hepatic-vessel tumour
+    30: "ff4040",  # lung tumour
+    31: "b6ff00",  # colon tumour
+    32: "7d5fff",  # kidney cyst
+}
+_GOLDEN_ANGLE = 0.381966
+
+
+def color_of(row: ClassRow) -> Rgb:
+    """The colour of a class; the first ten of a user's table differ well from all of them."""
+    if row.index in _HEX:
+        return tuple(bytes.fromhex(_HEX[row.index]))
+    hue = (row.index * _GOLDEN_ANGLE + 0.3) % 1
+    return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.66, 1.0))
+
+
+def hex_color(row: ClassRow) -> str:
+    return "#" + bytes(color_of(row)).hex()
 
 
 def ct_picture(hu: np.ndarray, size: tuple[int, int]) -> str:

@@ -25,14 +25,6 @@ class Plane:
     left: str
     top: str
 
-    @property
-    def column_axis(self) -> int:
-        return 1 if self.axis == 0 else 0
-
-    @property
-    def row_axis(self) -> int:
-        return 1 if self.axis == 2 else 2
-
 
 PLANES = (Plane("axial", 2, "R", "A"), Plane("coronal", 1, "R", "S"), Plane("sagittal", 0, "A", "S"))
 
@@ -57,8 +49,7 @@ def cut(volume: np.ndarray, plane: Plane, position: int) -> np.ndarray:
 
 def picture_size(shape: tuple[int, ...], spacing_mm: tuple[float, ...], plane: Plane, longest: int) -> tuple[int, int]:
     """(width, height) in pixels with the body's proportions; the longer side has `longest` pixels."""
-    width_mm = shape[plane.column_axis] * spacing_mm[plane.column_axis]
-    height_mm = shape[plane.row_axis] * spacing_mm[plane.row_axis]
+    width_mm, height_mm = (shape[axis] * spacing_mm[axis] for axis in range(3) if axis != plane.axis)
     scale = longest / max(width_mm, height_mm)
     return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
 

@@ -186,7 +186,7 @@ def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iter
     """A PNG of three planes through the slices that show most of the prediction."""
     from PIL import Image
 
-    from nnunetv2_clip.imaging.colors import color_of
+    from nnunetv2_clip.imaging.pictures import color_of
     from nnunetv2_clip.imaging.slices import PLANES
 
     colors = np.zeros((max(row.index for row in rows) + 1, 3), np.float32)

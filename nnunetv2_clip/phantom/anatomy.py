@@ -89,11 +89,7 @@ ORGANS: dict[str, Organ] = {
     "bladder": Organ(6, (Ellipsoid((0, 22, 84), (38, 30, 30)),)),
     "prostate": Organ(62, (Ellipsoid((0, 6, 36), (24, 19, 19)),), 3),
     "liver": Organ(
-        112,
-        (
-            Ellipsoid((68, 2, 372), (60, 72, 74), (0, 12, 0)),
-            Ellipsoid((8, 34, 392), (72, 34, 40), (0, -8, -10)),
-        ),
+        112, (Ellipsoid((68, 2, 372), (60, 72, 74), (0, 12, 0)), Ellipsoid((8, 34, 392), (72, 34, 40), (0, -8, -10)))
     ),
     "spleen": Organ(125, (Ellipsoid((-98, -34, 378), (24, 40, 54), (12, 14, 0)),), 8),
     "stomach": Organ(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,11 +83,9 @@ def _already_there(folder: Path, order: PhantomOrder) -> dict[str, SourceTruth]:
 
 def _record(order: PhantomOrder) -> dict:
     """The order as JSON gives it back, without the list of sources."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(order).items()
-        if key != "sources"
-    }
+    record = json.loads(json.dumps(asdict(order)))
+    del record["sources"]
+    return record
 
 
 def _num_test_cases(order: PhantomOrder, source: str) -> int:

@@ -17,9 +17,8 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, PaintedCoding
-from nnunetv2_clip.imaging.colors import color_of
 from nnunetv2_clip.imaging.nifti import Geometry, read_image
-from nnunetv2_clip.imaging.pictures import ct_picture, overlay_picture
+from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
 from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
 from nnunetv2_clip.painting import paint_labels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from nnunetv2_clip.imaging.colors import hex_color
+from nnunetv2_clip.imaging.pictures import hex_color
 from nnunetv2_clip.pages import render
 
 

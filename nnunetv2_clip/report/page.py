@@ -10,8 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.imaging.colors import color_of, hex_color
-from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU
+from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU, color_of, hex_color
 from nnunetv2_clip.pages import render
 from nnunetv2_clip.report import tables
 from nnunetv2_clip.report.cases import CaseReport

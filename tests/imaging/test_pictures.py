@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL, ClassRow
-from nnunetv2_clip.imaging.colors import color_of
-from nnunetv2_clip.imaging.pictures import EDGE_ALPHA, FILL_ALPHA, ct_picture, overlay_picture
+from nnunetv2_clip.imaging.pictures import EDGE_ALPHA, FILL_ALPHA, color_of, ct_picture, overlay_picture
 
 
 def pixels(uri: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,42 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import APPLE_DOUBLE, Request, Scan, annotated_classes, painted
+from nnunetv2_clip.phantom.layouts.base import (
+    APPLE_DOUBLE,
+    Request,
+    Scan,
+    annotated_classes,
+    numbered,
+    painted,
+    write_table,
+)
 
-RECIPE = (
-    (1, ("spleen",)),
-    (2, ("right_kidney",)),
-    (3, ("left_kidney",)),
-    (4, ("gallbladder",)),
-    (5, ("esophagus",)),
-    (6, ("liver",)),
-    (7, ("stomach",)),
-    (8, ("aorta",)),
-    (9, ("postcava",)),
-    (10, ("pancreas",)),
-    (11, ("right_adrenal_gland",)),
-    (12, ("left_adrenal_gland",)),
-    (13, ("duodenum",)),
-    (14, ("bladder",)),
-    (15, ("prostate",)),
+RECIPE = numbered(
+    "spleen right_kidney left_kidney gallbladder esophagus liver stomach aorta postcava pancreas right_adrenal_gland "
+    "left_adrenal_gland duodenum bladder prostate"
 )
 LABEL_NAMES = (
-    "background",
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gall bladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "arota",  # so in the published file
-    "postcava",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
-    "duodenum",
-    "bladder",
-    "prostate/uterus",
+    *("background", "spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach"),
+    *("arota", "postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum"),  # arota: so published
+    *("bladder", "prostate/uterus"),
 )
 TRAINING, VALIDATION = (1, 4, 5, 7, 10, 11, 14, 15, 16, 17), (8, 13, 18, 22, 29, 32, 34, 40, 41, 42)
 TEST = (2, 3, 6, 9, 12, 19, 20, 21, 26, 28)
@@ -61,7 +42,7 @@ def write(request: Request) -> Path:
     """
     root = request.folder / "AMOS" / "amos22"
     female, metadata = request.option("female", None), request.option("metadata", True)
-    lists: dict[str, list] = {"training": [], "validation": [], "test": []}
+    lists: dict[str, list] = {"Tr": [], "Va": [], "Ts": []}
     sexes: dict[int, str] = {}
     numbers = tuple(chain(*zip(TRAINING, VALIDATION, strict=True)))
     for n, seed, labelled in request.numbers(numbers, TEST):
@@ -76,13 +57,14 @@ def write(request: Request) -> Path:
             labels = [scan.save(root / f"labels{part}" / f"{name}.nii.gz", painted(scan.phantom, RECIPE))]
             annotated = set(annotated_classes(RECIPE)) - ({"prostate"} if is_female else set())
         request.add(name, _as_woman(scan) if is_female else scan, image, labels, annotated)
-        key = {"Tr": "training", "Va": "validation", "Ts": "test"}[part]
-        lists[key].append(_entry(part, name))
-    _write_mri(root, scan, lists["training"])
-    _write_dataset_json(root, lists)
+        lists[part].append(_entry(part, name))
+    _write_mri(root, scan, lists["Tr"])
+    _write_dataset_json(root, dict(zip(("training", "validation", "test"), lists.values(), strict=True)))
     _write_apple_double(root)
     if metadata:
-        _write_metadata(root.parent / "labeled_data_meta_0000_0599.csv", sexes)
+        others = ("055Y", "Aquilion ONE", "TOSHIBA", "Longgang District People's Hospital")
+        rows = [(n, sex, *others) for n, sex in sorted({**sexes, MRI: "M"}.items())]
+        write_table(root.parent / "labeled_data_meta_0000_0599.csv", [META_FIELDS, *rows])
     return root
 
 
@@ -125,11 +107,3 @@ def _write_apple_double(root: Path) -> None:
         twin = root.parent / "__MACOSX" / "amos22" / path.parent.name / f"._{path.name}"
         twin.parent.mkdir(parents=True, exist_ok=True)
         twin.write_bytes(APPLE_DOUBLE)
-
-
-def _write_metadata(path: Path, sexes: dict[int, str]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(META_FIELDS)
-        for n, sex in sorted({**sexes, MRI: "M"}.items()):
-            writer.writerow([n, sex, "055Y", "Aquilion ONE", "TOSHIBA", "Longgang District People's Hospital"])

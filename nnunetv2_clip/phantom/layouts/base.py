@@ -8,18 +8,21 @@ that reads a value wrongly does not agree with its phantom.
 
 from __future__ import annotations
 
+import csv
 import importlib
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+from pydantic import TypeAdapter
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.files import read_json, replacing_folder, write_json
+from nnunetv2_clip.files import read_json, replacing_folder, write_json, write_text
 from nnunetv2_clip.labels import ClassMap, LabelTable, nnunet_labels
 from nnunetv2_clip.phantom.anatomy import DEFAULT_BODY_MM, DEFAULT_SPACING_MM, Phantom, make_phantom
 
@@ -53,19 +56,11 @@ LAYOUT_MODULES = {
     "totalsegmentator_v1": "totalsegmentator",
     "totalsegmentator_v2": "totalsegmentator",
     "flare22": "nifti",
-    "custom": "custom",
+    "custom": "nifti",
 }
 WITHOUT_TEST_CASES = {
-    "gibson_btcv",
-    "gibson_pancreas_ct",
-    "pancreas_ct",
-    "kits21",
-    "kits23",
-    "ct_org",
-    "abdomenct_12organ",
-    "ircadb",
-    "totalsegmentator_v1",
-    "totalsegmentator_v2",
+    *("gibson_btcv", "gibson_pancreas_ct", "pancreas_ct", "kits21", "kits23", "ct_org", "abdomenct_12organ", "ircadb"),
+    *("totalsegmentator_v1", "totalsegmentator_v2"),
 }
 RECORD = "phantom.json"
 DICOM_LAYOUTS = {"pancreas_ct", "gibson_pancreas_ct", "chaos", "ircadb"}
@@ -122,17 +117,9 @@ class SourceTruth:
     def save(self) -> None:
         """Write phantom.json, with paths relative to the folder."""
         relative = lambda path: path.relative_to(self.folder).as_posix()  # noqa: E731
-        cases = {
-            case_id: {
-                **asdict(case),
-                "image": relative(case.image),
-                "labels": [relative(path) for path in case.labels],
-                "truth": relative(case.truth),
-            }
-            for case_id, case in self.cases.items()
-        }
-        content = {"layout": self.layout, "root": relative(self.root), "order": dict(self.order), "cases": cases}
-        write_json(self.folder / RECORD, content)
+        cases = {case_id: asdict(case) for case_id, case in self.cases.items()}
+        content = {"layout": self.layout, "root": self.root, "order": dict(self.order), "cases": cases}
+        write_text(self.folder / RECORD, json.dumps(content, indent=2, default=relative) + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> SourceTruth:
@@ -143,20 +130,10 @@ class SourceTruth:
         """
         folder = Path(folder)
         content = read_json(folder / RECORD, "write the phantom again")
-        cases = {
-            case_id: TruthCase(
-                case_id=case_id,
-                seed=case["seed"],
-                image=folder / case["image"],
-                labels=tuple(folder / path for path in case["labels"]),
-                annotated=tuple(case["annotated"]),
-                truth=folder / case["truth"],
-                absent=tuple(case["absent"]),
-                box=tuple(tuple(bounds) for bounds in case["box"]) if case["box"] else None,
-                is_test=case["is_test"],
-            )
-            for case_id, case in content["cases"].items()
-        }
+        cases = TypeAdapter(dict[str, TruthCase]).validate_python(content["cases"])
+        for case_id, case in cases.items():
+            labels = tuple(folder / path for path in case.labels)
+            cases[case_id] = replace(case, image=folder / case.image, labels=labels, truth=folder / case.truth)
         return cls(content["layout"], folder, folder / content["root"], cases, content["order"])
 
 
@@ -177,7 +154,10 @@ class Scan:
         return apply_orientation(stored, back)
 
     def nifti(self, array: np.ndarray) -> nib.Nifti1Image:
-        return oriented(array, self.phantom.affine, self.codes)
+        """A RAS array as a NIfTI image whose voxel axes run along `codes`."""
+        image = nib.Nifti1Image(array, self.phantom.affine)
+        image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(self.codes))))
+        return with_affine(image, image.affine)
 
     def save(self, path: Path, array: np.ndarray, change: Change | None = None) -> Path:
         """Write a RAS array as NIfTI; `change` spoils or alters the header as the publisher did."""
@@ -335,6 +315,17 @@ def layout_orientations(layout: str, orientations: Iterable[str]) -> tuple[str, 
     return found
 
 
+def numbered(structures: str) -> Paint:
+    """The recipe of label values 1, 2, 3 ... for structures given as words; a `+` joins classes under one value."""
+    return tuple((value, tuple(word.split("+"))) for value, word in enumerate(structures.split(), start=1))
+
+
+def named(structures: str) -> dict[str, tuple[str, ...]]:
+    """File or folder name -> classes, from words `name=class+class`, or `name` where it is called like its class."""
+    words = (word.partition("=") for word in structures.split())
+    return {name: tuple((classes or name).split("+")) for name, _, classes in words}
+
+
 def painted(phantom: Phantom, recipe: Paint) -> np.ndarray:
     """(X, Y, Z) uint8 label map of a recipe, which may name classes and `extras`."""
     label_map = np.zeros(phantom.image.shape, dtype=np.uint8)
@@ -365,16 +356,6 @@ def truth_dataset_json() -> dict:
     }
 
 
-def oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
-    """A RAS array as a NIfTI image whose voxel axes run along `codes`."""
-    image = nib.Nifti1Image(array, affine)
-    image = image.as_reoriented(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(codes))))
-    image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, 1)
-    image.set_sform(image.affine, 1)
-    return image
-
-
 def unit_spacing(image: nib.Nifti1Image) -> nib.Nifti1Image:
     """The voxel size in the header overwritten with 1 x 1 x 1 mm."""
     return with_affine(image, image.affine @ np.diag([*(1 / np.array(image.header.get_zooms()[:3])), 1]))
@@ -396,10 +377,20 @@ def with_affine(image: nib.Nifti1Image, affine: np.ndarray, forms: tuple[int, in
     return changed
 
 
+def qform_only(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    return with_affine(image, image.affine, (1, 0))
+
+
 def save_nifti(path: Path, image: nib.Nifti1Image) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
     return path
+
+
+def write_table(path: Path, rows: Iterable[Iterable], delimiter: str = ",") -> None:
+    """A CSV file whose lines end with CR LF."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(rows)
 
 
 # AppleDouble header: magic, version 2, filler; then no entries of interest.

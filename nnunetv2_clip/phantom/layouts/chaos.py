@@ -44,8 +44,7 @@ def _write_masks(folder: Path, scan: Scan, n: int, flip: str) -> Path:
     """liver_GT_000.png is the uppermost slice; bilevel in some patients, 0 and 255 in the others."""
     folder.mkdir(parents=True)
     liver = scan.array(scan.phantom.masks["liver"].astype(np.uint8))[:, :, ::-1]
-    for axis in flip:
-        liver = np.flip(liver, "xyz".index(axis))
+    liver = np.flip(liver, ["xyz".index(axis) for axis in flip])
     for number in range(liver.shape[2]):
         picture = Image.fromarray(np.ascontiguousarray(liver[:, :, number].T) * np.uint8(255))
         (picture.convert("1") if n % 2 else picture).save(folder / f"liver_GT_{number:03d}.png")

@@ -6,56 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.phantom.layouts.base import Request, Scan
+from nnunetv2_clip.phantom.layouts.base import Request, Scan, named
 from nnunetv2_clip.phantom.layouts.dicom import SeriesFiles, write_series
 
 # Structure folder -> classes or extras; "#1" and "#2" are the two halves of a mask that comes in two folders.
-RICH = {
-    "liver": ("liver",),
-    "livertumor01": ("liver_tumor#1",),
-    "livertumor02": ("liver_tumor#2",),
-    "leftkidney": ("left_kidney",),
-    "rightkidney": ("right_kidney",),
-    "leftlung": ("left_lung",),
-    "rightlung": ("right_lung",),
-    "spleen": ("spleen",),
-    "gallbladder": ("gallbladder",),
-    "pancreas": ("pancreas",),
-    "leftsurrenalgland": ("left_adrenal_gland",),
-    "rightsurrenalgland": ("right_adrenal_gland",),
-    "venacava": ("postcava",),
-    "aorta": ("aorta",),
-    "portalvein": ("portal_and_splenic_vein", "hepatic_vessel"),  # the tree inside and outside the liver
-    "bone": ("bone",),
-    "skin": ("skin",),
-}
-JOINT = {  # patient 7: sides together, a tumour that is none of the liver
-    "liver": ("liver",),
-    "kidneys": ("right_kidney", "left_kidney"),
-    "lungs": ("right_lung", "left_lung"),
-    "surrenalgland": ("right_adrenal_gland", "left_adrenal_gland"),
-    "tumor": ("right_adrenal_gland#1",),
-    "stomach": ("stomach",),
-    "venoussystem": ("hepatic_vessel", "postcava"),
-    "portalvein1": ("portal_and_splenic_vein",),
-    "bone": ("bone",),
-    "skin": ("skin",),
-}
-ODD = {
-    "liver": ("liver",),
-    "livertumors": ("liver_tumor",),
-    "livercyst": ("gallbladder#1",),
-    "colon": ("colon",),
-    "smallintestin": ("intestine",),
-    "duodenum": ("duodenum",),
-    "bladder": ("bladder",),
-    "artery": ("aorta", "celiac_trunk"),
-    "biliarysystem": ("gallbladder",),
-    "heart": ("heart",),
-    "portalvein": ("portal_and_splenic_vein",),
-    "bone": ("bone",),
-    "skin": ("skin",),
-}
+RICH = named(
+    "liver livertumor01=liver_tumor#1 livertumor02=liver_tumor#2 leftkidney=left_kidney rightkidney=right_kidney "
+    "leftlung=left_lung rightlung=right_lung spleen gallbladder pancreas leftsurrenalgland=left_adrenal_gland "
+    "rightsurrenalgland=right_adrenal_gland venacava=postcava aorta "
+    "portalvein=portal_and_splenic_vein+hepatic_vessel bone skin"  # the tree inside and outside the liver
+)
+JOINT = named(  # patient 7: sides together, a tumour that is none of the liver
+    "liver kidneys=right_kidney+left_kidney lungs=right_lung+left_lung "
+    "surrenalgland=right_adrenal_gland+left_adrenal_gland tumor=right_adrenal_gland#1 stomach "
+    "venoussystem=hepatic_vessel+postcava portalvein1=portal_and_splenic_vein bone skin"
+)
+ODD = named(
+    "liver livertumors=liver_tumor livercyst=gallbladder#1 colon smallintestin=intestine duodenum bladder "
+    "artery=aorta+celiac_trunk biliarysystem=gallbladder heart portalvein=portal_and_splenic_vein bone skin"
+)
 # What each kind of patient annotates, by the names that mean one class alone.
 PATIENTS = {
     "rich": (

@@ -11,15 +11,15 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import Paint, Request, Scan, annotated_classes, oriented, painted, with_affine
+from nnunetv2_clip.phantom.layouts.base import Request, Scan, annotated_classes, painted, qform_only, with_affine
 
 KIDNEYS = ("right_kidney", "left_kidney")
-RECIPES: dict[str, Paint] = {
+WITH_CYSTS = ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",)))
+RECIPES = {
     "kits19": ((1, KIDNEYS), (2, ("kidney_tumor",))),  # cysts are kidney
-    "kits21": ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",))),
-    "kits23": ((1, KIDNEYS), (3, ("kidney_cyst",)), (2, ("kidney_tumor",))),
+    "kits21": WITH_CYSTS,
+    "kits23": WITH_CYSTS,
 }
-FOLDERS = {"kits19": ("kits19", "data"), "kits21": ("kits21", "data"), "kits23": ("kits23", "dataset")}
 UINT16_QFORM_ONLY = (15, 23, 37, 39, 116, 125, 144, 157, 176)  # labels of KiTS19
 NUMBERS = {
     "kits19": tuple(chain(*zip(range(9), UINT16_QFORM_ONLY, strict=True))),
@@ -31,17 +31,16 @@ NUMBERS = {
 def write(request: Request) -> Path:
     """Write the repository's folder; returns it."""
     layout = request.layout
-    top, data = FOLDERS[layout]
-    root, entries = request.folder / top, []
+    data = "dataset" if layout == "kits23" else "data"
+    root = request.folder / layout
     for n, seed, labelled in request.numbers(NUMBERS[layout], range(210, 300)):
         scan, case = at_zero_origin(request.scan(seed, ("IPL",))), f"case_{n:05d}"
         folder = root / data / case
         image = scan.save(folder / "imaging.nii.gz", scan.phantom.image, sform_only)
         labels = _write_labels(layout, n, folder, scan) if labelled else []
         request.add(case, scan, image, labels, annotated_classes(RECIPES[layout]) if labelled else ())
-        entries.append(
-            {"case_id": case, "gender": "male", "age_at_nephrectomy": 60, "tumor_histology": "clear_cell_rcc"}
-        )
+    patient = {"gender": "male", "age_at_nephrectomy": 60, "tumor_histology": "clear_cell_rcc"}
+    entries = [{"case_id": case, **patient} for case in request.cases]
     write_json(root / data / f"{'kits' if layout == 'kits19' else layout}.json", entries)
     return root
 
@@ -49,7 +48,7 @@ def write(request: Request) -> Path:
 def at_zero_origin(scan: Scan) -> Scan:
     """The scan moved so that the first stored voxel lies at (0, 0, 0)."""
     affine = scan.phantom.affine.copy()
-    affine[:3, 3] -= oriented(scan.phantom.image, affine, scan.codes).affine[:3, 3]
+    affine[:3, 3] -= scan.nifti(scan.phantom.image).affine[:3, 3]
     return replace(scan, phantom=replace(scan.phantom, affine=affine))
 
 
@@ -62,7 +61,6 @@ def _write_labels(layout: str, n: int, folder: Path, scan: Scan) -> list[Path]:
     if layout == "kits21":
         return _write_aggregated(folder, scan, label_map)
     if layout == "kits19" and n in UINT16_QFORM_ONLY:
-        qform_only = lambda image: with_affine(image, image.affine, (1, 0))  # noqa: E731
         return [scan.save(folder / "segmentation.nii.gz", label_map.astype(np.uint16), qform_only)]
     if layout == "kits23":
         _write_instances(folder / "instances", scan)

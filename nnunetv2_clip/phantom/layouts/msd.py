@@ -2,87 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.phantom.layouts.base import (
-    UNIT_SPACING_NUMBERS,
-    Paint,
-    Request,
-    annotated_classes,
-    apple_double_twins,
-    claims_ras,
-    painted,
-    unit_spacing,
-)
+from nnunetv2_clip.phantom.layouts.base import Request, apple_double_twins, claims_ras, numbered
+from nnunetv2_clip.phantom.layouts.nifti import Layout, write_cases
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task as distributed: folder, file name, names of the label values in dataset.json, recipe."""
+    """One task as distributed.
+
+    Attributes:
+        file: file names, with {n}, the case number.
+        labels: names of the label values from 1 in dataset.json; `classes` are those of the phantom.
+    """
 
     folder: str
     file: str
     labels: tuple[str, ...]
-    recipe: Paint
+    classes: str
     description: str
-    reference: str
+    reference: str = "Memorial Sloan Kettering Cancer Center"
 
-    @property
-    def first_number(self) -> int:
-        return 0 if self.folder == "Task03_Liver" else 1
+    def layout(self, rotated: bool) -> Layout:
+        """Train and test share one number line with holes; only the liver's training numbers are contiguous."""
+        numbers, test_numbers = range(1000), range(131, 1000)
+        if self.folder != "Task03_Liver":
+            numbers, test_numbers = [n for n in range(1, 1000) if n % 3 != 1], range(1, 1000, 3)
+        image, label, test_image = (f"{part}/{self.file}.nii.gz" for part in ("imagesTr", "labelsTr", "imagesTs"))
+        codes, recipe = ("LPS" if rotated else "RAS",), numbered(self.classes)
+        return Layout(self.folder, image, label, recipe, numbers, test_image, test_numbers, codes)
 
 
 TASKS = {
     "msd_liver": Task(
-        "Task03_Liver",
-        "liver_{}",
-        ("background", "liver", "cancer"),
-        ((1, ("liver",)), (2, ("liver_tumor",))),
-        "Liver and cancer segmentation",
-        "IRCAD Hôpitaux Universitaires",
+        *("Task03_Liver", "liver_{n}", ("liver", "cancer"), "liver liver_tumor"),
+        *("Liver and cancer segmentation", "IRCAD Hôpitaux Universitaires"),
     ),
     "msd_lung": Task(
-        "Task06_Lung",
-        "lung_{:03d}",
-        ("background", "cancer"),
-        ((1, ("lung_tumor",)),),
-        "Lung and cancer segmentation",
-        "The Cancer Imaging Archive",
+        *("Task06_Lung", "lung_{n:03d}", ("cancer",), "lung_tumor"),
+        *("Lung and cancer segmentation", "The Cancer Imaging Archive"),
     ),
     "msd_pancreas": Task(
-        "Task07_Pancreas",
-        "pancreas_{:03d}",
-        ("background", "pancreas", "cancer"),
-        ((1, ("pancreas",)), (2, ("pancreas_tumor",))),
+        *("Task07_Pancreas", "pancreas_{n:03d}", ("pancreas", "cancer"), "pancreas pancreas_tumor"),
         "Pancreas segmentation",
-        "Memorial Sloan Kettering Cancer Center",
     ),
     "msd_hepaticvessel": Task(
-        "Task08_HepaticVessel",
-        "hepaticvessel_{:03d}",
-        ("background", "Vessel", "Tumour"),
-        ((1, ("hepatic_vessel",)), (2, ("hepatic_vessel_tumor",))),
+        *("Task08_HepaticVessel", "hepaticvessel_{n:03d}", ("Vessel", "Tumour"), "hepatic_vessel hepatic_vessel_tumor"),
         "Hepatic vessels and tumour segmentation",
-        "Memorial Sloan Kettering Cancer Center",
     ),
-    "msd_spleen": Task(
-        "Task09_Spleen",
-        "spleen_{}",
-        ("background", "spleen"),
-        ((1, ("spleen",)),),
-        "Spleen Segmentation",
-        "Memorial Sloan Kettering Cancer Center",
-    ),
+    "msd_spleen": Task("Task09_Spleen", "spleen_{n}", ("spleen",), "spleen", "Spleen Segmentation"),
     "msd_colon": Task(
-        "Task10_Colon",
-        "colon_{:03d}",
-        ("background", "colon cancer primaries"),
-        ((1, ("colon_tumor",)),),
-        "Colon Cancer Segmentation",
-        "Memorial Sloan Kettering Cancer Center",
+        "Task10_Colon", "colon_{n:03d}", ("colon cancer primaries",), "colon_tumor", "Colon Cancer Segmentation"
     ),
 }
 
@@ -90,38 +63,15 @@ TASKS = {
 def write(request: Request) -> Path:
     """Write the task's folder; returns it. Option `rotated_headers`: the arrays are LPS, the headers say RAS."""
     task, rotated = TASKS[request.layout], request.option("rotated_headers", False)
-    root = request.folder / task.folder
-    training, test = [], []
-    for number, seed, labelled in request.numbers(training_numbers(task), held_back_numbers(task)):
-        name, part = task.file.format(number), "imagesTr" if labelled else "imagesTs"
-        change = unit_spacing if task.folder == "Task03_Liver" and number in UNIT_SPACING_NUMBERS else None
-        change = claims_ras if rotated else change
-        scan = request.scan(seed, ("LPS",) if rotated else ("RAS",))
-        image = scan.save(root / part / f"{name}.nii.gz", scan.phantom.image, change)
-        if not labelled:
-            test.append(f"./imagesTs/{name}.nii.gz")
-            request.add(name, scan, image)
-            continue
-        training.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
-        label = scan.save(root / "labelsTr" / f"{name}.nii.gz", painted(scan.phantom, task.recipe), change)
-        request.add(name, scan, image, [label], annotated_classes(task.recipe))
+    root = write_cases(request, task.layout(rotated), header=claims_ras if rotated else None)
     (root / "imagesTs").mkdir(exist_ok=True)
-    write_json(root / "dataset.json", _dataset_json(task, training, test))
-    apple_double_twins(root)
-    return root
-
-
-def training_numbers(task: Task) -> Iterator[int]:
-    """Train and test share one number line with holes; only the liver's training numbers are contiguous."""
-    return (n for n in range(task.first_number, 1000) if task.first_number == 0 or n % 3 != 1)
-
-
-def held_back_numbers(task: Task) -> Iterator[int]:
-    return (n for n in range(131 if task.first_number == 0 else 1, 1000) if task.first_number == 0 or n % 3 == 1)
-
-
-def _dataset_json(task: Task, training: list[dict], test: list[str]) -> dict:
-    return {
+    training = [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        for name, case in request.cases.items()
+        if not case.is_test
+    ]
+    test = [f"./imagesTs/{name}.nii.gz" for name, case in request.cases.items() if case.is_test]
+    content = {
         "name": task.folder.split("_")[1],
         "description": task.description,
         "reference": task.reference,
@@ -129,9 +79,12 @@ def _dataset_json(task: Task, training: list[dict], test: list[str]) -> dict:
         "release": "1.0 06/08/2018",
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
-        "labels": {str(value): name for value, name in enumerate(task.labels)},
+        "labels": {str(value): name for value, name in enumerate(("background", *task.labels))},
         "numTraining": len(training),
         "numTest": len(test),
         "training": training,
         "test": test,
     }
+    write_json(root / "dataset.json", content)
+    apple_double_twins(root)
+    return root

@@ -1,10 +1,10 @@
-"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22."""
+"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22, custom."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +17,9 @@ from nnunetv2_clip.phantom.layouts.base import (
     Request,
     annotated_classes,
     claims_ras,
+    numbered,
     painted,
+    qform_only,
     unit_spacing,
     with_affine,
 )
@@ -32,15 +34,15 @@ ABDOMENCT_1K_UNIT_SPACING = (
     273, 462, 574, 575, 576, 577, 274, 78, 275, 276, 277, 278, 280, 281, 282, 283, 284, 285, 286, 578,
 )  # fmt: skip
 SHEAR = 0.002
+CUSTOM_RECIPE = ((1, ("liver",)), (2, ("liver_tumor",)), (5, ("right_kidney", "left_kidney")), (7, ("spleen",)))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files lie below `root` and what their values mean.
+    """Where the files lie below `root` and what their values mean. A case is called like its image.
 
     Attributes:
         image, label, test_image: paths with {n}, the case number, and {part}, what `part(n)` gives.
-        case: the case's name.
         recipe: label values in painting order.
         numbers, test_numbers: published case numbers, the ones with traps early.
         orientations: usual axis codes, in turn.
@@ -49,7 +51,6 @@ class Layout:
     root: str
     image: str
     label: str
-    case: str
     recipe: Paint
     numbers: Iterable[int]
     test_image: str = ""
@@ -63,21 +64,9 @@ LAYOUTS = {
         "RawData",
         "Training/img/img{n:04d}.nii.gz",
         "Training/label/label{n:04d}.nii.gz",
-        "img{n:04d}",
-        (
-            (1, ("spleen",)),
-            (2, ("right_kidney",)),
-            (3, ("left_kidney",)),
-            (4, ("gallbladder",)),
-            (5, ("esophagus",)),
-            (6, ("liver",)),
-            (7, ("stomach",)),
-            (8, ("aorta",)),
-            (9, ("postcava",)),
-            (10, ("portal_and_splenic_vein",)),
-            (11, ("pancreas",)),
-            (12, ("right_adrenal_gland",)),
-            (13, ("left_adrenal_gland",)),
+        numbered(
+            "spleen right_kidney left_kidney gallbladder esophagus liver stomach aorta postcava "
+            "portal_and_splenic_vein pancreas right_adrenal_gland left_adrenal_gland"
         ),
         tuple(chain(range(1, 11), range(21, 41))),
         "Testing/img/img{n:04d}.nii.gz",
@@ -88,8 +77,7 @@ LAYOUTS = {
         "LiTS",
         "Training Batch {part}/volume-{n}.nii",
         "Training Batch {part}/segmentation-{n}.nii",
-        "volume-{n}",
-        ((1, ("liver",)), (2, ("liver_tumor",))),
+        numbered("liver liver_tumor"),
         tuple(chain(*zip(range(28), range(48, 76), strict=True))),  # both batches
         "LITS-Challenge-Test-Data/test-volume-{n}.nii",
         range(70),
@@ -100,14 +88,7 @@ LAYOUTS = {
         "PKG - CT-ORG",
         "CT-ORG/OrganSegmentations/volume-{n}.nii.gz",
         "CT-ORG/OrganSegmentations/labels-{n}.nii.gz",
-        "volume-{n}",
-        (
-            (5, ("bone",)),
-            (1, ("liver",)),
-            (2, ("bladder",)),
-            (3, ("right_lung", "left_lung")),
-            (4, ("right_kidney", "left_kidney")),
-        ),
+        ((5, ("bone",)), *numbered("liver bladder right_lung+left_lung right_kidney+left_kidney")),
         tuple(chain(*zip(range(28), range(48, 76), strict=True))),
         orientations=("LPS", "RAS"),
     ),
@@ -115,24 +96,9 @@ LAYOUTS = {
         "WORD-V0.1.0",
         "images{part}/word_{n:04d}.nii.gz",
         "labels{part}/word_{n:04d}.nii.gz",
-        "word_{n:04d}",
-        (
-            (1, ("liver",)),
-            (2, ("spleen",)),
-            (3, ("left_kidney",)),
-            (4, ("right_kidney",)),
-            (5, ("stomach",)),
-            (6, ("gallbladder",)),
-            (7, ("esophagus",)),
-            (8, ("pancreas",)),
-            (9, ("duodenum",)),
-            (10, ("colon",)),
-            (11, ("intestine",)),
-            (12, ("right_adrenal_gland", "left_adrenal_gland")),
-            (13, ("rectum",)),
-            (14, ("bladder",)),
-            (15, ("left_femur_head",)),
-            (16, ("right_femur_head",)),
+        numbered(
+            "liver spleen left_kidney right_kidney stomach gallbladder esophagus pancreas duodenum colon intestine "
+            "right_adrenal_gland+left_adrenal_gland rectum bladder left_femur_head right_femur_head"
         ),
         tuple(chain(*zip(WORD_TRAINING[:20], WORD_VALIDATION, strict=True))),
         "imagesTs/word_{n:04d}.nii.gz",
@@ -144,8 +110,7 @@ LAYOUTS = {
         "AbdomenCT-1K",
         "Image/Case_{n:05d}_0000.nii.gz",
         "Mask/Case_{n:05d}.nii.gz",
-        "Case_{n:05d}",
-        ((1, ("liver",)), (2, ("right_kidney", "left_kidney")), (3, ("spleen",)), (4, ("pancreas",))),
+        numbered("liver right_kidney+left_kidney spleen pancreas"),
         tuple(chain(*zip(range(1, 10), ABDOMENCT_1K_SHEARED[:9], strict=True))),
         "Image/Case_{n:05d}_0000.nii.gz",
         ABDOMENCT_1K_UNLABELLED,
@@ -154,20 +119,9 @@ LAYOUTS = {
         "Organ-12-Subset",
         "Image/Organ12_{n:04d}_0000.nii.gz",
         "Mask/Organ12_{n:04d}.nii.gz",
-        "Organ12_{n:04d}",
-        (
-            (1, ("liver",)),
-            (2, ("right_kidney", "left_kidney")),
-            (3, ("spleen",)),
-            (4, ("pancreas",)),
-            (5, ("aorta",)),
-            (6, ("postcava",)),
-            (7, ("stomach",)),
-            (8, ("gallbladder",)),
-            (9, ("esophagus",)),
-            (10, ("right_adrenal_gland",)),
-            (11, ("left_adrenal_gland",)),
-            (12, ("celiac_trunk",)),
+        numbered(
+            "liver right_kidney+left_kidney spleen pancreas aorta postcava stomach gallbladder esophagus "
+            "right_adrenal_gland left_adrenal_gland celiac_trunk"
         ),
         range(1, 51),
     ),
@@ -175,21 +129,9 @@ LAYOUTS = {
         "FLARE22",
         "Training/FLARE22_LabeledCase50/images/FLARE22_Tr_{n:04d}_0000.nii.gz",
         "Training/FLARE22_LabeledCase50/labels/FLARE22_Tr_{n:04d}.nii.gz",
-        "FLARE22_Tr_{n:04d}",
-        (
-            (1, ("liver",)),
-            (2, ("right_kidney",)),
-            (3, ("spleen",)),
-            (4, ("pancreas",)),
-            (5, ("aorta",)),
-            (6, ("postcava",)),
-            (7, ("right_adrenal_gland",)),
-            (8, ("left_adrenal_gland",)),
-            (9, ("gallbladder",)),
-            (10, ("esophagus",)),
-            (11, ("stomach",)),
-            (12, ("duodenum",)),
-            (13, ("left_kidney",)),
+        numbered(
+            "liver right_kidney spleen pancreas aorta postcava right_adrenal_gland left_adrenal_gland gallbladder "
+            "esophagus stomach duodenum left_kidney"
         ),
         range(1, 51),
         "Training/FLARE22_UnlabeledCase1-1000/Case_{n:05d}_0000.nii.gz",
@@ -201,39 +143,59 @@ LAYOUTS = {
 def write(request: Request) -> Path:
     """Write the dataset's folder; returns it.
 
+    Options of `custom`, which has label values of one's choice: `recipe`, the values in painting order; `root` and
+    `prefix`, the names of folder and files.
     Option of LiTS: `label_headers`, the segmentations' headers say RAS though their arrays are those of the volumes.
     CT-ORG: a patient without a bladder stands for a scan that ends above it; its bladder is not annotated.
     """
-    layout = LAYOUTS[request.layout]
-    root = request.folder / layout.root
     wrong_labels = request.layout == "lits" and request.option("label_headers", False)
+    layout = custom_layout(request) if request.layout == "custom" else LAYOUTS[request.layout]
+    return write_cases(request, layout, label_header=claims_ras if wrong_labels else None)
+
+
+def custom_layout(request: Request) -> Layout:
+    """Test cases lie in images_test/."""
+    root, recipe = request.option("root", "custom"), request.option("recipe", CUSTOM_RECIPE)
+    file = f"{request.option('prefix', 'case')}_{{n:03d}}.nii.gz"
+    image, label, test_image = (f"{folder}/{file}" for folder in ("images", "labels", "images_test"))
+    return Layout(root, image, label, recipe, count(1), test_image, count(len(request.seeds) + 1), ("RAS",))
+
+
+def write_cases(
+    request: Request, layout: Layout, header: Change | None = None, label_header: Change | None = None
+) -> Path:
+    """Write images and label maps; returns their folder.
+
+    Args:
+        header: what happened to the headers of all files; by default what a labelled case's header is known for.
+        label_header: the same for label maps alone.
+    """
+    root = request.folder / layout.root
     for n, seed, labelled in request.numbers(layout.numbers, layout.test_numbers):
-        names = {"n": n, "part": layout.part(n)}
-        scan, change = request.scan(seed, layout.orientations), header_change(request.layout, n)
-        if not labelled:
-            image = scan.save(root / layout.test_image.format(**names), scan.phantom.image)
-            request.add(image.name.split(".")[0].removesuffix("_0000"), scan, image)
-            continue
-        image = scan.save(root / layout.image.format(**names), scan.phantom.image, change)
-        label_change = claims_ras if wrong_labels else change
-        label = scan.save(root / layout.label.format(**names), painted(scan.phantom, layout.recipe), label_change)
-        annotated = set(annotated_classes(layout.recipe))
+        scan = request.scan(seed, layout.orientations)
+        change = header or (header_change(request.layout, n) if labelled else None)
+        place = lambda path: root / path.format(n=n, part=layout.part(n))  # noqa: B023, E731
+        image = scan.save(place(layout.image if labelled else layout.test_image), scan.phantom.image, change)
+        labels, annotated = [], set()
+        if labelled:
+            labels = [scan.save(place(layout.label), painted(scan.phantom, layout.recipe), label_header or change)]
+            annotated = set(annotated_classes(layout.recipe))
         if request.layout == "ct_org" and not scan.phantom.masks["bladder"].any():
             annotated -= {"bladder"}
-        request.add(layout.case.format(**names), scan, image, [label], annotated)
+        request.add(image.name.split(".")[0].removesuffix("_0000"), scan, image, labels, annotated)
     return root
 
 
 def header_change(layout: str, n: int) -> Change | None:
     """What the publisher's header of this case is known for."""
-    if layout in ("lits", "ct_org") and n in UNIT_SPACING_NUMBERS:
+    if layout in ("lits", "ct_org", "msd_liver") and n in UNIT_SPACING_NUMBERS:
         return unit_spacing
     if layout == "abdomenct_1k" and n in ABDOMENCT_1K_UNIT_SPACING:
         return unit_spacing
     if layout == "abdomenct_1k" and n in ABDOMENCT_1K_SHEARED:
         return sheared
     if layout == "word":
-        return (lambda image: with_affine(image, image.affine, (1, 0))) if n % 2 else None
+        return qform_only if n % 2 else None
     return None
 
 

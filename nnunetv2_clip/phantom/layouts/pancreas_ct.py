@@ -49,8 +49,7 @@ def write_label(path: Path, scan: Scan, label_map: np.ndarray, n: int, flip: str
     """A label array as (column, row, InstanceNumber), its header as if the axes ran right, anterior, superior."""
     image = claims_ras(scan.nifti(label_map))
     array = np.asarray(image.dataobj)[:, :, ::-1]  # InstanceNumber counts from the head
-    for axis in flip:
-        array = np.flip(array, "xyz".index(axis))
+    array = np.flip(array, ["xyz".index(axis) for axis in flip])
     affine = image.affine.copy()
     affine[:3, 2] *= WRONG_Z_SPACING.get(n, 1)
     return save_nifti(path, with_affine(nib.Nifti1Image(np.ascontiguousarray(array), affine), affine))

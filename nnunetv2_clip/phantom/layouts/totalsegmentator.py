@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import csv
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip.phantom.anatomy import Phantom
-from nnunetv2_clip.phantom.layouts.base import Request
+from nnunetv2_clip.phantom.layouts.base import Request, named, write_table
 
 ROOTS = {"totalsegmentator_v1": "Totalsegmentator_dataset", "totalsegmentator_v2": "Totalsegmentator_dataset_v201"}
-CLASSES = {
-    "spleen": "spleen",
-    "kidney_right": "right_kidney",
-    "kidney_left": "left_kidney",
-    "gallbladder": "gallbladder",
-    "esophagus": "esophagus",
-    "liver": "liver",
-    "stomach": "stomach",
-    "aorta": "aorta",
-    "inferior_vena_cava": "postcava",
-    "portal_vein_and_splenic_vein": "portal_and_splenic_vein",
-    "pancreas": "pancreas",
-    "adrenal_gland_right": "right_adrenal_gland",
-    "adrenal_gland_left": "left_adrenal_gland",
-    "duodenum": "duodenum",
-    "colon": "colon",
-    "small_bowel": "intestine",
-    "urinary_bladder": "bladder",
-}
-V2_CLASSES = {"prostate": "prostate"}
+CLASSES = named(
+    "spleen kidney_right=right_kidney kidney_left=left_kidney gallbladder esophagus liver stomach aorta "
+    "inferior_vena_cava=postcava portal_vein_and_splenic_vein=portal_and_splenic_vein pancreas "
+    "adrenal_gland_right=right_adrenal_gland adrenal_gland_left=left_adrenal_gland duodenum colon "
+    "small_bowel=intestine urinary_bladder=bladder"
+)
 LOBES = {
     "right_lung": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
     "left_lung": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
 }
-CYSTS = {"kidney_cyst_right": "right_kidney", "kidney_cyst_left": "left_kidney"}  # v2
 SIDED = (
     *("humerus", "scapula", "clavicula", "femur", "hip", "gluteus_maximus", "gluteus_medius", "gluteus_minimus"),
     *("autochthon", "iliopsoas", "iliac_artery", "iliac_vena"),
@@ -51,14 +36,9 @@ ONLY_V1 = (
     *("pulmonary_artery", "face"),
 )
 ONLY_V2 = (
-    *(
-        "vertebrae_S1",
-        "heart",
-        "atrial_appendage_left",
-        "pulmonary_vein",
-        "superior_vena_cava",
-        "brachiocephalic_trunk",
-    ),
+    *("prostate", "kidney_cyst_right", "kidney_cyst_left"),
+    *("vertebrae_S1", "heart", "atrial_appendage_left", "pulmonary_vein", "superior_vena_cava"),
+    "brachiocephalic_trunk",
     *("subclavian_artery_left", "subclavian_artery_right", "common_carotid_artery_left", "common_carotid_artery_right"),
     *("brachiocephalic_vein_left", "brachiocephalic_vein_right", "spinal_cord", "skull", "sternum"),
     *("costal_cartilages", "thyroid_gland"),
@@ -69,7 +49,7 @@ META_FIELDS = ("image_id", "age", "gender", "institute", "study_type", "split")
 def structures(layout: str) -> tuple[str, ...]:
     """All file names of the version: 104 in v1, 117 in v2."""
     own = (*CLASSES, *LOBES["right_lung"], *LOBES["left_lung"], *BOTH_VERSIONS)
-    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else (*V2_CLASSES, *CYSTS, *ONLY_V2)))
+    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else ONLY_V2))
 
 
 def write(request: Request) -> Path:
@@ -87,20 +67,18 @@ def write(request: Request) -> Path:
         ]
         request.add(case, scan, image, labels, annotated(request.layout))
         rows.append((case, "60", "m", "A", "ct abdomen", ("train", "val", "test")[len(rows) % 3]))
-    with (root / "meta.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, delimiter=";")
-        writer.writerows([META_FIELDS, *rows])
+    write_table(root / "meta.csv", [META_FIELDS, *rows], delimiter=";")
     return root
 
 
 def annotated(layout: str) -> set[str]:
-    found = {*CLASSES.values(), *LOBES}
+    found = {*chain(*CLASSES.values()), *LOBES}
     return found if layout == "totalsegmentator_v1" else found | {"prostate", "kidney_cyst"}
 
 
 def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
     """The masks that are not empty. In v2 a kidney's cyst has a mask of its own and is not in the kidney's."""
-    masks = {name: phantom.masks[class_name] for name, class_name in CLASSES.items()}
+    masks = {name: phantom.masks[organ] for name, (organ,) in CLASSES.items()}
     x, y, z = np.indices(phantom.image.shape)
     for lung, names in LOBES.items():
         lower = phantom.masks[lung] & (y < np.median(y[phantom.masks[lung]]))
@@ -115,8 +93,7 @@ def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
     if layout == "totalsegmentator_v2":
         masks["heart"] = phantom.extras["heart"]
         masks["prostate"] = phantom.masks["prostate"]
-        for name, kidney in CYSTS.items():
-            masks[name] = phantom.masks["kidney_cyst"] & phantom.masks[kidney]
-        for name, kidney in (("kidney_right", "right_kidney"), ("kidney_left", "left_kidney")):
-            masks[name] = phantom.masks[kidney] & ~phantom.masks["kidney_cyst"]
+        for side in ("right", "left"):
+            kidney, cyst = phantom.masks[f"{side}_kidney"], phantom.masks["kidney_cyst"]
+            masks[f"kidney_cyst_{side}"], masks[f"kidney_{side}"] = kidney & cyst, kidney & ~cyst
     return masks
