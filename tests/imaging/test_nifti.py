@@ -170,3 +170,17 @@ def test_fingerprint_survives_orientation_and_number_type_only():
 
 def test_stem_drops_both_suffixes(tmp_path):
     assert [stem(tmp_path / name) for name in ("a.b.nii.gz", "a.nii", "a")] == ["a.b", "a", "a"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("vox_offset", np.nan), ("quatern_b", 24.0)])
+def test_a_header_that_cannot_be_understood_is_damaged(tmp_path, field, value):
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), None)
+    image.header["qform_code"] = 1
+    path = tmp_path / "a.nii"
+    path.write_bytes(image.to_bytes())
+    content = bytearray(path.read_bytes())
+    offset = nib.Nifti1Header.template_dtype.fields[field][1]
+    content[offset : offset + 4] = np.float32(value).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.nii: has a damaged header"):
+        inspect(path)
