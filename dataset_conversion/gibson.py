@@ -13,11 +13,10 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import lay_on_image, require_same_shape
-from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase, is_junk, read_rows
+from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase, is_junk, named_in, read_rows
 from nnunetv2_clip.dataset_conversion.btcv import LABELS as BTCV_LABELS
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series
-from nnunetv2_clip.imaging.nifti import Geometry, Volume, inspect, read_image, read_label_map
+from nnunetv2_clip.imaging.nifti import inspect, read_label_map
 from nnunetv2_clip.labels import ClassMap, value_counts
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -48,15 +47,9 @@ class Gibson(PairedSource):
             raise UserError(root, f"holds {len(found)} files {BOX_FILE}", self.unpack, "put it beside the labels")
         return [replace(case, labels={**case.labels, "boxes": found[0]}) for case in cases]
 
-    def inspect_image(self, path: Path) -> Geometry:
-        return inspect(path)
-
-    def read_image(self, path: Path) -> Volume:
-        return read_image(path)
-
     def check_case(self, case: SourceCase) -> None:
         label = case.labels["label"]
-        require_same_shape(self.inspect_image(case.image).shape, inspect(label).shape, label)
+        require_same_shape(self.image_grid(case).shape, inspect(label).shape, label)
         self.box_of(case)
 
     def box_of(self, case: SourceCase) -> Box:
@@ -74,7 +67,7 @@ class Gibson(PairedSource):
     def load_case(self, case: SourceCase) -> LoadedCase:
         """One case: what lies outside its box is unknown, and what is not in its table of classes is not annotated."""
         where, fixes = case.labels["label"], ()
-        image, label, box = self.read_image(case.image), read_label_map(where), self.box_of(case)
+        image, label, box = self.read_image(case), read_label_map(where), self.box_of(case)
         label_map, table = label.data, self.table_of(case)
         allowed = set(table) | {0}
         foreign = sorted(set(value_counts(label_map)) - allowed)
@@ -88,8 +81,7 @@ class Gibson(PairedSource):
         if self.repairs_with("crop_box") and not self.as_paper:
             outside, words = outside_box(label_map, image.affine, box, where)
             labels, fixes = labels.with_unknown(outside), fixes + words
-        annotated = tuple(name for names in table.values() for name in names)
-        return LoadedCase(image, labels, annotated, self.known_absent, fixes)
+        return LoadedCase(image, labels, named_in(table), self.known_absent, fixes)
 
     def table_of(self, case: SourceCase) -> Mapping[int, tuple[str, ...]]:
         """The label values of a case."""
@@ -103,12 +95,6 @@ class GibsonPancreasCt(Gibson):
     def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         images, labels = super().find_files(root)
         return {case: image for case, image in images.items() if case in labels or not labels}, labels  # 37 have none
-
-    def inspect_image(self, path: Path) -> Geometry:
-        return inspect_series(path).geometry
-
-    def read_image(self, path: Path) -> Volume:
-        return read_series(inspect_series(path))
 
 
 def outside_box(
@@ -213,7 +199,7 @@ SOURCES = (
         unpack=f"a folder that holds the DICOM folders PANCREAS_0002 ..., {UNPACK_LABELS.format('tcia')}",
         num_cases=42,
         label_table=EIGHT,
-        annotated=tuple(name for names in EIGHT.values() for name in names),
+        annotated=named_in(EIGHT),
         absent=("pancreas_tumor",),
         repairs={
             **REPAIRS,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.source import UNIT_SPACING, PairedSource, SourceCase
-from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
 
 LABEL_HEADER = "label_header"
@@ -30,25 +29,9 @@ class LitsSource(PairedSource):
         difference = label.geometry.difference(image.geometry)
         if not difference:
             return image, label.data, ()
-        self._require_aligned_arrays(case, replace(image, path=None), label.data)
+        find_flip(image, label.data, (LIVER,), case.labels["label"], may_flip=False)  # a wrong header alone is mended
         fix = f"position of the segmentation taken from its volume, on which its array lies ({difference})"
         return image, label.data, (fix,)
-
-    def _require_aligned_arrays(self, case: SourceCase, image, label_map) -> None:
-        """The liver shows the Hounsfield units of a liver when the arrays are laid on each other as they are.
-
-        Raises:
-            UserError: it does not, or does so only when the label is flipped.
-        """
-        path = case.labels["label"]
-        flip = find_flip(image, label_map, (LIVER,), path)
-        if flip:
-            raise UserError(
-                path,
-                f"fits its volume only when its array is flipped along {flip}",
-                "an array that lies on that of its volume as it is (or the same header, if it is stored that way)",
-                "download volume and segmentation again, or leave the case out",
-            )
 
 
 SOURCES = (

@@ -9,7 +9,6 @@ import numpy as np
 from nnunetv2_clip.conversion.label_flip import lay_on_image, require_same_shape
 from nnunetv2_clip.conversion.source import PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series
 from nnunetv2_clip.imaging.nifti import Geometry, Volume, inspect, read_label_map
 
 # Their labels' headers say 3, 4, 2 and 2 mm between slices; the scans have 1 mm.
@@ -22,13 +21,13 @@ class PancreasCt(PairedSource):
     """A folder with TCIA's tree of patients and the label archive, unpacked, anywhere below it."""
 
     def check_case(self, case: SourceCase) -> None:
-        image, label = inspect_series(case.image).geometry, inspect(case.labels["label"])
+        image, label = self.image_grid(case), inspect(case.labels["label"])
         require_same_shape(image.shape, label.shape, case.labels["label"])
         self._spacing_fix(case, image, label)
 
     def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         path = case.labels["label"]
-        image, label = read_series(inspect_series(case.image)), read_label_map(path)
+        image, label = self.read_image(case), read_label_map(path)
         spacing_fix = self._spacing_fix(case, image.geometry, label.geometry)
         may_flip = self.repairs_with("label_flip")
         label_map, fixes = lay_on_image(image, label.data, tuple(self.label_table), path, may_flip)

@@ -9,7 +9,6 @@ import numpy as np
 
 from nnunetv2_clip.conversion.source import ClassNames, MaskSource, SourceCase, require_folder
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import inspect, require_same_grid
 
 IMAGE, MASKS = "ct.nii.gz", "segmentations"
 ONLY_IN_V2 = "prostate"
@@ -91,11 +90,6 @@ class MaskFolderSource(MaskSource):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(missing[0], f"is missing{more}", self.unpack, "unpack the whole archive again")
         return self.case(folder.name, folder / IMAGE, masks)
-
-    def check_case(self, case: SourceCase) -> None:
-        grid = inspect(case.image)
-        for path in case.labels.values():
-            require_same_grid(case.image, grid, path, inspect(path))
 
     def settings(self) -> dict:
         return {**super().settings(), "structures": {name: list(classes) for name, classes in self.structures.items()}}

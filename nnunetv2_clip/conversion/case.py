@@ -26,7 +26,7 @@ PENDING_UNKNOWN = 65535
 
 
 @dataclass(frozen=True)
-class Job:
+class MergeJob:
     """What every step of a merge needs, worker processes included.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
         return ClassMap(label_map, {**table.sets, PENDING_UNKNOWN: None})
 
 
-def convert_case(job: Job, case: SourceCase) -> None:
+def convert_case(job: MergeJob, case: SourceCase) -> None:
     """Write image, label map and record of one case; the record comes last and marks the case as done.
 
     Raises:
@@ -135,7 +135,7 @@ def _is_wide(data: np.ndarray) -> bool:
     return data.dtype.kind in "iu" and data.dtype.itemsize > 4
 
 
-def _place_image(image: Volume, job: Job, case_id: str) -> None:
+def _place_image(image: Volume, job: MergeJob, case_id: str) -> None:
     """Link, copy or write the image, in this order of preference."""
     if image.path is not None and image.path.name.endswith(FILE_ENDING):
         job.target.place_image(case_id, image.path, job.copy_images)

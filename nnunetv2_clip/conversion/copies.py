@@ -35,7 +35,7 @@ OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside 
 
 
 @dataclass(frozen=True)
-class Scan:
+class ComparedScan:
     """An image that is compared with others: of a case of the merge, or one that must not be in the dataset.
 
     Attributes:
@@ -79,7 +79,7 @@ class Decisions:
         return sorted({keeper for keeper, _ in self.absorbed.values()})
 
 
-def msd_test_images(folders: Iterable[Path]) -> list[Scan]:
+def msd_test_images(folders: Iterable[Path]) -> list[ComparedScan]:
     """Every NIfTI file of imagesTs folders, or of task folders that hold one.
 
     Raises:
@@ -92,14 +92,14 @@ def msd_test_images(folders: Iterable[Path]) -> list[Scan]:
         files = nifti_files(inner)
         if not files:
             raise UserError(inner, "holds no NIfTI files", "the folder imagesTs of an MSD task", "check the path")
-        scans += [Scan(name, (path,), reason=f"is the MSD test image {name}") for name, path in files.items()]
+        scans += [ComparedScan(name, (path,), reason=f"is the MSD test image {name}") for name, path in files.items()]
     return scans
 
 
-def held_out_scans(source: Source, root: Path) -> list[Scan]:
+def held_out_scans(source: Source, root: Path) -> list[ComparedScan]:
     """Every case of a source that is kept for testing."""
     return [
-        Scan(case.case_id, tuple(case.files.values()), case, f"shows {case.case_id}, which is held out")
+        ComparedScan(case.case_id, tuple(case.files.values()), case, f"shows {case.case_id}, which is held out")
         for case in source.find_cases(root)
     ]
 
@@ -107,7 +107,7 @@ def held_out_scans(source: Source, root: Path) -> list[Scan]:
 def decide(
     target: Target,
     records: Mapping[str, CaseRecord],
-    outside: Sequence[Scan],
+    outside: Sequence[ComparedScan],
     hold_out_ircadb: bool,
     keep_copies: bool,
     known_scan: KnownScan,
@@ -189,7 +189,7 @@ def _confirm(
     target: Target,
     pairs: Mapping[tuple[str, str], Relation],
     records: Mapping[str, CaseRecord],
-    outside: Mapping[str, Scan],
+    outside: Mapping[str, ComparedScan],
     num_processes: int,
 ) -> dict[tuple[str, str], Relation]:
     """Those pairs whose voxels agree over the whole images; what was compared once is remembered."""
@@ -197,7 +197,7 @@ def _confirm(
     folder.mkdir(exist_ok=True)
     tasks = {}
     for pair, found in pairs.items():
-        sides = [outside.get(key) or Scan(key, (target.own_image(key),)) for key in pair]
+        sides = [outside.get(key) or ComparedScan(key, (target.own_image(key),)) for key in pair]
         states = [file_states(outside[key].files) if key in outside else records[key].inputs for key in pair]
         tasks[pair] = (*sides, found, folder / f"{digest(states)}.json")
     title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task[-1])]
@@ -207,14 +207,14 @@ def _confirm(
     return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
 
 
-def compare_scans(task: tuple[Scan, Scan, Relation, Path]) -> None:
+def compare_scans(task: tuple[ComparedScan, ComparedScan, Relation, Path]) -> None:
     """Compare two images over all voxels and write down, in the file named last, how far they agree."""
     first, second, found, result = task
     share = agreement(first.read().data, found.apply(second.read().data))
     write_json(result, {"first": first.name, "second": second.name, "agreement": round(share, 6)})
 
 
-def _outside_fingerprint(target: Target, scan: Scan) -> Fingerprint:
+def _outside_fingerprint(target: Target, scan: ComparedScan) -> Fingerprint:
     """From the image, or from what is remembered of it."""
     folder = target.state / "outside"
     folder.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,8 +13,8 @@ import numpy as np
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import Job, convert_case, write_label_map
-from nnunetv2_clip.conversion.copies import Decisions, KnownScan, Scan, decide
+from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
+from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.conversion.target import CaseRecord, Target
@@ -59,18 +60,18 @@ class Merge:
     num_processes: int = 1
     compression: int = COMPRESSION_LEVEL
     skip: tuple[str, ...] = ()
-    outside: tuple[Scan, ...] = ()
+    outside: tuple[ComparedScan, ...] = ()
     hold_out_ircadb: bool = False
     keep_copies: bool = False
     known_scan: KnownScan = lambda source, number: None
 
     @cached_property
-    def job(self) -> Job:
+    def job(self) -> MergeJob:
         """What its steps need. Every class alone is a known set, the user's own as well: each is declared."""
         alone = {frozenset({row.name}) for row in self.taxonomy}
         sets = alone.union(*(entry.source.class_sets(self.taxonomy) for entry in self.inputs))
         known = LabelTable.of(sets).class_sets
-        return Job(self.target, self.taxonomy, known, self.copy_images, self.compression)
+        return MergeJob(self.target, self.taxonomy, known, self.copy_images, self.compression)
 
 
 @dataclass(frozen=True)
@@ -218,16 +219,15 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     Args:
         case_ids: of all converted cases, those of the source named first come first.
     """
-    target, known_sets = merge.target, merge.job.known_sets
+    target = merge.target
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
     options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
     decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     records = _united_records(merge, own_records, decisions)
-    table = LabelTable(
-        known_sets + ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
-    )
+    new_sets = ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
+    table = LabelTable(merge.job.known_sets + new_sets)
     has_unknown = any(record.has_unknown for record in records.values())
     labels, order = nnunet_labels(table, merge.taxonomy, merge.taxonomy.names, has_unknown)
     keepers = set(decisions.keepers)
@@ -240,12 +240,10 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
-    num_cases = {entry.source.name: 0 for entry in merge.inputs}
-    for case in cases.values():
-        num_cases[case.dataset] += 1
+    num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
     return Summary(
-        num_cases=num_cases,
+        num_cases={entry.source.name: num_cases[entry.source.name] for entry in merge.inputs},
         classes=tuple(row.name for row in annotated),
         num_groups=len({case.group for case in cases.values()}),
         has_splits=bool(splits),
@@ -296,7 +294,7 @@ def _write_description(
         "warnings": list(warnings),
     }
     write_json(target.report, report)
-    write_json(target.folder / "dataset.json", _dataset_json(merge, labels, order, len(cases)))
+    write_json(target.dataset_json, _dataset_json(merge, labels, order, len(cases)))
     return splits
 
 
@@ -305,7 +303,7 @@ def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str
     return (*looks, *sorted(decisions.notes))
 
 
-def _settle(job: Job, table: LabelTable, ignore: int | None, case: tuple[str, CaseRecord, bool]) -> None:
+def _settle(job: MergeJob, table: LabelTable, ignore: int | None, case: tuple[str, CaseRecord, bool]) -> None:
     """Write the final label map of a case that has sets of its own, unknown voxels or (last in `case`) copies.
 
     Nothing is done when it is there and the same.

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -16,10 +17,11 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
-from nnunetv2_clip.imaging.dicom import series_by_patient
+from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
 from nnunetv2_clip.imaging.nifti import (
     SUFFIXES,
+    Geometry,
     Volume,
     inspect,
     read_image,
@@ -159,8 +161,9 @@ class Source:
         Raises:
             UserError: naming the file that is wrong.
         """
+        grid = inspect(case.image)
         for label in case.labels.values():
-            require_same_grid(case.image, inspect(case.image), label, inspect(label))
+            require_same_grid(case.image, grid, label, inspect(label))
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         """Read one case completely.
@@ -269,6 +272,12 @@ class PairedSource(Source):
         images = series_by_patient(root, self.patient) if self.patient else files_by_case(files, self.image)
         return images, files_by_case(files, self.label)
 
+    def image_grid(self, case: SourceCase) -> Geometry:
+        return inspect_series(case.image).geometry if self.patient else inspect(case.image)
+
+    def read_image(self, case: SourceCase) -> Volume:
+        return read_series(inspect_series(case.image)) if self.patient else read_image(case.image)
+
 
 @dataclass(frozen=True)
 class MaskSource(Source):
@@ -305,6 +314,11 @@ class MaskSource(Source):
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
         return {complete(classes, self.annotated, taxonomy) for classes in self.structures.values()}
+
+
+def named_in(label_table: Mapping[int, ClassNames]) -> ClassNames:
+    """The classes for which the values of a table stand."""
+    return tuple(chain.from_iterable(label_table.values()))
 
 
 def complete(classes: Iterable[str], annotated: Iterable[str], taxonomy: Taxonomy) -> frozenset[str]:

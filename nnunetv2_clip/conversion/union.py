@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, Job, write_label_map
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, MergeJob, write_label_map
 from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.conversion.same_scan import Relation
 from nnunetv2_clip.conversion.source import complete
@@ -29,7 +29,7 @@ class Annotation:
     absent: frozenset[str]
 
 
-def unite_case(job: Job, scan: tuple[str, Donors]) -> None:
+def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
     """Write the label map and the record of a case that takes over the annotation of its copies, in their order.
 
     Nothing is done when they are up to date.
@@ -101,7 +101,7 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
     return Annotation(labels, annotated, absent), {name: n for name, n in contradictions.items() if n}
 
 
-def _annotation(job: Job, label_map: np.ndarray, record: CaseRecord) -> Annotation:
+def _annotation(job: MergeJob, label_map: np.ndarray, record: CaseRecord) -> Annotation:
     presence = record.presence
     return Annotation(job.labels_of(label_map, record), frozenset(presence.annotated), frozenset(presence.absent))
 
