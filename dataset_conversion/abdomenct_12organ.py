@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import PairedSource, SourceCase
+from nnunetv2_clip.conversion.source import PairedSource, SourceCase, named_in
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import Volume, read_label_map
 from nnunetv2_clip.runner import run_cases
@@ -97,9 +97,10 @@ def has_both_kidneys(label: Volume) -> bool:
     return min(on_right, 1 - on_right) > MIN_SIDE_SHARE
 
 
-def _annotated(label_table: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(name for names in label_table.values() for name in names)
-
+_FILES = {
+    "image": r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})_0000",
+    "label": r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})",
+}
 
 SOURCES = (
     ReleaseSource(
@@ -110,12 +111,11 @@ SOURCES = (
         unpack="the folder with Organ12_0001_0000.nii.gz (images) and Organ12_0001.nii.gz (labels)",
         num_cases=50,
         label_table=TWELVE_ORGANS,
-        annotated=(KIDNEYS.right, KIDNEYS.left, *_annotated(TWELVE_ORGANS)),
+        annotated=(KIDNEYS.right, KIDNEYS.left, *named_in(TWELVE_ORGANS)),
         pairs=(KIDNEYS,),
         shows="2 is both kidneys, and no file has a 13",
         needs_proof=True,
-        image=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})_0000",
-        label=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})",
+        **_FILES,
     ),
     ReleaseSource(
         name="flare22",
@@ -125,9 +125,8 @@ SOURCES = (
         unpack="the folder with FLARE22_Tr_0001_0000.nii.gz (images) and FLARE22_Tr_0001.nii.gz (labels)",
         num_cases=50,
         label_table=FLARE22,
-        annotated=_annotated(FLARE22),
+        annotated=named_in(FLARE22),
         shows="2 is the right kidney and 13 the left one",
-        image=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})_0000",
-        label=r"(.*/)?(?P<case>(Organ12|FLARE22_Tr)_\d{4})",
+        **_FILES,
     ),
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.conversion.source import PairedSource, SourceCase, read_rows
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import read_pair
 from nnunetv2_clip.labels import ClassMap
 
 METADATA, METADATA_FILES = "metadata", "labeled_data_meta*.csv"
@@ -48,15 +46,10 @@ class AmosSource(PairedSource):
     def check_case(self, case: SourceCase) -> None:
         super().check_case(replace(case, labels={"label": case.labels["label"]}))
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_pair(case.image, case.labels["label"])
-        labels = ClassMap(label.data, self.label_table)
+    def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
         sexes = read_sexes(case.labels[METADATA]) if METADATA in case.labels else {}
-        sex = sexes.get(int(case.case_id[-4:]), "unknown")
-        if sex == "male" or self.as_paper:
-            return self.interpret(image, labels)
-        fix = f"prostate not annotated: the patient's sex is {sex}, and label 15 is prostate or uterus"
-        return self.interpret(image, labels, (fix,), not_annotated=("prostate",))
+        sex = sexes.get(case.number, "unknown")
+        return {} if sex == "male" else {"prostate": f"the patient's sex is {sex}, and label 15 is prostate or uterus"}
 
 
 def read_sexes(path: Path) -> dict[int, str]:
@@ -65,11 +58,7 @@ def read_sexes(path: Path) -> dict[int, str]:
     Raises:
         UserError: the table has no column of numbers or none of sexes.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, f"cannot be read ({error})", "AMOS's table of patients", "download it again") from None
+    rows = read_rows(path, "AMOS's table of patients")
     columns = list(rows[0]) if rows else []
     number = next((name for name in columns if re.search(r"\bamos_id\b|^id$", name or "", re.IGNORECASE)), None)
     sex = next((name for name in columns if re.search(r"\b(sex|gender)\b", name or "", re.IGNORECASE)), None)

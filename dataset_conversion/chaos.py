@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from nnunetv2_clip.conversion.label_flip import lay_on_image
-from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
+from nnunetv2_clip.conversion.source import Source, SourceCase, each_once, is_junk, require_folder
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.imaging.nifti import Volume
 
 IMAGES, MASKS, MODALITY, TEST_FOLDER = "DICOM_anon", "Ground", "ct", "test_sets"
 
@@ -25,19 +25,21 @@ class Chaos(Source):
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         require_folder(root, self.unpack)
-        found: dict[int, SourceCase] = {}
-        for patient in ct_folders(root.absolute()):
-            number, has_masks = int(patient.name), (patient / MASKS).is_dir()
-            if not has_masks and TEST_FOLDER in (part.lower() for part in patient.parts):
-                continue
-            if not has_masks:
-                raise UserError(patient, f"has no folder {MASKS}", self.unpack, "unpack CHAOS_Train_Sets.zip again")
-            if number in found:
-                raise UserError(patient, f"{found[number].image.parent} is there as well", "every patient once")
-            found[number] = SourceCase(f"{self.name}_{number:02d}", patient / IMAGES, {"label": patient / MASKS})
+        patients = filter(self._has_truth, ct_folders(root.absolute()))
+        found = each_once((int(patient.name), patient) for patient in patients)
         if not found:
             raise UserError(root, "holds no labelled CT of CHAOS", self.unpack, "check the path given with --source")
-        return [case for _, case in sorted(found.items())]
+        return [
+            self.case(f"{number:02d}", patient / IMAGES, {"label": patient / MASKS})
+            for number, patient in sorted(found.items())
+        ]
+
+    def _has_truth(self, patient: Path) -> bool:
+        if (patient / MASKS).is_dir():
+            return True
+        if TEST_FOLDER not in (part.lower() for part in patient.parts):
+            raise UserError(patient, f"has no folder {MASKS}", self.unpack, "unpack CHAOS_Train_Sets.zip again")
+        return False
 
     def check_case(self, case: SourceCase) -> None:
         slices, pictures = inspect_series(case.image, one_uid=False).files, mask_files(case.labels["label"])
@@ -49,13 +51,11 @@ class Chaos(Source):
                 "unpack CHAOS_Train_Sets.zip again",
             )
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         self.check_case(case)
         image, masks = read_series(inspect_series(case.image, one_uid=False)), case.labels["label"]
         # Published stacks count from the head; whether this one does, the image decides.
-        label_map, fixes = lay_on_image(image, read_masks(masks), (1,), masks, self.repairs_with("label_flip"))
-        loaded = self.interpret(image, ClassMap(label_map, self.label_table), fixes)
-        return loaded if self.repairs_with("known_absent") else replace(loaded, absent=())
+        return image, *lay_on_image(image, read_masks(masks), (1,), masks, self.repairs_with("label_flip"))
 
 
 def ct_folders(root: Path) -> list[Path]:
@@ -76,13 +76,8 @@ def mask_files(folder: Path) -> list[Path]:
     Raises:
         UserError: two of the same number, or one is missing in between.
     """
-    numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        match = re.fullmatch(r".*?(\d+)\.png", path.name, re.IGNORECASE)
-        if match and not is_junk(path):
-            if int(match[1]) in numbered:
-                raise UserError(path, f"has the number of {numbered[int(match[1])].name}", "one PNG for each slice")
-            numbered[int(match[1])] = path
+    matches = ((re.fullmatch(r".*?(\d+)\.png", path.name, re.IGNORECASE), path) for path in sorted(folder.iterdir()))
+    numbered = each_once((int(match[1]), path) for match, path in matches if match and not is_junk(path))
     missing = sorted(set(range(min(numbered, default=0), max(numbered, default=-1) + 1)) - set(numbered))
     if missing:
         raise UserError(folder, f"has no PNG of number {missing[0]}", "one PNG for each slice", "unpack it again")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
-from nnunetv2_clip.imaging.nifti import read_pair
+from nnunetv2_clip.conversion.source import UNIT_SPACING, PairedSource, SourceCase
 from nnunetv2_clip.labels import ClassMap
 
 LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))
@@ -16,14 +15,8 @@ LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "le
 class CtOrgSource(PairedSource):
     """Files by number. Where no voxel is bladder, it lies outside the scan or was not drawn: nothing tells which."""
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_pair(case.image, case.labels["label"])
-        image, fixes = self.repaired(image, case)
-        labels = ClassMap(label.data, self.label_table)
-        if self.as_paper or labels.mask("bladder").any():
-            return self.interpret(image, labels, fixes)
-        fix = "bladder not annotated: the label map has none"
-        return self.interpret(image, labels, (*fixes, fix), not_annotated=("bladder",))
+    def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
+        return {} if labels.mask("bladder").any() else {"bladder": "the label map has none"}
 
 
 SOURCES = (

@@ -23,7 +23,7 @@ masks:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -36,9 +36,8 @@ from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, re
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
-from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete, match_pairs
+from nnunetv2_clip.conversion.source import CT, MaskSource, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import read_image, read_label_map, read_pair, require_same_grid
 from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
 from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 
@@ -62,16 +61,11 @@ class CustomSource(Source):
         images, labels = find_by_pattern(root, self.images), find_by_pattern(root, self.labels)
         if PLACEHOLDER not in self.labels:
             labels = dict.fromkeys(images, next(iter(labels.values()))) if len(images) == 1 else labels
-        return [
-            SourceCase(f"{self.name}_{key}" if key else self.name, image, {"label": label})
-            for key, image, label in match_pairs(images, labels, root)
-        ]
+        return [self.case(key, image, {"label": label}) for key, image, label in match_pairs(images, labels, root)]
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_pair(case.image, case.labels["label"])
-        others = dict.fromkeys(occurring_values(label.data).tolist(), ()) if self.others_are_background else {}
-        sets = {**others, **self.label_table, **dict.fromkeys(self.ignored)}
-        return self.interpret(image, ClassMap(label.data, sets))
+    def labels_of(self, label_map: np.ndarray) -> ClassMap:
+        others = dict.fromkeys(occurring_values(label_map).tolist(), ()) if self.others_are_background else {}
+        return ClassMap(label_map, {**others, **self.label_table, **dict.fromkeys(self.ignored)})
 
     def settings(self) -> dict:
         return {
@@ -84,60 +78,38 @@ class CustomSource(Source):
 
 
 @dataclass(frozen=True)
-class CustomMaskSource(Source):
+class CustomMaskSource(MaskSource):
     """Images and masks found by pattern.
 
     Attributes:
         images: pattern below the root folder.
-        masks: class -> patterns of its masks; every case has all of them.
+        masks: role -> pattern of a mask; every case has all of them.
     """
 
     images: str = ""
-    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    masks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mask_values, mask_remedy = "0 and one other", "use 'labels' and 'values' for label maps"
+
+    def is_mask(self, values: np.ndarray) -> bool:
+        return len(values) <= 2 and values[0] >= 0
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         images = find_by_pattern(root, self.images)
-        files = {role: find_by_pattern(root, pattern) for role, pattern in self._patterns().items()}
+        files = {role: find_by_pattern(root, pattern) for role, pattern in self.masks.items()}
         for role, found in files.items():
             missing = sorted(set(images) - set(found))
             if missing:
                 raise UserError(
                     root,
-                    f"case {missing[0]!r} has no mask {self._patterns()[role]!r}"
+                    f"case {missing[0]!r} has no mask {self.masks[role]!r}"
                     + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else ""),
                     "every mask for every image (empty where the class does not occur)",
                     "correct the pattern, or convert these cases with a table of their own",
                 )
-        return [
-            SourceCase(f"{self.name}_{key}", image, {role: files[role][key] for role in files})
-            for key, image in images.items()
-        ]
-
-    def _patterns(self) -> dict[str, str]:
-        """Role of a file -> its pattern."""
-        return {f"{name}_{n}": text for name, each in self.masks.items() for n, text in enumerate(each, start=1)}
-
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image = read_image(case.image)
-        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, labels, self.annotated, self.absent)
-
-    def _masks(self, case: SourceCase, image) -> Iterator[tuple[np.ndarray, tuple[str, ...]]]:
-        for role, path in case.labels.items():
-            mask = read_label_map(path)
-            require_same_grid(case.image, image.geometry, path, mask.geometry)
-            values = occurring_values(mask.data)
-            if len(values) > 2 or values[0] < 0:
-                found = f"has the values {values[:5].tolist()}"
-                raise UserError(path, found, "0 and one other", "use 'labels' and 'values' for label maps")
-            yield mask.data > 0, (role.rpartition("_")[0],)
-
-    def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
-        return {complete((name,), self.annotated, taxonomy) for name in self.masks}
+        return [self.case(key, image, {role: files[role][key] for role in files}) for key, image in images.items()]
 
     def settings(self) -> dict:
-        masks = {name: list(patterns) for name, patterns in self.masks.items()}
-        return {**super().settings(), "images": self.images, "masks": masks}
+        return {**super().settings(), "images": self.images, "masks": dict(self.masks)}
 
 
 def _meaning(given: object, info: ValidationInfo[Any]) -> tuple[str, ...] | None:
@@ -219,14 +191,18 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         unpack=f"the folder that {path} describes",
         num_cases=None,
         label_table=label_table,
-        annotated=_ordered(table.annotated, taxonomy),
-        absent=_ordered(table.absent, taxonomy),
+        annotated=taxonomy.ordered(table.annotated),
+        absent=taxonomy.ordered(table.absent),
         pairs=pairs,
         modality=modality,
     )
     root = path.parent / Path(table.root).expanduser()
     if table.masks:
-        return CustomMaskSource(**facts, masks=table.masks), root
+        masks, structures = {}, {}
+        for name, patterns in table.masks.items():
+            for number, pattern in enumerate(patterns, start=1):
+                masks[f"{name}_{number}"], structures[f"{name}_{number}"] = pattern, (name,)
+        return CustomMaskSource(**facts, masks=masks, structures=structures), root
     ignored = tuple(value for value, classes in table.values.items() if classes is None)
     others = table.other_values is not None
     return CustomSource(**facts, labels=table.labels, ignored=ignored, others_are_background=others), root
@@ -253,7 +229,3 @@ def _split_off_pairs(
             table = {value: tuple(name for name in classes if name not in organs) for value, classes in table.items()}
             pairs.append(Pair(*organs, tuple(sorted({*both, *lesions}))))
     return table, tuple(pairs)
-
-
-def _ordered(names: Iterable[str], taxonomy: Taxonomy) -> tuple[str, ...]:
-    return tuple(row.name for row in taxonomy if row.name in names)

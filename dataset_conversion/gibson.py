@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,22 +13,10 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import lay_on_image, require_same_shape
-from nnunetv2_clip.conversion.source import (
-    LoadedCase,
-    PairedSource,
-    Source,
-    SourceCase,
-    files_by_case,
-    is_junk,
-    match_pairs,
-    relative_nifti_files,
-    require_folder,
-    without,
-)
+from nnunetv2_clip.conversion.source import LoadedCase, PairedSource, SourceCase, is_junk, named_in, read_rows
 from nnunetv2_clip.dataset_conversion.btcv import LABELS as BTCV_LABELS
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
-from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map
+from nnunetv2_clip.imaging.nifti import inspect, read_label_map
 from nnunetv2_clip.labels import ClassMap, value_counts
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -49,80 +37,64 @@ REPAIRS = {
 
 
 @dataclass(frozen=True)
-class GibsonBtcv(PairedSource):
-    """Images from BTCV: NIfTI, of its training and its test part."""
+class Gibson(PairedSource):
+    """Images of another dataset; the file of crop boxes lies anywhere below the root."""
 
     def find_cases(self, root: Path) -> list[SourceCase]:
-        return with_boxes(super().find_cases(root), root, self.unpack)
+        cases = super().find_cases(root)
+        found = sorted(path for path in root.rglob(BOX_FILE) if not is_junk(path))
+        if len(found) != 1:
+            raise UserError(root, f"holds {len(found)} files {BOX_FILE}", self.unpack, "put it beside the labels")
+        return [replace(case, labels={**case.labels, "boxes": found[0]}) for case in cases]
 
     def check_case(self, case: SourceCase) -> None:
-        require_same_shape(inspect(case.image).shape, inspect(case.labels["label"]).shape, case.labels["label"])
-        box_of(case, is_tcia=False)
+        label = case.labels["label"]
+        require_same_shape(self.image_grid(case).shape, inspect(label).shape, label)
+        self.box_of(case)
+
+    def box_of(self, case: SourceCase) -> Box:
+        """The crop box of a case.
+
+        Raises:
+            UserError: the file has no row for it.
+        """
+        path, boxes = case.labels["boxes"], read_boxes(case.labels["boxes"], is_tcia=bool(self.patient))
+        if case.number not in boxes:
+            found = f"has no row for label {case.number:04d}"
+            raise UserError(path, found, "one row per label file", "download it again")
+        return boxes[case.number]
 
     def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_image(case.image), read_label_map(case.labels["label"])
-        box, fits = box_of(case, is_tcia=False), not label.geometry.difference(image.geometry)
-        table = FOURTEEN if int(case.case_id[-4:]) <= LAST_OF_FOURTEEN else EIGHT
-        return load(self, case, image, label.data, table, box, trust_header=fits)
+        """One case: what lies outside its box is unknown, and what is not in its table of classes is not annotated."""
+        where, fixes = case.labels["label"], ()
+        image, label, box = self.read_image(case), read_label_map(where), self.box_of(case)
+        label_map, table = label.data, self.table_of(case)
+        allowed = set(table) | {0}
+        foreign = sorted(set(value_counts(label_map)) - allowed)
+        if foreign:
+            expected = f"values out of {sorted(allowed)}"
+            raise UserError(where, f"holds the values {foreign}", expected, "download it again")
+        if self.patient or label.geometry.difference(image.geometry):  # DICOM: the labels' headers are not used
+            label_map, flips = lay_on_image(image, label_map, SOFT_ORGANS, where, self.repairs_with("label_flip"))
+            fixes = ("position of the label from its image", *flips)
+        labels = ClassMap(label_map, table)
+        if self.repairs_with("crop_box") and not self.as_paper:
+            outside, words = outside_box(label_map, image.affine, box, where)
+            labels, fixes = labels.with_unknown(outside), fixes + words
+        return LoadedCase(image, labels, named_in(table), self.known_absent, fixes)
+
+    def table_of(self, case: SourceCase) -> Mapping[int, tuple[str, ...]]:
+        """The label values of a case."""
+        return EIGHT if self.patient or case.number > LAST_OF_FOURTEEN else FOURTEEN
 
 
 @dataclass(frozen=True)
-class GibsonPancreasCt(Source):
-    """Images from Pancreas-CT: DICOM. The labels' headers are not used."""
+class GibsonPancreasCt(Gibson):
+    """Images from Pancreas-CT: DICOM."""
 
-    def find_cases(self, root: Path) -> list[SourceCase]:
-        require_folder(root, self.unpack)
-        labels = files_by_case(relative_nifti_files(root), r"(.*/)?label_tcia_multiorgan/label(?P<case>\d{4})", root)
-        labels = without(labels, self.left_out)
-        images = series_by_patient(root, r"PANCREAS_(?P<case>\d{4})")
-        images = {case: image for case, image in images.items() if case in labels or not labels}  # 37 have no label
-        pairs = match_pairs(images, labels, f"{root} ({self.unpack})")
-        cases = [SourceCase(f"{self.name}_{case}", image, {"label": label}) for case, image, label in pairs]
-        return with_boxes(cases, root, self.unpack)
-
-    def check_case(self, case: SourceCase) -> None:
-        image, label = inspect_series(case.image).geometry, inspect(case.labels["label"])
-        require_same_shape(image.shape, label.shape, case.labels["label"])
-        box_of(case, is_tcia=True)
-
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_series(inspect_series(case.image)), read_label_map(case.labels["label"])
-        return load(self, case, image, label.data, EIGHT, box_of(case, is_tcia=True), trust_header=False)
-
-
-def with_boxes(cases: list[SourceCase], root: Path, unpack: str) -> list[SourceCase]:
-    """The cases with the file of crop boxes, which lies anywhere below `root`."""
-    found = sorted(path for path in root.rglob(BOX_FILE) if not is_junk(path))
-    if len(found) != 1:
-        raise UserError(root, f"holds {len(found)} files {BOX_FILE}", unpack, "put it beside the labels")
-    return [replace(case, labels={**case.labels, "boxes": found[0]}) for case in cases]
-
-
-def load(
-    source: Source,
-    case: SourceCase,
-    image: Volume,
-    label_map: np.ndarray,
-    table: dict,
-    box: Box,
-    trust_header: bool,
-) -> LoadedCase:
-    """One case: what lies outside its box is unknown, and what is not in its table of classes is not annotated."""
-    where, fixes = case.labels["label"], ()
-    allowed = set(table) | {0}
-    foreign = sorted(set(value_counts(label_map)) - allowed)
-    if foreign:
-        raise UserError(where, f"holds the values {foreign}", f"values out of {sorted(allowed)}", "download it again")
-    if not trust_header:
-        label_map, flips = lay_on_image(image, label_map, SOFT_ORGANS, where, source.repairs_with("label_flip"))
-        fixes = ("position of the label from its image", *flips)
-    labels = ClassMap(label_map, table)
-    if source.repairs_with("crop_box") and not source.as_paper:
-        outside, words = outside_box(label_map, image.affine, box, where)
-        labels, fixes = labels.with_unknown(outside), fixes + words
-    annotated = tuple(name for names in table.values() for name in names)
-    absent = source.absent if source.absent and source.repairs_with("known_absent") else ()
-    return LoadedCase(image, labels, annotated, absent, fixes)
+    def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        images, labels = super().find_files(root)
+        return {case: image for case, image in images.items() if case in labels or not labels}, labels  # 37 have none
 
 
 def outside_box(
@@ -174,19 +146,6 @@ def _array_axis(affine: np.ndarray, anatomical: int, shape: tuple[int, ...]) -> 
     return axis, shape[axis], not towards_left_back_head
 
 
-def box_of(case: SourceCase, is_tcia: bool) -> Box:
-    """The crop box of a case.
-
-    Raises:
-        UserError: the file has no row for it.
-    """
-    path, number = case.labels["boxes"], int(case.case_id[-4:])
-    boxes = read_boxes(path, is_tcia)
-    if number not in boxes:
-        raise UserError(path, f"has no row for label {number:04d}", "one row per label file", "download it again")
-    return boxes[number]
-
-
 def read_boxes(path: Path, is_tcia: bool) -> dict[int, Box]:
     """Number of the label -> its box, for the rows of Pancreas-CT (TCIA) or for the others (BTCV).
 
@@ -196,11 +155,7 @@ def read_boxes(path: Path, is_tcia: bool) -> dict[int, Box]:
     Raises:
         UserError: other columns, or a row that is no box.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, f"cannot be read ({error})", "the table of crop boxes", "download it again") from None
+    rows = read_rows(path, "the table of crop boxes")
     names = list(rows[0]) if rows else []
     axes = [[name for name in names if words & set(re.split(r"[^a-z]+", str(name).lower()))] for words in AXIS_WORDS]
     if "original_id" not in names or [len(columns) for columns in axes] != [2, 2, 2]:
@@ -224,7 +179,7 @@ _ZENODO = {"licence": "CC BY 4.0 (to be checked on the Zenodo record)", "url": "
 _AS_PAPER = "voxels outside the crop box count as background"
 
 SOURCES = (
-    GibsonBtcv(
+    Gibson(
         name="gibson_btcv",
         title="Gibson's multi-organ labels for BTCV",
         unpack=f"a folder that holds BTCV's RawData (Training and Testing), {UNPACK_LABELS.format('btcv')}",
@@ -244,7 +199,7 @@ SOURCES = (
         unpack=f"a folder that holds the DICOM folders PANCREAS_0002 ..., {UNPACK_LABELS.format('tcia')}",
         num_cases=42,
         label_table=EIGHT,
-        annotated=tuple(name for names in EIGHT.values() for name in names),
+        annotated=named_in(EIGHT),
         absent=("pancreas_tumor",),
         repairs={
             **REPAIRS,
@@ -252,6 +207,8 @@ SOURCES = (
         },
         left_out={"0025": "its scan was withdrawn by the publisher of Pancreas-CT"},
         as_in_paper=_AS_PAPER,
+        patient=r"PANCREAS_(?P<case>\d{4})",
+        label=r"(.*/)?label_tcia_multiorgan/label(?P<case>\d{4})",
         **_ZENODO,
     ),
 )

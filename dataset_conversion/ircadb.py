@@ -12,7 +12,14 @@ import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import find_flip, flip_words, flipped
 from nnunetv2_clip.conversion.laterality import find_midplane, split_sides
-from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase, is_junk, require_folder
+from nnunetv2_clip.conversion.source import (
+    LoadedCase,
+    Source,
+    SourceCase,
+    each_once,
+    is_junk,
+    require_folder,
+)
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, slice_files
 from nnunetv2_clip.labels import ClassMap
@@ -56,18 +63,17 @@ class Ircadb(Source):
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         require_folder(root, self.unpack)
-        found: dict[int, SourceCase] = {}
-        for patient, number in patient_folders(root):
-            if number in found:
-                raise UserError(patient, f"{found[number].image.parent} is the same patient", "every patient once")
-            image, masks = (self._unpacked(patient, name) for name in (IMAGE, MASKS))
-            structures = {path.name: path for path in sorted(masks.iterdir()) if path.is_dir() and meaning(path.name)}
-            if "liver" not in map(str.lower, structures):
-                raise UserError(masks, "has no folder liver", "which every patient has", f"unpack {MASKS}.zip again")
-            found[number] = SourceCase(f"{self.name}_{number:02d}", image, structures)
+        found = each_once(patient_folders(root))
         if not found:
             raise UserError(root, "holds no folder 3Dircadb1.1, 3Dircadb1.2 ...", self.unpack, "check the path")
-        return [case for _, case in sorted(found.items())]
+        return [self._case(number, patient) for number, patient in sorted(found.items())]
+
+    def _case(self, number: int, patient: Path) -> SourceCase:
+        image, masks = (self._unpacked(patient, name) for name in (IMAGE, MASKS))
+        structures = {path.name: path for path in sorted(masks.iterdir()) if path.is_dir() and meaning(path.name)}
+        if "liver" not in map(str.lower, structures):
+            raise UserError(masks, "has no folder liver", "which every patient has", f"unpack {MASKS}.zip again")
+        return self.case(f"{number:02d}", image, structures)
 
     def _unpacked(self, patient: Path, name: str) -> Path:
         """The folder of an unpacked zip; some tools put it into another one of the same name."""
@@ -108,12 +114,9 @@ class Ircadb(Source):
                     annotated.update(meaning(name))
 
         labels = ClassMap.of_masks(series.geometry.shape, masks())
-        absent = () if "liver_tumor" in annotated else self._known_absent(case)
+        is_healthy = case.number in WITHOUT_LIVER_TUMOR and self.repairs_with("known_absent")
+        absent = ("liver_tumor",) if is_healthy and "liver_tumor" not in annotated else ()
         return LoadedCase(image, labels, tuple(sorted(annotated)), absent, tuple(fixes))
-
-    def _known_absent(self, case: SourceCase) -> tuple[str, ...]:
-        number = int(case.case_id.rsplit("_", 1)[1])
-        return ("liver_tumor",) if number in WITHOUT_LIVER_TUMOR and self.repairs_with("known_absent") else ()
 
 
 def meaning(folder: str) -> tuple[str, ...]:
@@ -126,16 +129,14 @@ def meaning(folder: str) -> tuple[str, ...]:
     return tuple(filter(None, (STRUCTURES.get(name) or PARTS.get(name),)))
 
 
-def patient_folders(root: Path) -> list[tuple[Path, int]]:
-    """(folder, number) of every patient at or below `root`."""
-    found = []
+def patient_folders(root: Path) -> Iterator[tuple[int, Path]]:
+    """(number, folder) of every patient at or below `root`."""
     for parent, subfolders, _ in os.walk(root.absolute(), followlinks=True):
         match = re.fullmatch(PATIENT, Path(parent).name, re.IGNORECASE)
         inner = match and Path(parent).name in subfolders  # unpacked into a folder of the same name
         if match and not inner:
-            found.append((Path(parent), int(match[1])))
+            yield int(match[1]), Path(parent)
         subfolders[:] = [] if match and not inner else sorted(name for name in subfolders if not is_junk(Path(name)))
-    return found
 
 
 SOURCES = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import Source, SourceCase, match_pairs, require_folder
+from nnunetv2_clip.conversion.source import PairedSource
 from nnunetv2_clip.errors import UserError
 
 IMAGE = "imaging.nii.gz"
@@ -14,7 +15,7 @@ FIRST_ONLY_IN_KITS23 = 400
 
 
 @dataclass(frozen=True)
-class KitsSource(Source):
+class KitsSource(PairedSource):
     """One folder per case.
 
     Attributes:
@@ -26,18 +27,15 @@ class KitsSource(Source):
     label_as_paper: str = "segmentation.nii.gz"
     num_labelled: int = 1000
 
-    def find_cases(self, root: Path) -> list[SourceCase]:
-        require_folder(root, self.unpack)
+    def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
         parent = next((path for path in (root / "data", root / "dataset") if path.is_dir()), root)
         folders = {path.name: path for path in sorted(parent.glob("case_[0-9][0-9][0-9][0-9][0-9]")) if path.is_dir()}
         self._require_release(root, parent, folders)
-        images = {name: path / IMAGE for name, path in folders.items() if (path / IMAGE).is_file()}
+        images = {name: path / IMAGE for name, path in folders.items() if folder_number(name) < self.num_labelled}
         label = self.label_as_paper if self.as_paper else self.label
-        labels = {name: path / label for name, path in folders.items() if (path / label).is_file()}
-        published = {name: path for name, path in images.items() if folder_number(name) < self.num_labelled}
-        where = f"{parent} ({self.name}: {self.unpack})"
-        pairs = match_pairs(published, labels, where)
-        return [SourceCase(f"{self.name}_{name}", image, {"label": label}) for name, image, label in pairs]
+        labels = {name: path / label for name, path in folders.items()}
+        images, labels = ({name: path for name, path in each.items() if path.is_file()} for each in (images, labels))
+        return images, labels
 
     def _require_release(self, root: Path, parent: Path, folders: dict[str, Path]) -> None:
         """KiTS19 and KiTS23 have the same file names, but only in KiTS23 is a cyst no kidney."""

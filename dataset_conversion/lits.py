@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import find_flip
-from nnunetv2_clip.conversion.source import UNIT_SPACING, LoadedCase, PairedSource, SourceCase
-from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import inspect, read_image, read_label_map, require_same_grid
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.conversion.source import UNIT_SPACING, PairedSource, SourceCase
+from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
 
 LABEL_HEADER = "label_header"
 LIVER = 1
@@ -23,31 +23,15 @@ class LitsSource(PairedSource):
         if image.shape != label.shape or not self.repairs_with(LABEL_HEADER):
             require_same_grid(case.image, image, case.labels["label"], label)
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         self.check_case(case)
         image, label = read_image(case.image), read_label_map(case.labels["label"])
         difference = label.geometry.difference(image.geometry)
-        if difference:
-            self._require_aligned_arrays(case, replace(image, path=None), label.data)
-        fix = (f"position of the segmentation taken from its volume, on which its array lies ({difference})",)
-        image, fixes = self.repaired(image, case)
-        return self.interpret(image, ClassMap(label.data, self.label_table), (*(fix if difference else ()), *fixes))
-
-    def _require_aligned_arrays(self, case: SourceCase, image, label_map) -> None:
-        """The liver shows the Hounsfield units of a liver when the arrays are laid on each other as they are.
-
-        Raises:
-            UserError: it does not, or does so only when the label is flipped.
-        """
-        path = case.labels["label"]
-        flip = find_flip(image, label_map, (LIVER,), path)
-        if flip:
-            raise UserError(
-                path,
-                f"fits its volume only when its array is flipped along {flip}",
-                "an array that lies on that of its volume as it is (or the same header, if it is stored that way)",
-                "download volume and segmentation again, or leave the case out",
-            )
+        if not difference:
+            return image, label.data, ()
+        find_flip(image, label.data, (LIVER,), case.labels["label"], may_flip=False)  # a wrong header alone is mended
+        fix = f"position of the segmentation taken from its volume, on which its array lies ({difference})"
+        return image, label.data, (fix,)
 
 
 SOURCES = (

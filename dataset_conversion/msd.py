@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_clip.conversion.source import (
-    UNIT_SPACING,
-    LoadedCase,
-    Source,
-    SourceCase,
-    match_pairs,
-    nifti_files,
-    require_folder,
-)
+from nnunetv2_clip.conversion.source import HALF_TURN, UNIT_SPACING, PairedSource, nifti_files
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.anatomy import mend_half_turn
-from nnunetv2_clip.imaging.nifti import read_pair
-from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask
 
-HALF_TURN = "half_turn"
 REPAIRS = {HALF_TURN: "a header that is rotated by 180 degrees about the long axis, where the anatomy leaves no doubt"}
 LIVER_REPAIRS = {UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01"}
 
 
 @dataclass(frozen=True)
-class MsdSource(Source):
+class MsdSource(PairedSource):
     """A task folder with imagesTr and labelsTr; image and label have the same name, test images have no labels."""
 
     folder: str = ""
     stem: str = ""
 
-    def find_cases(self, root: Path) -> list[SourceCase]:
-        folder = self._task_folder(root)
-        files = {}
-        for part in ("imagesTr", "labelsTr"):
-            if not (folder / part).is_dir():
-                raise UserError(folder, f"has no folder {part}", self.unpack, "unpack the whole archive")
-            files[part] = nifti_files(folder / part)
-            foreign = [name for name in files[part] if not re.fullmatch(rf"{self.stem}_\d+", name)]
+    def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        folder = root / self.folder if (root / self.folder).is_dir() else root
+        found = []
+        for part in (folder / "imagesTr", folder / "labelsTr"):
+            if not part.is_dir():
+                raise UserError(folder, f"has no folder {part.name}", self.unpack, "unpack the whole archive")
+            files = nifti_files(part)
+            foreign = [path.name for name, path in files.items() if not re.fullmatch(rf"{self.stem}_\d+", name)]
             if foreign:
-                raise UserError(
-                    folder / part,
-                    f"holds {files[part][foreign[0]].name}",
-                    f"files named {self.stem}_<number>.nii.gz ({self.folder})",
-                    f"give {self.name} its own task folder",
-                )
-        pairs = match_pairs(files["imagesTr"], files["labelsTr"], folder)
-        return [SourceCase(f"msd_{name}", image, {"label": label}) for name, image, label in pairs]
-
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image, label = read_pair(case.image, case.labels["label"])
-        image, fixes = self.repaired(image, case)
-        labels = ClassMap(label.data, self.label_table)
-        if self.repairs_with(HALF_TURN):
-            image, fix = mend_half_turn(image, labels)
-            fixes = (*fixes, fix) if fix else fixes
-        return self.interpret(image, labels, fixes)
-
-    def _task_folder(self, root: Path) -> Path:
-        """The task folder itself, or the folder that holds it."""
-        require_folder(root, self.unpack)
-        return root / self.folder if (root / self.folder).is_dir() else root
+                expected = f"files named {self.stem}_<number>.nii.gz ({self.folder})"
+                raise UserError(part, f"holds {foreign[0]}", expected, f"give {self.name} its own task folder")
+            found.append({name.removeprefix(f"{self.stem}_"): path for name, path in files.items()})
+        return found[0], found[1]
 
 
 def _source(task: MsdTask) -> MsdSource:

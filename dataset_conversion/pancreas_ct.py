@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from nnunetv2_clip.conversion.label_flip import lay_on_image, require_same_shape
-from nnunetv2_clip.conversion.source import (
-    LoadedCase,
-    Source,
-    SourceCase,
-    files_by_case,
-    match_pairs,
-    relative_nifti_files,
-    require_folder,
-    without,
-)
+from nnunetv2_clip.conversion.source import PairedSource, SourceCase
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
-from nnunetv2_clip.imaging.nifti import Geometry, inspect, read_label_map
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.imaging.nifti import Geometry, Volume, inspect, read_label_map
 
-PATIENT = r"PANCREAS_(?P<case>\d{4})"
-LABEL = r"(.*/)?TCIA_pancreas_labels[^/]*/(.*/)?label(?P<case>\d{4})"  # Gibson's and BTCV's labels have the same names
 # Their labels' headers say 3, 4, 2 and 2 mm between slices; the scans have 1 mm.
 WRONG_Z_SPACING = frozenset({"0007", "0027", "0032", "0045"})
 SPACING_TOLERANCE = 0.01  # of the voxel edge
 
 
 @dataclass(frozen=True)
-class PancreasCt(Source):
+class PancreasCt(PairedSource):
     """A folder with TCIA's tree of patients and the label archive, unpacked, anywhere below it."""
 
-    def find_cases(self, root: Path) -> list[SourceCase]:
-        require_folder(root, self.unpack)
-        images = without(series_by_patient(root, PATIENT), self.left_out)
-        labels = without(files_by_case(relative_nifti_files(root), LABEL, root), self.left_out)
-        pairs = match_pairs(images, labels, f"{root} ({self.unpack})")
-        return [SourceCase(f"{self.name}_{case}", image, {"label": label}) for case, image, label in pairs]
-
     def check_case(self, case: SourceCase) -> None:
-        image, label = inspect_series(case.image).geometry, inspect(case.labels["label"])
+        image, label = self.image_grid(case), inspect(case.labels["label"])
         require_same_shape(image.shape, label.shape, case.labels["label"])
         self._spacing_fix(case, image, label)
 
-    def load_case(self, case: SourceCase) -> LoadedCase:
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         path = case.labels["label"]
-        image, label = read_series(inspect_series(case.image)), read_label_map(path)
+        image, label = self.read_image(case), read_label_map(path)
         spacing_fix = self._spacing_fix(case, image.geometry, label.geometry)
         may_flip = self.repairs_with("label_flip")
         label_map, fixes = lay_on_image(image, label.data, tuple(self.label_table), path, may_flip)
-        loaded = self.interpret(image, ClassMap(label_map, self.label_table), (*spacing_fix, *fixes))
-        return loaded if self.repairs_with("known_absent") else replace(loaded, absent=())
+        return image, label_map, (*spacing_fix, *fixes)
 
     def _spacing_fix(self, case: SourceCase, image: Geometry, label: Geometry) -> tuple[str, ...]:
         """What is wrong with the label's voxel size, in words.
@@ -92,9 +70,11 @@ SOURCES = (
             "z_spacing": "the distance of slices comes from DICOM where four labels say 2 to 4 mm instead of 1 mm",
             "known_absent": "pancreas_tumor is recorded as known to be absent: the pancreases are healthy",
         },
-        left_out={
-            "0025": "withdrawn by the publisher: the scan of case 0002, cropped otherwise",
-            "0070": "withdrawn by the publisher: the scan of case 0002, cropped otherwise",
-        },
+        left_out=dict.fromkeys(
+            ("0025", "0070"), "withdrawn by the publisher: the scan of case 0002, cropped otherwise"
+        ),
+        patient=r"PANCREAS_(?P<case>\d{4})",
+        # Gibson's and BTCV's labels have the same names.
+        label=r"(.*/)?TCIA_pancreas_labels[^/]*/(.*/)?label(?P<case>\d{4})",
     ),
 )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.source import ClassNames, LoadedCase, Source, SourceCase, require_folder
+from nnunetv2_clip.conversion.source import ClassNames, MaskSource, SourceCase, require_folder
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
-from nnunetv2_clip.labels import ClassMap, occurring_values
 
 IMAGE, MASKS = "ct.nii.gz", "segmentations"
 ONLY_IN_V2 = "prostate"
@@ -56,14 +52,13 @@ WRONG_IMAGES = dict.fromkeys(
 
 
 @dataclass(frozen=True)
-class MaskFolderSource(Source):
-    """Case folders with ct.nii.gz and segmentations/<structure>.nii.gz.
+class MaskFolderSource(MaskSource):
+    """Case folders with ct.nii.gz and segmentations/<structure>.nii.gz."""
 
-    Attributes:
-        structures: the masks that are read -> classes of their voxels.
-    """
+    mask_values, mask_remedy = "0 and 1", "download the file again"
 
-    structures: dict[str, ClassNames] = field(default_factory=dict, hash=False)
+    def is_mask(self, values: np.ndarray) -> bool:
+        return set(values.tolist()) <= {0, 1}
 
     def num_expected(self, root: Path) -> int:
         """Without those that are there and left out; `num_cases` counts what is published."""
@@ -94,30 +89,7 @@ class MaskFolderSource(Source):
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(missing[0], f"is missing{more}", self.unpack, "unpack the whole archive again")
-        return SourceCase(f"{self.name}_{folder.name}", folder / IMAGE, masks)
-
-    def check_case(self, case: SourceCase) -> None:
-        grid = inspect(case.image)
-        for path in case.labels.values():
-            require_same_grid(case.image, grid, path, inspect(path))
-
-    def load_case(self, case: SourceCase) -> LoadedCase:
-        image = read_image(case.image)
-        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, labels, self.annotated, self.absent)
-
-    def _masks(self, case: SourceCase, image: Volume) -> Iterator[tuple[np.ndarray, ClassNames]]:
-        for structure, classes in self.structures.items():
-            path = case.labels[structure]
-            mask = read_label_map(path)
-            require_same_grid(case.image, image.geometry, path, mask.geometry)
-            values = occurring_values(mask.data)
-            if not set(values.tolist()) <= {0, 1}:
-                raise UserError(path, f"has the values {values[:5].tolist()}", "0 and 1", "download the file again")
-            yield mask.data > 0, classes
-
-    def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
-        return {frozenset(classes) for classes in self.structures.values()}
+        return self.case(folder.name, folder / IMAGE, masks)
 
     def settings(self) -> dict:
         return {**super().settings(), "structures": {name: list(classes) for name, classes in self.structures.items()}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import PairedSource
+from nnunetv2_clip.conversion.source import PairedSource, named_in
 
 LABEL_TABLE = {
     1: ("liver",),
@@ -35,11 +35,7 @@ SOURCES = (
         unpack="the folder WORD-V0.1.0 with imagesTr, labelsTr, imagesVal, labelsVal (and labelsTs if you have it)",
         num_cases=150,
         label_table=LABEL_TABLE,
-        annotated=(
-            *(name for names in LABEL_TABLE.values() for name in names),
-            ADRENAL_GLANDS.right,
-            ADRENAL_GLANDS.left,
-        ),
+        annotated=(*named_in(LABEL_TABLE), ADRENAL_GLANDS.right, ADRENAL_GLANDS.left),
         pairs=(ADRENAL_GLANDS,),
         image=r"(.*/)?images(Tr|Val|Ts)/word_(?P<case>\d{4})",
         label=r"(.*/)?labels(Tr|Val|Ts)/word_(?P<case>\d{4})",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -236,6 +236,10 @@ class Taxonomy:
         """The rows of `names` in painting order: large before small, a sub-structure after the organ that holds it."""
         wanted = {self.find(name).name for name in names}
         return tuple(row for row in self.painting_order() if row.name in wanted)
+
+    def ordered(self, names: Collection[str]) -> tuple[str, ...]:
+        """Those of the taxonomy's names that are among `names`, in its order."""
+        return tuple(name for name in self.names if name in names)
 
     def painting_order(self) -> tuple[ClassRow, ...]:
         """All rows from large to small, but never a child before one of its parents (nnU-Net paints in this order).

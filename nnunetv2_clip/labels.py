@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -224,23 +224,19 @@ class LabelTable:
     """
 
     class_sets: tuple[ClassSet, ...]
-    _values: dict[ClassSet, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        values = {frozenset(): 0}
-        values.update({classes: value for value, classes in enumerate(self.class_sets, start=1)})
-        assert len(values) == len(self.class_sets) + 1, "a set of classes has two label values"
-        object.__setattr__(self, "_values", values)
+        assert len({frozenset(), *self.class_sets}) == len(self.sets), "a set of classes has two label values"
+
+    @cached_property
+    def _values(self) -> dict[ClassSet, int]:
+        return {classes: value for value, classes in self.sets.items()}
 
     @classmethod
     def of(cls, class_sets: Iterable[Iterable[str]] = ()) -> LabelTable:
         """The static table plus every set of `class_sets` that it lacks, in an order that depends on the sets only."""
         static = static_class_sets()
         return cls(static + ordered_sets({frozenset(classes) for classes in class_sets} - set(static)))
-
-    @property
-    def max_value(self) -> int:
-        return len(self.class_sets)
 
     @property
     def sets(self) -> dict[int, ClassSet]:

@@ -81,11 +81,8 @@ class Manifest:
             UserError: a case is not in the manifest.
         """
         names = list(class_names)
-        rows = []
-        for case_id in case_ids:
-            known = self.case(case_id).known
-            rows.append([name in known for name in names])
-        return np.array(rows, dtype=bool).reshape(len(rows), len(names))
+        known = [self.case(case_id).known for case_id in case_ids]
+        return np.array([[name in each for name in names] for each in known], bool).reshape(len(known), len(names))
 
     def weights(self, case_ids: Iterable[str], class_names: Iterable[str]) -> np.ndarray:
         """(B, K) float32: weight of class k in the loss of case b: 1 for truth, 0 where nothing is known.

@@ -25,7 +25,7 @@ def paint(masks: Mapping[str, np.ndarray], taxonomy: Taxonomy) -> np.ndarray:
     """
     rows = taxonomy.subset(masks)
     by_name = {taxonomy.find(name).name: mask for name, mask in masks.items()}
-    painted = np.zeros(by_name[rows[0].name].shape, _dtype_for(max(row.index for row in rows)))
+    painted = np.zeros(by_name[rows[0].name].shape, np.min_scalar_type(max(row.index for row in rows)))
     for row in rows:
         painted[by_name[row.name]] = row.index
     return painted
@@ -134,10 +134,6 @@ def _parents_within(row: ClassRow, taxonomy: Taxonomy, names: set[str]) -> list[
                 yield from nearest(taxonomy.find(parent).parents)
 
     return list(dict.fromkeys(nearest(row.parents)))
-
-
-def _dtype_for(value: int) -> type:
-    return np.uint8 if value < 256 else np.uint16
 
 
 def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...] | None:

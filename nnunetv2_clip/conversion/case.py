@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ PENDING_UNKNOWN = 65535
 
 
 @dataclass(frozen=True)
-class CaseTask:
-    """Everything a worker process needs.
+class MergeJob:
+    """What every step of a merge needs, worker processes included.
 
     Attributes:
         known_sets: sets of classes whose label value (position + 1) is fixed before reading.
@@ -34,40 +35,63 @@ class CaseTask:
         compression: gzip's level of the files that are written.
     """
 
-    source: Source
-    case: SourceCase
     target: Target
     taxonomy: Taxonomy
     known_sets: tuple[ClassSet, ...]
-    copy_images: bool
+    copy_images: bool = False
     compression: int = COMPRESSION_LEVEL
 
+    def pending(self, labels: ClassMap, where: object) -> tuple[np.ndarray, dict[str, Any]]:
+        """Labels in the values of the known sets and, after these, of the sets of its own, or `PENDING_UNKNOWN`.
 
-def convert_case(task: CaseTask) -> None:
+        Returns:
+            (X, Y, Z) uint16, and `new_sets` (that occur and were not known, in an order that depends on them only) and
+            `has_unknown` of its record.
+
+        Raises:
+            UserError: a value that means nothing.
+        """
+        known = set(self.known_sets)
+        candidates = {value for value, classes in labels.sets.items() if classes and classes not in known}
+        occurring = candidates.intersection(occurring_values(labels.values).tolist()) if candidates else ()
+        new_sets = ordered_sets(labels.sets[value] for value in occurring)
+        label_map = labels.remap(LabelTable(self.known_sets + new_sets), where, PENDING_UNKNOWN)
+        listed = tuple(tuple(sorted(classes)) for classes in new_sets)
+        return label_map, {"new_sets": listed, "has_unknown": bool((label_map == PENDING_UNKNOWN).any())}
+
+    def labels_of(self, label_map: np.ndarray, record: CaseRecord) -> ClassMap:
+        """The inverse of `pending`."""
+        table = LabelTable(self.known_sets + tuple(map(frozenset, record.new_sets)))
+        return ClassMap(label_map, {**table.sets, PENDING_UNKNOWN: None})
+
+
+def convert_case(job: MergeJob, case: SourceCase) -> None:
     """Write image, label map and record of one case; the record comes last and marks the case as done.
 
     Raises:
         UserError: naming the file that is wrong.
     """
-    case_id = task.case.case_id
-    inputs = file_states(task.case.files.values())
-    loaded = load_checked(task.source, task.case, task.taxonomy)
-    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, task.taxonomy))
-    where = ", ".join(map(str, task.case.labels.values()))
-    label_map, new_sets = pending_label_map(labels, task.known_sets, where)
-    record = CaseRecord(
-        presence=_presence(task, loaded),
-        new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
-        has_unknown=bool((label_map == PENDING_UNKNOWN).any()),
-        inputs=inputs,
-        shape=loaded.image.data.shape,
-        warnings=anatomy_warnings(task.source, loaded.image, labels),
+    target, case_id = job.target, case.case_id
+    inputs = file_states(case.files.values())
+    loaded, labels = load_checked(case, job.taxonomy)
+    label_map, facts = job.pending(labels, ", ".join(map(str, case.labels.values())))
+    # The group may become that of a copy. "voxels" stays the case's own, so that the scan is recognised later.
+    scan = f"scan_{fingerprint(loaded.image)}"
+    presence = CasePresence(
+        dataset=case.source.name,
+        annotated=job.taxonomy.ordered(loaded.annotated),
+        absent=job.taxonomy.ordered(loaded.absent),
+        group=scan,
+        source_files={role: str(path) for role, path in case.files.items()},
+        checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
+        geometry_fixes=loaded.fixes,
     )
-    target = task.target
+    warnings = anatomy_warnings(case.source, loaded.image, labels)
+    record = CaseRecord(presence, **facts, inputs=inputs, shape=loaded.image.data.shape, warnings=warnings)
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
-    write_label_map(label_file, label_map, loaded.image.affine, task.compression)
-    _place_image(loaded.image, task)
+    write_label_map(label_file, label_map, loaded.image.affine, job.compression)
+    _place_image(loaded.image, job, case_id)
     picks = fingerprint_of(loaded.image.data).picks
     with replacing(target.fingerprint(case_id)) as beside, open(beside, "wb") as file:
         np.save(file, picks)
@@ -81,29 +105,6 @@ def anatomy_warnings(source: Source, image: Volume, labels: ClassMap) -> tuple[s
     return tuple(filter(None, [check_anatomy(image, labels).problem]))
 
 
-def pending_label_map(
-    labels: ClassMap, known: tuple[ClassSet, ...], where: object
-) -> tuple[np.ndarray, tuple[ClassSet, ...]]:
-    """Labels in the values of the known sets and, after these, of the sets of its own; `PENDING_UNKNOWN` is unknown.
-
-    Returns:
-        (X, Y, Z) uint16, and the sets that occur and were not known, in an order that depends on them only.
-
-    Raises:
-        UserError: a value that means nothing.
-    """
-    candidates = {value for value, classes in labels.sets.items() if classes and classes not in set(known)}
-    occurring = candidates.intersection(occurring_values(labels.values).tolist()) if candidates else ()
-    new_sets = ordered_sets(labels.sets[value] for value in occurring)
-    return labels.remap(LabelTable(known + new_sets), where, PENDING_UNKNOWN), new_sets
-
-
-def pending_labels(label_map: np.ndarray, known: tuple[ClassSet, ...], record: CaseRecord) -> ClassMap:
-    """The inverse of `pending_label_map`."""
-    new_sets = tuple(frozenset(classes) for classes in record.new_sets)
-    return ClassMap(label_map, {**LabelTable(known + new_sets).sets, PENDING_UNKNOWN: None})
-
-
 def write_label_map(
     path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int = COMPRESSION_LEVEL
 ) -> None:
@@ -112,13 +113,13 @@ def write_label_map(
     write_nifti(path, data, affine, compression)
 
 
-def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> LoadedCase:
-    """A case as it can be converted.
+def load_checked(case: SourceCase, taxonomy: Taxonomy) -> tuple[LoadedCase, ClassMap]:
+    """A case as it can be converted, and its labels with the organs that hold each class.
 
     Raises:
         UserError: naming the file that is wrong.
     """
-    loaded = load_case(source, case, taxonomy)
+    loaded = load_case(case.source, case, taxonomy)
     assert loaded.labels.values.shape == loaded.image.data.shape, case.case_id
     assert not set(loaded.annotated) & set(loaded.absent), case.case_id
     data = loaded.image.data
@@ -126,7 +127,7 @@ def load_checked(source: Source, case: SourceCase, taxonomy: Taxonomy) -> Loaded
         raise UserError(case.image, "all voxels have the same value", "a CT", "download the file again")
     if _is_wide(data) and not np.array_equal(data, data.astype(np.int32)):
         raise UserError(case.image, f"values from {data.min()} to {data.max()}", "Hounsfield units", "export it again")
-    return loaded
+    return loaded, loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, taxonomy))
 
 
 def _is_wide(data: np.ndarray) -> bool:
@@ -134,28 +135,12 @@ def _is_wide(data: np.ndarray) -> bool:
     return data.dtype.kind in "iu" and data.dtype.itemsize > 4
 
 
-def _presence(task: CaseTask, loaded: LoadedCase) -> CasePresence:
-    order = task.taxonomy.names.index
-    # The group may become that of a copy. "voxels" stays the case's own, so that the scan is recognised later.
-    scan = f"scan_{fingerprint(loaded.image)}"
-    return CasePresence(
-        dataset=task.source.name,
-        annotated=tuple(sorted(loaded.annotated, key=order)),
-        absent=tuple(sorted(loaded.absent, key=order)),
-        group=scan,
-        source_files={role: str(path) for role, path in task.case.files.items()},
-        checksums={**{role: checksum(path) for role, path in task.case.files.items()}, "voxels": scan},
-        geometry_fixes=loaded.fixes,
-    )
-
-
-def _place_image(image: Volume, task: CaseTask) -> None:
+def _place_image(image: Volume, job: MergeJob, case_id: str) -> None:
     """Link, copy or write the image, in this order of preference."""
-    target, case_id = task.target, task.case.case_id
     if image.path is not None and image.path.name.endswith(FILE_ENDING):
-        target.place_image(case_id, image.path, task.copy_images)
+        job.target.place_image(case_id, image.path, job.copy_images)
         return
     data = image.data
     if data.dtype.kind == "f" or _is_wide(data):
         data = data.astype(np.float32 if data.dtype.kind == "f" else np.int32)
-    write_nifti(target.image(case_id), data, image.affine, task.compression)
+    write_nifti(job.target.image(case_id), data, image.affine, job.compression)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
-from nnunetv2_clip.conversion.merge import NAMED_BY_CASE, Input, check_headers
+from nnunetv2_clip.conversion.merge import Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
-from nnunetv2_clip.conversion.source import Source, SourceCase, complete
+from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume
@@ -132,13 +133,6 @@ class Check:
         return [name for name in self.taxonomy.names if seen[name]]
 
 
-@dataclass(frozen=True)
-class _Task:
-    source: Source
-    case: SourceCase
-    taxonomy: Taxonomy
-
-
 def check_downloads(
     inputs: Sequence[Input],
     taxonomy: Taxonomy,
@@ -157,8 +151,8 @@ def check_downloads(
         checks[entry.source.name] = check = SourceCheck(
             entry.source, str(entry.root), entry.source.num_expected(entry.root)
         )
-        tasks += [_Task(entry.source, case, taxonomy) for case in _find(entry, check, sample, require_all)]
-    for seen in run_cases(check_case, tasks, "checking", num_processes, *NAMED_BY_CASE):
+        tasks += _find(entry, check, sample, require_all)
+    for seen in run_cases(partial(check_case, taxonomy), tasks, "checking", num_processes):
         case = CaseCheck(seen.name, problem=str(seen.error)) if seen.error else seen.result
         checks[seen.task.source.name].cases.append(case)
     for check in checks.values():
@@ -177,29 +171,28 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
     if require_all and check.expected not in (None, len(cases)):
         check.problems.append(f"{len(cases)} labelled cases found, the complete download has {check.expected}")
     good = []
-    for seen in check_headers([(entry.source, case) for case in cases]):
+    for seen in check_headers(cases):
         if seen.error:
             check.cases.append(CaseCheck(seen.name, problem=str(seen.error)))
         else:
-            good.append(seen.task[1])
+            good.append(seen.task)
     if sample is None or len(good) <= sample:
         return good
     return [good[int(number)] for number in np.linspace(0, len(good) - 1, sample)]
 
 
-def check_case(task: _Task) -> CaseCheck:
+def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
-    loaded = load_checked(task.source, task.case, task.taxonomy)
-    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, task.taxonomy))
-    labels.require_declared(task.case.labels.get("label", task.case.image))
+    loaded, labels = load_checked(case, taxonomy)
+    labels.require_declared(case.labels.get("label", case.image))
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
     voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
-    picture, overlay, size = thumbnail(loaded.image, labels, task.taxonomy)
+    picture, overlay, size = thumbnail(loaded.image, labels, taxonomy)
     return CaseCheck(
-        case_id=task.case.case_id,
-        warnings=anatomy_warnings(task.source, loaded.image, labels),
+        case_id=case.case_id,
+        warnings=anatomy_warnings(case.source, loaded.image, labels),
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,

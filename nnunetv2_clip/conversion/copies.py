@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.header_repairs import ircadb_patient
-from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, stem
+from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image
 from nnunetv2_clip.job_folder import digest, file_states, is_readable
 from nnunetv2_clip.runner import require_all, run_cases
 
@@ -34,24 +35,23 @@ OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside 
 
 
 @dataclass(frozen=True)
-class OutsideScan:
-    """A scan that must not be in the dataset.
+class ComparedScan:
+    """An image that is compared with others: of a case of the merge, or one that must not be in the dataset.
 
     Attributes:
         name: for people.
-        reason: why, in words.
         files: what it is made of.
-        case: of `source`, where it is more than a NIfTI file.
+        case: where it is more than a NIfTI file.
+        reason: why it must not be there, in words.
     """
 
     name: str
-    reason: str
     files: tuple[Path, ...]
-    source: Source | None = None
     case: SourceCase | None = None
+    reason: str = ""
 
     def read(self) -> Volume:
-        return self.source.load_case(self.case).image if self.source else read_image(self.files[0])
+        return self.case.source.load_case(self.case).image if self.case else read_image(self.files[0])
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Decisions:
         return sorted({keeper for keeper, _ in self.absorbed.values()})
 
 
-def msd_test_images(folders: Iterable[Path]) -> list[OutsideScan]:
+def msd_test_images(folders: Iterable[Path]) -> list[ComparedScan]:
     """Every NIfTI file of imagesTs folders, or of task folders that hold one.
 
     Raises:
@@ -92,14 +92,14 @@ def msd_test_images(folders: Iterable[Path]) -> list[OutsideScan]:
         files = nifti_files(inner)
         if not files:
             raise UserError(inner, "holds no NIfTI files", "the folder imagesTs of an MSD task", "check the path")
-        scans += [OutsideScan(name, f"is the MSD test image {name}", (path,)) for name, path in files.items()]
+        scans += [ComparedScan(name, (path,), reason=f"is the MSD test image {name}") for name, path in files.items()]
     return scans
 
 
-def held_out_scans(source: Source, root: Path) -> list[OutsideScan]:
+def held_out_scans(source: Source, root: Path) -> list[ComparedScan]:
     """Every case of a source that is kept for testing."""
     return [
-        OutsideScan(case.case_id, f"shows {case.case_id}, which is held out", tuple(case.files.values()), source, case)
+        ComparedScan(case.case_id, tuple(case.files.values()), case, f"shows {case.case_id}, which is held out")
         for case in source.find_cases(root)
     ]
 
@@ -107,7 +107,7 @@ def held_out_scans(source: Source, root: Path) -> list[OutsideScan]:
 def decide(
     target: Target,
     records: Mapping[str, CaseRecord],
-    outside: Sequence[OutsideScan],
+    outside: Sequence[ComparedScan],
     hold_out_ircadb: bool,
     keep_copies: bool,
     known_scan: KnownScan,
@@ -129,10 +129,10 @@ def decide(
     fingerprints = {
         case_id: Fingerprint(record.shape, np.load(target.fingerprint(case_id))) for case_id, record in records.items()
     }
-    for number, scan in enumerate(outside):
-        fingerprints[f"{OUTSIDE}{number}"] = _outside_fingerprint(target, scan)
+    scans = {f"{OUTSIDE}{number}": scan for number, scan in enumerate(outside)}
+    fingerprints |= {key: _outside_fingerprint(target, scan) for key, scan in scans.items()}
     pairs = {(first, second): found for first, second, found in find_copies(fingerprints)}
-    confirmed = _confirm(target, pairs, records, outside, num_processes)
+    confirmed = _confirm(target, pairs, records, scans, num_processes)
     decisions = Decisions(groups={case_id: record.presence.group for case_id, record in records.items()})
     order = {case_id: number for number, case_id in enumerate(records)}
     by_number = {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
@@ -140,7 +140,7 @@ def decide(
         cases = sorted((key for key in cluster if key in order), key=order.__getitem__)
         for case_id in cases:
             decisions.groups[case_id] = records[cases[0]].presence.group
-        reasons = [outside[int(key.removeprefix(OUTSIDE))].reason for key in cluster if key.startswith(OUTSIDE)]
+        reasons = [scans[key].reason for key in cluster if key in scans]
         if hold_out_ircadb:
             reasons += sorted({by_number[case_id] for case_id in cases} - {""})
         if reasons:
@@ -189,7 +189,7 @@ def _confirm(
     target: Target,
     pairs: Mapping[tuple[str, str], Relation],
     records: Mapping[str, CaseRecord],
-    outside: Sequence[OutsideScan],
+    outside: Mapping[str, ComparedScan],
     num_processes: int,
 ) -> dict[tuple[str, str], Relation]:
     """Those pairs whose voxels agree over the whole images; what was compared once is remembered."""
@@ -197,50 +197,24 @@ def _confirm(
     folder.mkdir(exist_ok=True)
     tasks = {}
     for pair, found in pairs.items():
-        sides = [_Side(target, key, _outside(key, outside)) for key in pair]
-        states = [file_states(side.outside.files) if side.outside else records[side.key].inputs for side in sides]
-        tasks[pair] = _Comparison(*sides, found, folder / f"{digest(states)}.json")
-    title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task.result)]
-    require_all(run_cases(compare_scans, waiting, title, num_processes), title)
-    share = {pair: read_record(task.result)["agreement"] for pair, task in tasks.items()}
+        sides = [outside.get(key) or ComparedScan(key, (target.own_image(key),)) for key in pair]
+        states = [file_states(outside[key].files) if key in outside else records[key].inputs for key in pair]
+        tasks[pair] = (*sides, found, folder / f"{digest(states)}.json")
+    title, waiting = "comparing copies", [task for task in tasks.values() if not read_record(task[-1])]
+    name_of = lambda task: f"{task[0].name} and {task[1].name}"  # noqa: E731
+    require_all(run_cases(compare_scans, waiting, title, num_processes, name_of), title)
+    share = {pair: read_record(task[-1])["agreement"] for pair, task in tasks.items()}
     return {pair: found for pair, found in pairs.items() if share[pair] >= MIN_AGREEMENT}
 
 
-def _outside(key: str, outside: Sequence[OutsideScan]) -> OutsideScan | None:
-    return outside[int(key.removeprefix(OUTSIDE))] if key.startswith(OUTSIDE) else None
+def compare_scans(task: tuple[ComparedScan, ComparedScan, Relation, Path]) -> None:
+    """Compare two images over all voxels and write down, in the file named last, how far they agree."""
+    first, second, found, result = task
+    share = agreement(first.read().data, found.apply(second.read().data))
+    write_json(result, {"first": first.name, "second": second.name, "agreement": round(share, 6)})
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One of two images that are compared: a case of the merge or a scan outside it."""
-
-    target: Target
-    key: str
-    outside: OutsideScan | None
-
-    def read(self) -> np.ndarray:
-        return (self.outside.read() if self.outside else read_image(self.target.own_image(self.key))).data
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    first: _Side
-    second: _Side
-    found: Relation
-    result: Path
-
-    @property
-    def case_id(self) -> str:
-        return f"{self.first.key} and {self.second.key}"
-
-
-def compare_scans(task: _Comparison) -> None:
-    """Compare two images over all voxels and write down how far they agree."""
-    share = agreement(task.first.read(), task.found.apply(task.second.read()))
-    write_json(task.result, {"first": task.first.key, "second": task.second.key, "agreement": round(share, 6)})
-
-
-def _outside_fingerprint(target: Target, scan: OutsideScan) -> Fingerprint:
+def _outside_fingerprint(target: Target, scan: ComparedScan) -> Fingerprint:
     """From the image, or from what is remembered of it."""
     folder = target.state / "outside"
     folder.mkdir(exist_ok=True)
@@ -272,8 +246,8 @@ def _held_out_by_number(case_id: str, record: CaseRecord) -> str:
 
 def case_number(case_id: str) -> int | None:
     """The number at the end of a case identifier."""
-    digits = stem(Path(case_id))[len(case_id.rstrip("0123456789")) :]
-    return int(digits) if digits else None
+    digits = re.search("[0-9]+$", case_id)
+    return int(digits[0]) if digits else None
 
 
 def _check_against_known_numbers(

@@ -113,8 +113,8 @@ def find_flip(image: Volume, label_map: np.ndarray, organs: Sequence[int], where
         raise UserError(
             where,
             f"fits its image only when it is flipped along {best.flip}",
-            "a label that lies as its image",
-            "convert with the repair label_flip",
+            "a label whose array lies on that of its image as it is, or whose header says how it lies",
+            "convert with the repair label_flip, if the source has it; else download image and label again",
         )
     return best.flip
 

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import (
-    CaseTask,
-    convert_case,
-    pending_labels,
-    write_label_map,
-)
-from nnunetv2_clip.conversion.copies import Decisions, KnownScan, OutsideScan, decide
+from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
+from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
 from nnunetv2_clip.conversion.target import CaseRecord, Target
-from nnunetv2_clip.conversion.union import UnionTask, unite_case
+from nnunetv2_clip.conversion.union import unite_case
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
 from nnunetv2_clip.job_folder import file_states, is_readable
-from nnunetv2_clip.labels import IGNORE, ClassSet, LabelTable, nnunet_labels, ordered_sets
+from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
 PLAN_FORMAT = 2
-NAMED_BY_CASE = lambda task: task.case.case_id, lambda task: task.case.image  # noqa: E731 - how `run_cases` names tasks
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,18 @@ class Merge:
     num_processes: int = 1
     compression: int = COMPRESSION_LEVEL
     skip: tuple[str, ...] = ()
-    outside: tuple[OutsideScan, ...] = ()
+    outside: tuple[ComparedScan, ...] = ()
     hold_out_ircadb: bool = False
     keep_copies: bool = False
     known_scan: KnownScan = lambda source, number: None
+
+    @cached_property
+    def job(self) -> MergeJob:
+        """What its steps need. Every class alone is a known set, the user's own as well: each is declared."""
+        alone = {frozenset({row.name}) for row in self.taxonomy}
+        sets = alone.union(*(entry.source.class_sets(self.taxonomy) for entry in self.inputs))
+        known = LabelTable.of(sets).class_sets
+        return MergeJob(self.target, self.taxonomy, known, self.copy_images, self.compression)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def run_merge(merge: Merge) -> Summary:
     """
     cases = find_all_cases(merge)
     convert_cases(merge, cases)
-    return finish(merge, [case.case_id for _, case in cases])
+    return finish(merge, [case.case_id for case in cases])
 
 
 def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
@@ -125,7 +130,7 @@ def run_finish(merge: Merge) -> Summary:
     cases = find_all_cases(merge)
     merge.target.claim(_plan(merge))
     _require_no_leftovers(merge.target, cases, merge.skip)
-    missing = [case.case_id for _, case in cases if not _is_done(merge.target, case)]
+    missing = [case.case_id for case in cases if not _is_done(merge.target, case)]
     if missing:
         raise UserError(
             merge.target.folder,
@@ -133,13 +138,10 @@ def run_finish(merge: Merge) -> Summary:
             "all parts before --finish",
             "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
         )
-    return finish(merge, [case.case_id for _, case in cases])
+    return finish(merge, [case.case_id for case in cases])
 
 
-Cases = Sequence[tuple[Source, SourceCase]]
-
-
-def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
+def convert_cases(merge: Merge, cases: Sequence[SourceCase], own: Sequence[SourceCase] | None = None) -> None:
     """Convert those of the cases `own` (all by default) that are not done.
 
     Raises:
@@ -150,37 +152,30 @@ def convert_cases(merge: Merge, cases: Cases, own: Cases | None = None) -> None:
     target = merge.target
     target.claim(_plan(merge))
     _require_no_leftovers(target, cases, merge.skip)
-    known_sets = known_class_sets(merge)
-    waiting = [
-        CaseTask(source, case, target, merge.taxonomy, known_sets, merge.copy_images, merge.compression)
-        for source, case in (outcome.task for outcome in sound)
-        if not _is_done(target, case)
-    ]
+    waiting = [outcome.task for outcome in sound if not _is_done(target, outcome.task)]
     if len(waiting) < len(sound):
         print(f"{len(sound) - len(waiting)} of {len(own)} cases were converted before.")
-    wrong |= good_and_bad(run_cases(convert_case, waiting, "converting", merge.num_processes, *NAMED_BY_CASE))[1]
+    wrong |= good_and_bad(run_cases(partial(convert_case, merge.job), waiting, "converting", merge.num_processes))[1]
     if wrong:
         remedy = f"{AGAIN} (what is done stays done), or leave them out: "
         skips = " ".join(f"--skip {case_id}" for case_id in sorted(wrong))
         raise CasesFailed("converting", wrong, len(own), remedy + skips)
 
 
-def check_headers(cases: Cases) -> list[Outcome]:
+def check_headers(cases: Sequence[SourceCase]) -> list[Outcome]:
     """The outcome of the checks that need no voxels, for every case."""
-    title, name_of, file_of = "checking headers", lambda entry: entry[1].case_id, lambda entry: entry[1].image
-    return list(run_cases(_check_case, cases, title, name_of=name_of, file_of=file_of))
+    return list(run_cases(_check_case, cases, "checking headers"))
 
 
-def _check_case(entry: tuple[Source, SourceCase]) -> None:
-    source, case = entry
-    source.check_case(case)
+def _check_case(case: SourceCase) -> None:
+    case.source.check_case(case)
 
 
 def _is_done(target: Target, case: SourceCase) -> bool:
     return target.is_done(case.case_id, file_states(case.files.values()))
 
 
-def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
+def find_all_cases(merge: Merge) -> list[SourceCase]:
     """Every case of every source.
 
     Raises:
@@ -190,7 +185,7 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
     if len(modalities) > 1:
         several = f"images of {' and '.join(sorted(modalities))}"
         raise UserError("--source", several, "one modality in a dataset", "convert them apart")
-    found: dict[str, tuple[Source, SourceCase]] = {}
+    found: dict[str, SourceCase] = {}
     for entry in merge.inputs:
         cases = entry.source.find_cases(entry.root)
         complete = entry.source.num_expected(entry.root)
@@ -202,11 +197,11 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
             if case.case_id in found:
                 raise UserError(
                     case.image,
-                    f"case {case.case_id!r} is also {found[case.case_id][1].image}",
+                    f"case {case.case_id!r} is also {found[case.case_id].image}",
                     "every case once",
                     "name each source once, and give custom sources different names",
                 )
-            found[case.case_id] = (entry.source, case)
+            found[case.case_id] = case
     # A case that was converted before may be skipped though its files are gone: so it leaves the dataset.
     unknown = sorted(set(merge.skip) - set(found) - set(merge.target.recorded_cases()))
     if unknown:
@@ -215,16 +210,7 @@ def find_all_cases(merge: Merge) -> list[tuple[Source, SourceCase]]:
             f"the sources have no such case.{suggestion(unknown[0], found)}",
             "a case identifier as the merge writes it",
         )
-    return [entry for case_id, entry in found.items() if case_id not in merge.skip]
-
-
-def known_class_sets(merge: Merge) -> tuple[ClassSet, ...]:
-    """The sets of classes with a label value before any label map is read: position + 1 is the value.
-
-    Every class alone is among them, the user's own as well: each class is declared and needs a value.
-    """
-    alone = {frozenset({row.name}) for row in merge.taxonomy}
-    return LabelTable.of(alone.union(*(entry.source.class_sets(merge.taxonomy) for entry in merge.inputs))).class_sets
+    return [case for case_id, case in found.items() if case_id not in merge.skip]
 
 
 def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
@@ -233,35 +219,31 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     Args:
         case_ids: of all converted cases, those of the source named first come first.
     """
-    target, known_sets = merge.target, known_class_sets(merge)
+    target = merge.target
     own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
     options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
     decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
-    records = _united_records(merge, own_records, decisions, known_sets)
-    table = LabelTable(
-        known_sets + ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
-    )
+    records = _united_records(merge, own_records, decisions)
+    new_sets = ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
+    table = LabelTable(merge.job.known_sets + new_sets)
     has_unknown = any(record.has_unknown for record in records.values())
     labels, order = nnunet_labels(table, merge.taxonomy, merge.taxonomy.names, has_unknown)
     keepers = set(decisions.keepers)
     pending = [
-        _SettleTask(target, known_sets, table, labels, case_id, record, case_id in keepers, merge.compression)
+        (case_id, record, case_id in keepers)
         for case_id, record in records.items()
         if record.is_pending or case_id in keepers
     ]
-    title = "final label values"
-    require_all(run_cases(_settle, pending, title, merge.num_processes), title)
+    _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
-    num_cases = {entry.source.name: 0 for entry in merge.inputs}
-    for case in cases.values():
-        num_cases[case.dataset] += 1
+    num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
     return Summary(
-        num_cases=num_cases,
+        num_cases={entry.source.name: num_cases[entry.source.name] for entry in merge.inputs},
         classes=tuple(row.name for row in annotated),
         num_groups=len({case.group for case in cases.values()}),
         has_splits=bool(splits),
@@ -271,19 +253,18 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     )
 
 
-def _united_records(
-    merge: Merge, own_records: dict[str, CaseRecord], decisions: Decisions, known_sets: tuple[ClassSet, ...]
-) -> dict[str, CaseRecord]:
+def _run_all(function: Callable[[tuple], None], tasks: Sequence[tuple], title: str, merge: Merge) -> None:
+    """Work on tasks that begin with the case."""
+    require_all(run_cases(function, tasks, title, merge.num_processes, itemgetter(0)), title)
+
+
+def _united_records(merge: Merge, own_records: dict[str, CaseRecord], decisions: Decisions) -> dict[str, CaseRecord]:
     """The records of the dataset's cases, sorted; the files are put where the decisions want them."""
     target, keepers = merge.target, decisions.keepers
     present = sorted(set(own_records) - set(decisions.absorbed) - set(decisions.left_out))
     target.arrange(present, set(keepers), sorted(set(own_records) - set(present)))
-    unions = [
-        UnionTask(target, merge.taxonomy, known_sets, keeper, tuple(decisions.donors(keeper)), merge.compression)
-        for keeper in keepers
-    ]
-    title = "uniting copies"
-    require_all(run_cases(unite_case, unions, title, merge.num_processes), title)
+    unions = [(keeper, decisions.donors(keeper)) for keeper in keepers]
+    _run_all(partial(unite_case, merge.job), unions, "uniting copies", merge)
     records = {case_id: own_records[case_id] for case_id in present}
     for keeper in keepers:
         records[keeper] = target.read_merged_record(keeper)
@@ -313,7 +294,7 @@ def _write_description(
         "warnings": list(warnings),
     }
     write_json(target.report, report)
-    write_json(target.folder / "dataset.json", _dataset_json(merge, labels, order, len(cases)))
+    write_json(target.dataset_json, _dataset_json(merge, labels, order, len(cases)))
     return splits
 
 
@@ -322,37 +303,25 @@ def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str
     return (*looks, *sorted(decisions.notes))
 
 
-@dataclass(frozen=True)
-class _SettleTask:
-    """A case whose label map gets its final values: it has sets of its own, unknown voxels or copies."""
+def _settle(job: MergeJob, table: LabelTable, ignore: int | None, case: tuple[str, CaseRecord, bool]) -> None:
+    """Write the final label map of a case that has sets of its own, unknown voxels or (last in `case`) copies.
 
-    target: Target
-    known_sets: tuple[ClassSet, ...]
-    table: LabelTable
-    labels: dict
-    case_id: str
-    record: CaseRecord
-    is_merged: bool
-    compression: int
-
-
-def _settle(task: _SettleTask) -> None:
-    """Write the final label map, unless it is there and the same."""
-    target, case_id, record = task.target, task.case_id, task.record
-    volume = read_label_map(target.merged_label(case_id) if task.is_merged else target.pending_label(case_id))
-    labels = pending_labels(volume.data, task.known_sets, record)
-    final = labels.remap(task.table, case_id, task.labels.get(IGNORE))
+    Nothing is done when it is there and the same.
+    """
+    target, (case_id, record, is_merged) = job.target, case
+    volume = read_label_map(target.merged_label(case_id) if is_merged else target.pending_label(case_id))
+    final = job.labels_of(volume.data, record).remap(table, case_id, ignore)
     label = target.label(case_id)
     if is_readable(label) and np.array_equal(read_label_map(label).data, final):
         return
-    write_label_map(label, final, volume.affine, task.compression)
+    write_label_map(label, final, volume.affine, job.compression)
 
 
-def _require_no_leftovers(target: Target, cases: Cases, skip: Sequence[str]) -> None:
+def _require_no_leftovers(target: Target, cases: Sequence[SourceCase], skip: Sequence[str]) -> None:
     recorded = set(target.recorded_cases())
     for case_id in recorded.intersection(skip):
         target.forget(case_id)
-    lost = sorted(recorded - {case.case_id for _, case in cases} - set(skip))
+    lost = sorted(recorded - {case.case_id for case in cases} - set(skip))
     if lost:
         raise UserError(
             target.folder,
@@ -371,7 +340,7 @@ def _plan(merge: Merge) -> dict:
             for entry in merge.inputs
         ],
         "classes": merge.taxonomy.to_json(),
-        "label values": [sorted(classes) for classes in known_class_sets(merge)],
+        "label values": [sorted(classes) for classes in merge.job.known_sets],
         "--copy": merge.copy_images,
         "--compression": merge.compression,
     }

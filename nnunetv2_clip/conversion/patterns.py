@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from nnunetv2_clip.conversion.source import is_junk
+from nnunetv2_clip.conversion.source import each_once, is_junk
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import SUFFIXES
 
@@ -40,21 +40,15 @@ def find_by_pattern(root: Path, pattern: str) -> dict[str, Path]:
             seen = True
         else:
             expression += "[^/]*" if part == "*" else re.escape(part)
-    found: dict[str, Path] = {}
-    for path in sorted(root.glob(pattern.replace(PLACEHOLDER, "*"))):
-        match = re.fullmatch(expression, path.relative_to(root).as_posix())
-        if not match or not path.is_file() or is_junk(path):
-            continue
-        case = match["case"] if seen else ""
-        if case in found:
-            raise UserError(
-                root,
-                f"{found[case].relative_to(root)} and {path.relative_to(root)} are both case {case!r} of {pattern!r}",
-                "one file per case",
-                "make the pattern narrower",
-            )
-        found[case] = path
+    matches = {path: re.fullmatch(expression, path.relative_to(root).as_posix()) for path in _files(root, pattern)}
+    named = ((match["case"] if seen else "", path) for path, match in matches.items() if match)
+    found = each_once(named, f"make the pattern {pattern!r} narrower")
     if not found:
         remedy = "correct the pattern or 'root' in the table"
         raise UserError(root, f"no file fits {pattern!r}", "at least one .nii or .nii.gz file", remedy)
     return found
+
+
+def _files(root: Path, pattern: str) -> list[Path]:
+    paths = sorted(root.glob(pattern.replace(PLACEHOLDER, "*")))
+    return [path for path in paths if path.is_file() and not is_junk(path)]

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.anatomy import mend_half_turn
+from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
-from nnunetv2_clip.imaging.nifti import SUFFIXES, Volume, inspect, read_pair, require_same_grid, stem
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.imaging.nifti import (
+    SUFFIXES,
+    Geometry,
+    Volume,
+    inspect,
+    read_image,
+    read_label_map,
+    read_pair,
+    require_same_grid,
+    stem,
+)
+from nnunetv2_clip.labels import ClassMap, occurring_values
 
 ClassNames = tuple[str, ...]
+Key = TypeVar("Key")
 MAX_LISTED = 5
-DIRECTIONS, UNIT_SPACING = "directions", "unit_spacing"
+DIRECTIONS, UNIT_SPACING, HALF_TURN, KNOWN_ABSENT = "directions", "unit_spacing", "half_turn", "known_absent"
 
 
 @dataclass(frozen=True)
@@ -28,11 +46,23 @@ class SourceCase:
         case_id: identifier in the merge, starting with the source's name.
         image: NIfTI file or folder of DICOM slices.
         labels: role -> file or folder ("label" where there is one only).
+        source: that it is from.
     """
 
     case_id: str
     image: Path
     labels: Mapping[str, Path]
+    source: Source
+
+    @property
+    def file(self) -> Path:
+        """Of which an error is said that names no file."""
+        return self.image
+
+    @property
+    def number(self) -> int:
+        """The number at the end of the identifier, which must have one."""
+        return int(re.search(r"\d+$", self.case_id)[0])
 
     @property
     def files(self) -> dict[str, Path]:
@@ -66,8 +96,9 @@ CT = "CT"
 class Source:
     """A source dataset: what is known about it, as data, and how its cases are found and read.
 
-    A converter module names its sources in `SOURCES`. It overrides `find_cases`, and `check_case` and `load_case` where
-    a case is more than one NIfTI image with one label map of the values in `label_table`.
+    A converter module names its sources in `SOURCES`. It overrides `find_cases`, and `check_case` and `load_case` (or
+    `read`, `labels_of`, `not_annotated`) where a case is more than one NIfTI image with one label map of the values in
+    `label_table`.
 
     Attributes:
         name: as in `--source NAME=PATH` and in the manifest.
@@ -79,8 +110,8 @@ class Source:
         absent: classes known not to occur.
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
-        repairs: name of a known repair -> what it does, in words; the user can switch each off. `repaired` makes
-            DIRECTIONS and UNIT_SPACING.
+        repairs: name of a known repair -> what it does, in words; the user can switch each off. `load_case`
+            makes DIRECTIONS, UNIT_SPACING, HALF_TURN and KNOWN_ABSENT.
         switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
@@ -105,9 +136,8 @@ class Source:
     modality: str = CT
 
     def repairs_with(self, name: str) -> bool:
-        """Is this known repair of the source to be made."""
-        assert name in self.repairs, f"{self.name} has no repair {name}"
-        return name not in self.switched_off
+        """Is this a known repair of the source that is to be made."""
+        return name in self.repairs and name not in self.switched_off
 
     def num_expected(self, root: Path) -> int | None:
         """The cases that a complete download at `root` gives; None where that has no fixed number."""
@@ -121,14 +151,19 @@ class Source:
         """
         raise NotImplementedError
 
+    def case(self, key: str, image: Path, labels: Mapping[str, Path]) -> SourceCase:
+        """The case of a number or name, which is empty in a source of one case."""
+        return SourceCase(f"{self.name}_{key}" if key else self.name, image, labels, self)
+
     def check_case(self, case: SourceCase) -> None:
         """The checks that need no voxels; run for all cases before the first one is converted.
 
         Raises:
             UserError: naming the file that is wrong.
         """
+        grid = inspect(case.image)
         for label in case.labels.values():
-            require_same_grid(case.image, inspect(case.image), label, inspect(label))
+            require_same_grid(case.image, grid, label, inspect(label))
 
     def load_case(self, case: SourceCase) -> LoadedCase:
         """Read one case completely.
@@ -136,34 +171,51 @@ class Source:
         Raises:
             UserError: naming the file that is wrong.
         """
+        image, label_map, fixes = self.read(case)
+        image, repairs = self.repaired(image, case)
+        labels, notes = self.labels_of(label_map), []
+        if self.repairs_with(HALF_TURN):
+            image, fix = mend_half_turn(image, labels)
+            notes.extend([fix] if fix else [])
+        unsure = {} if self.as_paper else self.not_annotated(case, labels)
+        notes.extend(f"{name} not annotated: {reason}" for name, reason in unsure.items())
+        annotated, sides = tuple(name for name in self.annotated if name not in unsure), ()
+        if self.pairs:
+            labels, annotated, sides = split_pairs(labels, self.pairs, image, annotated)
+        return LoadedCase(image, labels, annotated, self.known_absent, (*fixes, *repairs, *notes, *sides))
+
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
+        """Image, label map on its grid, and what was done to lay one on the other, in words.
+
+        Raises:
+            UserError: naming the file that is wrong.
+        """
         image, label = read_pair(case.image, case.labels["label"])
-        image, fixes = self.repaired(image, case)
-        return self.interpret(image, ClassMap(label.data, self.label_table), fixes)
+        return image, label.data, ()
+
+    def labels_of(self, label_map: np.ndarray) -> ClassMap:
+        """The label map with the meaning of its values."""
+        return ClassMap(label_map, self.label_table)
+
+    def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
+        """Class -> why it is not annotated in this case, although it is in others; not asked with `as_paper`."""
+        return {}
+
+    @property
+    def known_absent(self) -> ClassNames:
+        """`absent`, unless this is switched off."""
+        return () if KNOWN_ABSENT in self.repairs and not self.repairs_with(KNOWN_ABSENT) else self.absent
 
     def repaired(self, image: Volume, case: SourceCase) -> tuple[Volume, tuple[str, ...]]:
         """The image with those known repairs of its header that are on, and what they did, in words."""
         fixes = []
-        if DIRECTIONS in self.repairs and self.repairs_with(DIRECTIONS):
+        if self.repairs_with(DIRECTIONS):
             image, fix = orthonormalise(image)
             fixes.append(fix)
-        if UNIT_SPACING in self.repairs and self.repairs_with(UNIT_SPACING):
-            number = int(re.search(r"\d+$", case.case_id)[0])
-            image, fix = restore_spacing(image, self.name, number, case.image)
+        if self.repairs_with(UNIT_SPACING):
+            image, fix = restore_spacing(image, self.name, case.number, case.image)
             fixes.append(fix)
-        return image, tuple(fix for fix in fixes if fix)
-
-    def interpret(
-        self,
-        image: Volume,
-        labels: ClassMap,
-        fixes: Iterable[str] = (),
-        not_annotated: Collection[str] = (),
-    ) -> LoadedCase:
-        """Labels on the grid of `image`; pairs are split into right and left."""
-        annotated, notes = tuple(name for name in self.annotated if name not in not_annotated), ()
-        if self.pairs:
-            labels, annotated, notes = split_pairs(labels, self.pairs, image, annotated)
-        return LoadedCase(image, labels, annotated, self.absent, (*fixes, *notes))
+        return image, tuple(filter(None, fixes))
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
         """Every set of classes that is known before reading to occur in a voxel; others may follow from the data."""
@@ -184,33 +236,89 @@ class Source:
 
 @dataclass(frozen=True)
 class PairedSource(Source):
-    """A source with one image file and one label file per case, told by their names wherever they lie below the root.
+    """A source with one image and one label file per case, told by their names wherever they lie below the root.
 
     Attributes:
         image, label: regular expressions of the path below the root without .nii or .nii.gz; the group `case` is the
             case's number or name.
+        patient: the images are DICOM series: regular expression of the names of the patients' folders.
         unlabelled: cases that were published without a label.
         test_folders: their images need no label as long as none of them has one.
     """
 
     image: str = ""
     label: str = ""
+    patient: str = ""
     unlabelled: frozenset[str] = frozenset()
     test_folders: tuple[str, ...] = ()
 
     def find_cases(self, root: Path) -> list[SourceCase]:
         require_folder(root, self.unpack)
-        files = relative_nifti_files(root)
-        images, labels = (files_by_case(files, pattern, root) for pattern in (self.image, self.label))
+        images, labels = (without(files, self.left_out) for files in self.find_files(root))
         for folder in self.test_folders:
             inside = {case for case, path in images.items() if folder in path.relative_to(root).parts}
             images = without(images, inside if not inside & set(labels) else ())
         images = without(images, self.unlabelled - set(labels))
-        pairs = match_pairs(without(images, self.left_out), without(labels, self.left_out), self._where(root))
-        return [SourceCase(f"{self.name}_{case}", image, {"label": label}) for case, image, label in pairs]
+        pairs = match_pairs(images, labels, f"{root} ({self.name}: {self.unpack})")
+        return [self.case(key, image, {"label": label}) for key, image, label in pairs]
 
-    def _where(self, root: Path) -> str:
-        return f"{root} ({self.name}: {self.unpack})"
+    def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+        """Number or name of the case -> image, and -> label.
+
+        Raises:
+            UserError: two files of one case, or files of another dataset.
+        """
+        files = relative_nifti_files(root)
+        images = series_by_patient(root, self.patient) if self.patient else files_by_case(files, self.image)
+        return images, files_by_case(files, self.label)
+
+    def image_grid(self, case: SourceCase) -> Geometry:
+        return inspect_series(case.image).geometry if self.patient else inspect(case.image)
+
+    def read_image(self, case: SourceCase) -> Volume:
+        return read_series(inspect_series(case.image)) if self.patient else read_image(case.image)
+
+
+@dataclass(frozen=True)
+class MaskSource(Source):
+    """A source with one mask file per structure; the masks may overlap.
+
+    Attributes:
+        structures: role of a mask -> classes of its voxels.
+        mask_values, mask_remedy: what is expected in a mask and what to do otherwise, in words.
+    """
+
+    structures: Mapping[str, ClassNames] = field(default_factory=dict, hash=False)
+    mask_values: ClassVar[str]
+    mask_remedy: ClassVar[str]
+
+    def is_mask(self, values: np.ndarray) -> bool:
+        """May a mask have these values; all above 0 are inside."""
+        raise NotImplementedError
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        image = read_image(case.image)
+        labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
+        return LoadedCase(image, labels, self.annotated, self.absent)
+
+    def _masks(self, case: SourceCase, image: Volume) -> Iterator[tuple[np.ndarray, ClassNames]]:
+        for role, classes in self.structures.items():
+            path = case.labels[role]
+            mask = read_label_map(path)
+            require_same_grid(case.image, image.geometry, path, mask.geometry)
+            values = occurring_values(mask.data)
+            if not self.is_mask(values):
+                found = f"has the values {values[:5].tolist()}"
+                raise UserError(path, found, self.mask_values, self.mask_remedy)
+            yield mask.data > 0, classes
+
+    def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
+        return {complete(classes, self.annotated, taxonomy) for classes in self.structures.values()}
+
+
+def named_in(label_table: Mapping[int, ClassNames]) -> ClassNames:
+    """The classes for which the values of a table stand."""
+    return tuple(chain.from_iterable(label_table.values()))
 
 
 def complete(classes: Iterable[str], annotated: Iterable[str], taxonomy: Taxonomy) -> frozenset[str]:
@@ -252,12 +360,21 @@ def nifti_files(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: a volume is there as .nii and as .nii.gz.
     """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith(SUFFIXES) and not is_junk(path) and path.is_file():
-            if stem(path) in found:
-                raise UserError(path, f"{found[stem(path)].name} is there as well", "one of them", "remove one")
-            found[stem(path)] = path
+    files = (path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES) and not is_junk(path))
+    return each_once((stem(path), path) for path in files if path.is_file())
+
+
+def each_once(files: Iterable[tuple[Key, Path]], remedy: str = "remove one of them") -> dict[Key, Path]:
+    """Case, number or name -> its file or folder.
+
+    Raises:
+        UserError: two have the same.
+    """
+    found: dict[Key, Path] = {}
+    for key, path in files:
+        if key in found:
+            raise UserError(path, f"{found[key]} and {path} are both case {key!r}", "every case once", remedy)
+        found[key] = path
     return found
 
 
@@ -272,7 +389,7 @@ def relative_nifti_files(root: Path) -> dict[str, Path]:
     return found
 
 
-def files_by_case(files: Mapping[str, Path], pattern: str, where: object) -> dict[str, Path]:
+def files_by_case(files: Mapping[str, Path], pattern: str) -> dict[str, Path]:
     """Group `case` of the pattern -> file.
 
     Args:
@@ -282,20 +399,9 @@ def files_by_case(files: Mapping[str, Path], pattern: str, where: object) -> dic
     Raises:
         UserError: two files of one case.
     """
-    found: dict[str, Path] = {}
-    for name, path in files.items():
-        suffix = next(suffix for suffix in SUFFIXES if name.endswith(suffix))
-        match = re.fullmatch(pattern, name.removesuffix(suffix))
-        if match and match["case"] in found:
-            raise UserError(
-                where,
-                f"{found[match['case']]} and {path} are the same case",
-                "every case once",
-                "give the folder of one release, or remove one of the files",
-            )
-        if match:
-            found[match["case"]] = path
-    return found
+    matches = ((re.fullmatch(rf"{pattern}\.nii(\.gz)?", name), path) for name, path in files.items())
+    remedy = "give the folder of one release, or remove one of the files"
+    return each_once(((match["case"], path) for match, path in matches if match), remedy)
 
 
 def without(files: Mapping[str, Path], cases: Iterable[str]) -> dict[str, Path]:
@@ -324,3 +430,16 @@ def match_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], where: o
                 f"add the missing {missing} (download again), or move the {having} away",
             )
     return [(key, images[key], labels[key]) for key in sorted(images)]
+
+
+def read_rows(path: Path, what: str) -> list[dict[str, str | None]]:
+    """The rows of a table with commas, by the names of its columns.
+
+    Raises:
+        UserError: it cannot be read as `what`.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(path, f"cannot be read ({error})", what, "download it again") from None

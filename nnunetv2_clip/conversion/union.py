@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, pending_label_map, pending_labels, write_label_map
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, MergeJob, write_label_map
 from nnunetv2_clip.conversion.lesions import join_organs
 from nnunetv2_clip.conversion.same_scan import Relation
 from nnunetv2_clip.conversion.source import complete
-from nnunetv2_clip.conversion.target import CaseRecord, Target
+from nnunetv2_clip.conversion.target import CaseRecord
 from nnunetv2_clip.imaging.nifti import read_image, read_label_map
 from nnunetv2_clip.labels import ClassMap, ClassSet, occurring_values, ordered_sets
-from nnunetv2_clip.manifest import CasePresence
 
-
-@dataclass(frozen=True)
-class UnionTask:
-    """A scan whose first case takes over the annotation of its copies, in this order."""
-
-    target: Target
-    taxonomy: Taxonomy
-    known_sets: tuple[ClassSet, ...]
-    case_id: str
-    donors: tuple[tuple[str, Relation], ...]
-    compression: int
+Donors = Sequence[tuple[str, Relation]]  # copies of a scan, and how they lie on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,32 +29,38 @@ class Annotation:
     absent: frozenset[str]
 
 
-def unite_case(task: UnionTask) -> None:
-    """Write the label map and the record of the union; nothing is done when they are up to date."""
-    target = task.target
-    records = {case_id: target.read_record(case_id) for case_id in (task.case_id, *(name for name, _ in task.donors))}
-    inputs = _inputs(task, records)
-    before = target.read_merged_record(task.case_id)
+def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
+    """Write the label map and the record of a case that takes over the annotation of its copies, in their order.
+
+    Nothing is done when they are up to date.
+    """
+    target, (case_id, donors) = job.target, scan
+    records = {name: target.read_record(name) for name in (case_id, *(name for name, _ in donors))}
+    inputs = _inputs(case_id, donors, records)
+    before = target.read_merged_record(case_id)
     if before and before.inputs == inputs:
         return
-    volume = read_label_map(target.own_label(task.case_id))
-    whole = _annotation(task, volume.data, records[task.case_id])
-    fixes = []
-    for case_id, relation in task.donors:
-        donated = read_label_map(target.own_label(case_id)).data
-        other = _annotation(task, relation.apply(donated), records[case_id])
-        whole, contradictions = unite(whole, other, task.taxonomy)
-        fixes.append(f"labels of {case_id} added{_in_words(contradictions)}")
-    whole, notes = _with_organs(task, whole)
-    fixes.extend(notes)
-    _write(task, whole, volume.affine, records, fixes, inputs)
-
-
-def _with_organs(task: UnionTask, whole: Annotation) -> tuple[Annotation, tuple[str, ...]]:
-    read = lambda: read_image(task.target.image(task.case_id))  # noqa: E731
-    labels, annotated, notes = join_organs(whole.labels, whole.annotated, task.taxonomy, read)
+    volume = read_label_map(target.own_label(case_id))
+    whole = _annotation(job, volume.data, records[case_id])
+    fixes = [*records[case_id].presence.geometry_fixes]
+    for name, relation in donors:
+        donated = read_label_map(target.own_label(name)).data
+        whole, contradictions = unite(whole, _annotation(job, relation.apply(donated), records[name]), job.taxonomy)
+        fixes.append(f"labels of {name} added{_in_words(contradictions)}")
+    read = lambda: read_image(target.image(case_id))  # noqa: E731
+    labels, annotated, notes = join_organs(whole.labels, whole.annotated, job.taxonomy, read)
     labels = labels.with_sets(lambda classes: classes.intersection(annotated))
-    return replace(whole, labels=labels, annotated=frozenset(annotated)), notes
+    label_map, facts = job.pending(labels, case_id)
+    write_label_map(target.merged_label(case_id), label_map, volume.affine, job.compression)
+    presence = replace(
+        records[case_id].presence,
+        annotated=job.taxonomy.ordered(annotated),
+        absent=job.taxonomy.ordered(whole.absent),
+        source_files=_of_all(records, case_id, "source_files"),
+        checksums=_of_all(records, case_id, "checksums"),
+        geometry_fixes=(*fixes, *notes),
+    )
+    target.write_merged_record(case_id, replace(records[case_id], presence=presence, inputs=inputs, **facts))
 
 
 def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
@@ -106,35 +101,9 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
     return Annotation(labels, annotated, absent), {name: n for name, n in contradictions.items() if n}
 
 
-def _annotation(task: UnionTask, label_map: np.ndarray, record: CaseRecord) -> Annotation:
-    labels = pending_labels(label_map, task.known_sets, record)
-    return Annotation(labels, frozenset(record.presence.annotated), frozenset(record.presence.absent))
-
-
-def _write(task: UnionTask, whole: Annotation, affine, records: Mapping[str, CaseRecord], fixes, inputs) -> None:
-    """Label map in the values of the plan, with the union's own sets after them; the record last."""
-    label_map, new_sets = pending_label_map(whole.labels, task.known_sets, task.case_id)
-    target, keeper = task.target, records[task.case_id]
-    write_label_map(target.merged_label(task.case_id), label_map, affine, task.compression)
-    order = task.taxonomy.names.index
-    presence = CasePresence(
-        dataset=keeper.presence.dataset,
-        annotated=tuple(sorted(whole.annotated, key=order)),
-        absent=tuple(sorted(whole.absent, key=order)),
-        group=keeper.presence.group,
-        source_files=_of_all(records, task.case_id, "source_files"),
-        checksums=_of_all(records, task.case_id, "checksums"),
-        geometry_fixes=(*keeper.presence.geometry_fixes, *fixes),
-    )
-    record = CaseRecord(
-        presence=presence,
-        new_sets=tuple(tuple(sorted(classes)) for classes in new_sets),
-        has_unknown=bool((label_map == PENDING_UNKNOWN).any()),
-        inputs=inputs,
-        shape=keeper.shape,
-        warnings=keeper.warnings,
-    )
-    target.write_merged_record(task.case_id, record)
+def _annotation(job: MergeJob, label_map: np.ndarray, record: CaseRecord) -> Annotation:
+    presence = record.presence
+    return Annotation(job.labels_of(label_map, record), frozenset(presence.annotated), frozenset(presence.absent))
 
 
 def _of_all(records: Mapping[str, CaseRecord], keeper: str, table: str) -> dict[str, str]:
@@ -146,11 +115,11 @@ def _of_all(records: Mapping[str, CaseRecord], keeper: str, table: str) -> dict[
     }
 
 
-def _inputs(task: UnionTask, records: Mapping[str, CaseRecord]) -> dict[str, list]:
+def _inputs(keeper: str, donors: Donors, records: Mapping[str, CaseRecord]) -> dict[str, list]:
     """What the union depends on; equal inputs give the same union."""
     files = {path: state for record in records.values() for path, state in record.inputs.items()}
-    relations = {f"copy {case_id}": [list(found.axes), list(found.flips)] for case_id, found in task.donors}
-    return {**files, f"keeper {task.case_id}": [], **relations}
+    relations = {f"copy {case_id}": [list(found.axes), list(found.flips)] for case_id, found in donors}
+    return {**files, f"keeper {keeper}": [], **relations}
 
 
 def _in_words(contradictions: Mapping[str, int]) -> str:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, CaseTask, convert_case
-from nnunetv2_clip.conversion.merge import Input, Merge, known_class_sets
+from nnunetv2_clip.conversion.case import PENDING_UNKNOWN, convert_case
+from nnunetv2_clip.conversion.merge import Input, Merge
 from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.dataset_conversion.registry import all_sources
 from nnunetv2_clip.errors import UserError
@@ -201,10 +201,10 @@ def outcome(source, root, target, damaged_case):
         return None
     case = cases[damaged_case]
     source.check_case(case)
-    merge = Merge((Input(source, root),), target, UNIVERSAL)
-    convert_case(CaseTask(source, case, target, UNIVERSAL, known_class_sets(merge), copy_images=True))
+    merge = Merge((Input(source, root),), target, UNIVERSAL, copy_images=True)
+    convert_case(merge.job, case)
     record = target.read_record(damaged_case)
-    table = LabelTable(known_class_sets(merge) + tuple(map(frozenset, record.new_sets)))
+    table = LabelTable(merge.job.known_sets + tuple(map(frozenset, record.new_sets)))
     label, image = nib.load(target.own_label(damaged_case)), nib.load(target.image(damaged_case))
     label_map, annotated = np.asanyarray(label.dataobj), record.presence.annotated
     return {

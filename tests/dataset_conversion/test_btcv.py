@@ -46,7 +46,7 @@ def test_layout_of_monai_is_read(root):
 
 def test_two_labels_of_a_scan_are_refused(root):
     place(root, "label_btcv_multiorgan/label0001")
-    with pytest.raises(UserError, match="label0001.* are the same case"):
+    with pytest.raises(UserError, match="label0001.* are both case '0001'"):
         names(root)
 
 
