@@ -11,7 +11,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.results import Evaluation, Statistic
-from nnunetv2_clip.evaluation.summary import masked_summary
+from nnunetv2_clip.evaluation.summary import masked_summary, save_summary
 from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
 from nnunetv2_clip.evaluation.volumes import PaintedCoding
 from nnunetv2_clip.files import replacing_folder
@@ -93,7 +93,10 @@ def write_merged_folder(
             shutil.copyfile(model.where / name, beside / name)
         for path in folds.prediction.files.values():
             shutil.copyfile(path, beside / path.name)
-        masked_summary(reference, beside, model.dataset_json, manifest, beside / "summary.json", num_processes)
+        summary = masked_summary(reference, beside, model.dataset_json, manifest, None, num_processes)
+        for case in summary["metric_per_case"]:  # where the files will be, not where they are now
+            case["prediction_file"] = str(merged / Path(case["prediction_file"]).name)
+        save_summary(summary, beside / "summary.json")
         shutil.rmtree(merged, ignore_errors=True)
     return merged
 

@@ -86,7 +86,7 @@ def masked_summary(
         "class_names": {str(region): name for name, region in regions.items()},
     }
     if output_file is not None:
-        _save(result, Path(output_file))
+        save_summary(result, Path(output_file))
     return result
 
 
@@ -145,7 +145,8 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _save(result: dict, output_file: Path) -> None:
+def save_summary(result: dict, output_file: Path) -> None:
+    """A file that nnU-Net's `load_summary_json` reads, whole or not there."""
     from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 
     with replacing(output_file) as beside:
