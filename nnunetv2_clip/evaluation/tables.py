@@ -44,7 +44,7 @@ class Table:
         return "\n".join(lines)
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
