@@ -14,8 +14,7 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
-    from nnunetv2_clip.evaluation.comparison import compare_models
-    from nnunetv2_clip.evaluation.comparison_report import write_comparison
+    from nnunetv2_clip.evaluation.comparison import compare_models, write_comparison
     from nnunetv2_clip.evaluation.results import Evaluation
 
     evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}

@@ -19,7 +19,7 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.commands._evaluation import reference_of
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, with_folds, write_merged_folder
+    from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, write_merged_folder
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
     from nnunetv2_clip.evaluation.paper.tables import scores_of, write_paper_tables
     from nnunetv2_clip.evaluation.report import write_evaluation
@@ -33,21 +33,20 @@ def run(args):
     reference, manifest, taxonomy, _ = reference_of(args)
     if args.merge and manifest is None:
         raise UserError("--merge", "the references have no manifest", "--manifest label_presence.json")
-    folds = collect_folds(model := TrainedModel.open(args.m), args.f, taxonomy)
+    prediction, fold_of = collect_folds(model := TrainedModel.open(args.m), args.f, taxonomy)
     tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
-    evaluation = with_folds(
-        evaluate(reference, folds.prediction, taxonomy, manifest, tolerances, num_processes=args.np), folds.fold_of
-    )
-    evaluation.settings.update(reference=str(args.ref), prediction=str(args.m), tolerances_mm=tolerances)
+    evaluation = evaluate(reference, prediction, taxonomy, manifest, tolerances, num_processes=args.np)
+    settings = {"reference": str(args.ref), "prediction": str(args.m), "tolerances_mm": tolerances}
+    evaluation.settings.update(folds=fold_of, **settings)
     folder = args.o or args.m / "evaluation"
     write_evaluation(evaluation, folder)
     keys = [key for key, table in PUBLISHED_TABLES.items() if scores_of(evaluation, table)]
     row = {model.name: evaluation}
-    folds_table = fold_table(evaluation, folds.fold_of)
+    folds_table = fold_table(evaluation, fold_of)
     tables = write_paper_tables(keys, row, folder, "crossval", "Cross-validation", before=[folds_table])
     for table in tables:
         print(table.markdown())
     if args.merge:
-        print(f"Written: {write_merged_folder(model, folds, args.ref, manifest, args.f, args.np)}/summary.json")
+        print(f"Written: {write_merged_folder(model, prediction, args.ref, manifest, args.f, args.np)}/summary.json")
     print(f"Written to {folder}: evaluation.json, .csv, .md, .html, crossval.md, .html, .tex and pictures")
     evaluation.require_all("crossval")

@@ -38,7 +38,7 @@ def run(args):
     from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.detection import detect, tumor_classes
     from nnunetv2_clip.evaluation.detection_report import write_detection
-    from nnunetv2_clip.evaluation.leaks import find_leaks, predicted_leaks
+    from nnunetv2_clip.evaluation.leaks import find_leaks
     from nnunetv2_clip.evaluation.lesions import LesionRule
     from nnunetv2_clip.runner import CasesFailed
 
@@ -47,7 +47,7 @@ def run(args):
     if not 0 <= args.min_lesion_ml < float("inf"):
         raise UserError("--min-lesion-ml", str(args.min_lesion_ml), "a volume of 0 ml or more")
     reference, prediction, manifest, taxonomy = sides_of(args)
-    leaked = predicted_leaks(find_leaks(manifest, args.train_manifest), prediction.files)
+    leaked = find_leaks(manifest, args.train_manifest, prediction.files)
     given = args.classes or tumor_classes(taxonomy)
     names = tuple(taxonomy.find(name, "--classes").name for name in given)
     rule = LesionRule(args.min_lesion_ml, args.overlap_rule, args.min_overlap)

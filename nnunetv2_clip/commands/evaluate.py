@@ -18,7 +18,7 @@ def run(args):
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 
     reference, prediction, manifest, taxonomy = sides_of(args)
-    leaked = find_leaks(manifest, args.train_manifest)
+    leaked = find_leaks(manifest, args.train_manifest, prediction.files)
     tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
     evaluation = evaluate(reference, prediction, taxonomy, manifest, tolerances, leaked, args.np)
     evaluation.settings.update(

@@ -33,8 +33,14 @@ def run(args):
     from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.device import find_device
     from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.evaluation.paper.efficiency import candidates, check_head, cost_table, measure_all
-    from nnunetv2_clip.evaluation.paper.efficiency_report import mean_dice, write_efficiency
+    from nnunetv2_clip.evaluation.paper.efficiency import (
+        candidates,
+        check_head,
+        cost_table,
+        mean_dice,
+        measure_all,
+        write_efficiency,
+    )  # fmt: skip
 
     if args.repeats < 1:
         raise UserError("--repeats", str(args.repeats), "1 or more")

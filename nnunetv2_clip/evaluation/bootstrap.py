@@ -17,31 +17,21 @@ SEED = 0
 Interval = tuple[float, float]
 
 
-def draws(num_cases: int, rng: np.random.Generator, num_draws: int = NUM_DRAWS) -> np.ndarray:
-    """(D, N) positions of cases, drawn with replacement."""
-    return rng.integers(0, num_cases, (num_draws, num_cases))
-
-
-def percentile_interval(statistics: np.ndarray) -> Interval:
-    """The central 95 % of (D,) statistics, NaN left out; NaN where nothing is defined."""
-    known = statistics[~np.isnan(statistics)]
-    if not known.size:
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def mean_interval(values: np.ndarray, seed: int = SEED) -> Interval:
+def mean_interval(values: np.ndarray) -> Interval:
     """The 95 % interval of the mean of (N,) values."""
-    return interval(lambda drawn: values[drawn].mean(axis=1), len(values), seed)
+    return interval(lambda drawn: values[drawn].mean(axis=1), len(values))
 
 
-def interval(statistic: Callable[[np.ndarray], np.ndarray], num_cases: int, seed: int = SEED) -> Interval:
-    """The 95 % interval of a statistic of cases.
+def interval(statistic: Callable[..., np.ndarray], *num_cases: int) -> Interval:
+    """The central 95 % of a statistic of cases drawn with replacement, NaN left out; NaN where nothing is defined.
 
     Args:
-        statistic: (D, N) positions of cases -> (D,) values.
+        statistic: (D, N) positions of cases, one such array for each of `num_cases` -> (D,) values.
     """
-    if num_cases == 0:
+    if not all(num_cases):
         return float("nan"), float("nan")
-    return percentile_interval(statistic(draws(num_cases, np.random.default_rng(seed))))
+    rng = np.random.default_rng(SEED)
+    drawn = statistic(*(rng.integers(0, number, (NUM_DRAWS, number)) for number in num_cases))
+    known = drawn[~np.isnan(drawn)]
+    low, high = np.percentile(known, (2.5, 97.5)) if known.size else (np.nan, np.nan)
+    return float(low), float(high)

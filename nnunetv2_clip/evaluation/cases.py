@@ -65,13 +65,11 @@ def case_overlaps(job: CaseJob) -> dict[str, Overlap]:
 def case_metrics(job: CaseJob) -> dict[str, dict[str, float]]:
     """Class -> metrics and voxel counts (the names of `results.METRICS` and `results.COUNTS`)."""
     reference, prediction = read_label_pair(job)
-    spacing_mm = reference.grid.spacing_mm
-    voxel_ml = float(spacing_mm[0] * spacing_mm[1] * spacing_mm[2]) / 1000
     found = {}
     for name, overlap in overlaps(reference, prediction, job.names).items():
         found[name] = {
             "Dice": overlap.dice,
-            "volume_difference_ml": (overlap.num_predicted - overlap.num_reference) * voxel_ml,
+            "volume_difference_ml": (overlap.num_predicted - overlap.num_reference) * reference.grid.voxel_ml,
             "n_ref": overlap.num_reference,
             "n_pred": overlap.num_predicted,
             "n_overlap": overlap.true_positive,

@@ -1,17 +1,30 @@
-"""Two models on the same cases: paired differences with intervals and corrected tests."""
+"""Two models on the same cases: paired differences with intervals and corrected tests, as table, picture and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.bootstrap import Interval, mean_interval
-from nnunetv2_clip.evaluation.results import Evaluation
+from nnunetv2_clip.evaluation.figures import BLUE, GREY, RED, new_figure, save_figure
+from nnunetv2_clip.evaluation.report import write_tables
+from nnunetv2_clip.evaluation.results import Evaluation, strict_json
+from nnunetv2_clip.evaluation.tables import MISSING, Table, number
+from nnunetv2_clip.files import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALL_CLASSES = "all classes"
+NOTE = (
+    "Paired over cases. Interval: 95 % bootstrap of the mean difference. p: Wilcoxon signed-rank test, two-sided; "
+    "Holm: corrected for the number of classes."
+)
 
 
 @dataclass(frozen=True)
@@ -109,3 +122,64 @@ def _case_means(values: list[dict[tuple[str, str], float]], common: list[tuple[s
     for key in common:
         per_case.setdefault(key[0], []).append([side[key] for side in values])
     return np.array([np.mean(rows, axis=0) for rows in per_case.values()])
+
+
+def write_comparison(rows: Sequence[Comparison], names: tuple[str, str], metric: str, folder: Path) -> Table:
+    """compare.json, .md, .html, .tex, .svg and .png; gives the table."""
+    table = comparison_table(rows, names, metric)
+    svg = save_figure(difference_figure(rows, names, metric), folder, "compare")
+    classes = {
+        row.class_name: {
+            "n": len(row.differences),
+            **{key: getattr(row, key) for key in ("means", "mean_difference", "interval", "p_value", "p_holm")},
+        }
+        for row in rows
+    }
+    content = {"metric": metric, "first": names[0], "second": names[1], "classes": classes}
+    write_json(folder / "compare.json", strict_json(content))
+    write_tables([table], folder, "compare", "Comparison", [svg])
+    return table
+
+
+def comparison_table(rows: Sequence[Comparison], names: tuple[str, str], metric: str) -> Table:
+    columns = ("Class", "n", *names, "difference", "95 % interval", "p", "p (Holm)")
+    cells = tuple(
+        (
+            row.class_name,
+            str(len(row.differences)),
+            *(number(mean) for mean in row.means),
+            f"{row.mean_difference:+.3f}",
+            "[{:+.3f}, {:+.3f}]".format(*row.interval),
+            _p_text(row.p_value),
+            _p_text(row.p_holm),
+        )
+        for row in rows
+    )
+    return Table(f"{metric}: {names[1]} against {names[0]}", columns, cells, NOTE)
+
+
+def _p_text(p: float) -> str:
+    if p != p:
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def difference_figure(rows: Sequence[Comparison], names: tuple[str, str], metric: str) -> Figure:
+    """One line per class: every case as a dot, the mean difference with its interval, colour if p (Holm) < 0.05."""
+    figure, axis = new_figure(8, 1.2 + 0.34 * len(rows))
+    jitter = np.random.default_rng(0)
+    for line, row in enumerate(rows):
+        spread = jitter.uniform(-0.22, 0.22, len(row.differences))
+        axis.plot(row.differences, line + spread, "o", color=GREY, markersize=3, alpha=0.8, zorder=1)
+        significant = (row.p_value if np.isnan(row.p_holm) else row.p_holm) < 0.05
+        colour = (BLUE if row.mean_difference > 0 else RED) if significant else "#333333"
+        axis.plot(row.interval, (line, line), color=colour, linewidth=2.5, zorder=2)
+        axis.plot(row.mean_difference, line, "o", color=colour, markersize=6, zorder=3)
+    axis.axvline(0, color="#333333", linewidth=0.8)
+    axis.set_yticks(
+        range(len(rows)), [f"{row.class_name.replace('_', ' ')} (n = {len(row.differences)})" for row in rows]
+    )
+    axis.invert_yaxis()
+    legend = "line: 95 % interval of the mean; colour: p < 0.05 after Holm's correction"
+    axis.set_xlabel(f"{metric}: {names[1]} minus {names[0]}\n{legend}")
+    return figure

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.results import Evaluation, Statistic
-from nnunetv2_clip.evaluation.summary import masked_summary
-from nnunetv2_clip.evaluation.tables import MISSING, Table, number, plus_minus
+from nnunetv2_clip.evaluation.results import Evaluation, Statistic, plus_minus
+from nnunetv2_clip.evaluation.summary import masked_summary, save_summary
+from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.evaluation.volumes import PaintedCoding
 from nnunetv2_clip.files import replacing_folder
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
@@ -20,21 +19,8 @@ from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel
 
 
-@dataclass(frozen=True)
-class Folds:
-    """The validation predictions of a model.
-
-    Attributes:
-        prediction: every case of every fold.
-        fold_of: case -> fold.
-    """
-
-    prediction: Side
-    fold_of: dict[str, str]
-
-
-def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy) -> Folds:
-    """The predictions in fold_*/validation of a trained model's folder.
+def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy) -> tuple[Side, dict[str, str]]:
+    """The predictions in fold_*/validation of a trained model's folder, and case -> fold.
 
     Raises:
         UserError: no model, a fold without final validation, or a case in two folds.
@@ -58,7 +44,7 @@ def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy)
             raise UserError(folder, f"case {twice[0]!r} is also predicted in fold {fold_of[twice[0]]}", "one fold each")
         files |= found
         fold_of |= dict.fromkeys(found, fold)
-    return Folds(Side(model.where, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of)
+    return Side(model.where, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of
 
 
 def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:
@@ -72,14 +58,13 @@ def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:
     for name in evaluation.summarise(evaluation.headline_pairs):
         means = [100 * by_fold[fold][name]["Dice"].mean if name in by_fold[fold] else float("nan") for fold in folds]
         over = Statistic.of(means)
-        cells = [number(mean, 2) for mean in means]
-        rows.append((name, *cells, plus_minus(over.mean, over.std, 2) if over.n else MISSING))
+        rows.append((name, *(number(mean, 2) for mean in means), plus_minus(over, 2)))
     columns = ("Class", *(f"fold {fold}" for fold in folds), "mean ± std of folds")
     return Table("Dice per fold, percent", columns, tuple(rows))
 
 
 def write_merged_folder(
-    model: TrainedModel, folds: Folds, reference: Path, manifest: Manifest, names: Sequence[str], num_processes: int
+    model: TrainedModel, prediction: Side, reference: Path, manifest: Manifest, names: Sequence[str], num_processes: int
 ) -> Path:
     """nnU-Net's folder of cross-validation results with predictions and a masked summary.json.
 
@@ -91,13 +76,11 @@ def write_merged_folder(
     with replacing_folder(merged) as beside:
         for name in (DATASET_JSON, PLANS_JSON):
             shutil.copyfile(model.where / name, beside / name)
-        for path in folds.prediction.files.values():
+        for path in prediction.files.values():
             shutil.copyfile(path, beside / path.name)
-        masked_summary(reference, beside, model.dataset_json, manifest, beside / "summary.json", num_processes)
+        summary = masked_summary(reference, beside, model.dataset_json, manifest, None, num_processes)
+        for case in summary["metric_per_case"]:  # where the files will be, not where they are now
+            case["prediction_file"] = str(merged / Path(case["prediction_file"]).name)
+        save_summary(summary, beside / "summary.json")
         shutil.rmtree(merged, ignore_errors=True)
     return merged
-
-
-def with_folds(evaluation: Evaluation, fold_of: dict[str, str]) -> Evaluation:
-    """The evaluation with each case's fold among its settings."""
-    return replace(evaluation, settings={**evaluation.settings, "folds": fold_of})

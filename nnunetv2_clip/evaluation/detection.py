@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clip.choices import ANY, OVERLAP
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.bootstrap import SEED, Interval, draws, interval, mean_interval, percentile_interval
+from nnunetv2_clip.evaluation.bootstrap import Interval, interval, mean_interval
 from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.lesions import CaseLesions, LesionRule, case_lesions
 from nnunetv2_clip.evaluation.study import case_jobs
@@ -69,6 +69,10 @@ class Detection:
     harmonic_mean: Rate
     lesion_recall: Rate
     false_lesions_per_case: Rate
+
+    @property
+    def of_patients(self) -> tuple[Rate, Rate, Rate]:
+        return self.sensitivity, self.specificity, self.harmonic_mean
 
 
 def detect(
@@ -129,7 +133,7 @@ def _truth(lesions: CaseLesions, absent: bool, empty_is_free: bool) -> str:
     return FREE if empty_is_free and lesions.reference_voxels == 0 else OTHER
 
 
-def summarise_class(cases: Iterable[CaseDetection], seed: int = SEED) -> Detection:
+def summarise_class(cases: Iterable[CaseDetection]) -> Detection:
     """The figures of one class over its cases.
 
     Intervals: cases are drawn with replacement, for the harmonic mean those with tumour and free ones separately.
@@ -141,11 +145,11 @@ def summarise_class(cases: Iterable[CaseDetection], seed: int = SEED) -> Detecti
     total = np.array([len(case.lesions.found) for case in cases], float)
     false = np.array([case.lesions.num_false for case in cases], float)
     return Detection(
-        sensitivity=_mean_rate(ill, seed),
-        specificity=_mean_rate(spared, seed),
-        harmonic_mean=_harmonic_rate(ill, spared, seed),
-        lesion_recall=_recall_rate(found, total, seed),
-        false_lesions_per_case=_mean_rate(false, seed),
+        sensitivity=_mean_rate(ill),
+        specificity=_mean_rate(spared),
+        harmonic_mean=_harmonic_rate(ill, spared),
+        lesion_recall=_recall_rate(found, total),
+        false_lesions_per_case=_mean_rate(false),
     )
 
 
@@ -155,21 +159,22 @@ def harmonic_mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _mean_rate(values: np.ndarray, seed: int) -> Rate:
-    return Rate(float(values.mean()), mean_interval(values, seed), len(values)) if len(values) else NOTHING
+def _mean_rate(values: np.ndarray) -> Rate:
+    return Rate(float(values.mean()), mean_interval(values), len(values)) if len(values) else NOTHING
 
 
-def _harmonic_rate(ill: np.ndarray, spared: np.ndarray, seed: int) -> Rate:
+def _harmonic_rate(ill: np.ndarray, spared: np.ndarray) -> Rate:
     if not len(ill) or not len(spared):
         return NOTHING
-    rng = np.random.default_rng(seed)
-    sensitivity = ill[draws(len(ill), rng)].mean(axis=1)
-    specificity = spared[draws(len(spared), rng)].mean(axis=1)
+
+    def statistic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return harmonic_mean(ill[first].mean(axis=1), spared[second].mean(axis=1))
+
     value = float(harmonic_mean(ill.mean(), spared.mean()))
-    return Rate(value, percentile_interval(harmonic_mean(sensitivity, specificity)), len(ill) + len(spared))
+    return Rate(value, interval(statistic, len(ill), len(spared)), len(ill) + len(spared))
 
 
-def _recall_rate(found: np.ndarray, total: np.ndarray, seed: int) -> Rate:
+def _recall_rate(found: np.ndarray, total: np.ndarray) -> Rate:
     """Whole cases are drawn: lesions of one patient are not independent."""
     if not total.sum():
         return NOTHING
@@ -178,7 +183,7 @@ def _recall_rate(found: np.ndarray, total: np.ndarray, seed: int) -> Rate:
         lesions = total[drawn].sum(axis=1)
         return np.divide(found[drawn].sum(axis=1), lesions, out=np.full(len(drawn), np.nan), where=lesions > 0)
 
-    return Rate(float(found.sum() / total.sum()), interval(recall, len(total), seed), int(total.sum()))
+    return Rate(float(found.sum() / total.sum()), interval(recall, len(total)), int(total.sum()))
 
 
 def tumor_classes(taxonomy: Taxonomy) -> tuple[str, ...]:
@@ -191,22 +196,3 @@ def figures(cases: Iterable[CaseDetection]) -> dict[str, Detection]:
     cases = list(cases)
     names = dict.fromkeys(case.class_name for case in cases)
     return {name: summarise_class(case for case in cases if case.class_name == name) for name in names}
-
-
-def to_json(cases: Sequence[CaseDetection], settings: dict, leaked: Mapping[str, str]) -> dict:
-    """Settings, figures per class without the leaked cases and of them alone, and every case."""
-    unseen, seen = split_leaked(cases, leaked)
-    return {
-        "settings": settings,
-        "classes": {name: asdict(found) for name, found in figures(unseen).items()},
-        "leaked": {"cases": dict(leaked), "classes": {name: asdict(found) for name, found in figures(seen).items()}},
-        "cases": [asdict(case) for case in cases],
-    }
-
-
-def split_leaked(
-    cases: Iterable[CaseDetection], leaked: Mapping[str, str]
-) -> tuple[list[CaseDetection], list[CaseDetection]]:
-    """Those that count for the headline, and those whose scan the model saw in training."""
-    cases = list(cases)
-    return [c for c in cases if c.case_id not in leaked], [c for c in cases if c.case_id in leaked]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clip.evaluation import detection
-from nnunetv2_clip.evaluation.detection import CaseDetection, Rate
+from nnunetv2_clip.evaluation.detection import NOTHING, CaseDetection, Detection, Rate, figures
 from nnunetv2_clip.evaluation.paper.published import NOT_REMEASURED, SOURCE, TABLE_4
 from nnunetv2_clip.evaluation.report import leak_table, write_page
 from nnunetv2_clip.evaluation.results import strict_json
@@ -23,75 +22,59 @@ def write_detection(
         leaked: case -> why its scan counts as seen in training; in tables of their own and in no other figure.
     """
     leaked = leaked or {}
-    unseen, seen = detection.split_leaked(cases, leaked)
-    tables = [*detection_tables(unseen), table_4(unseen)]
+    unseen = figures(case for case in cases if case.case_id not in leaked)
+    seen = figures(case for case in cases if case.case_id in leaked)
+    in_paper = table_4(unseen)
+    tables = [*detection_tables(unseen), in_paper]
     if leaked:
         tables += detection_tables(seen, ", cases seen in training") if seen else []
         tables.append(leak_table(leaked))
-    write_json(folder / "detection.json", strict_json(detection.to_json(cases, settings, leaked)))
+    of_leaked = {"cases": leaked, "classes": seen}
+    content = {"settings": settings, "classes": unseen, "leaked": of_leaked, "cases": cases}
+    write_json(folder / "detection.json", strict_json(content))
     write_csv(folder / "detection.csv", _case_rows(cases, leaked))
     write_page(tables, folder, "detection", "Detection", [f"{name}: {value}" for name, value in settings.items()])
-    write_text(folder / "detection.tex", table_4(unseen).latex())
+    write_text(folder / "detection.tex", in_paper.latex())
     return tables
 
 
-def detection_tables(cases: Sequence[CaseDetection], which: str = "") -> list[Table]:
+def detection_tables(found: Mapping[str, Detection], which: str = "") -> list[Table]:
     """Patients and lesions, each rate in percent with its interval and the number of cases or lesions."""
-    figures = detection.figures(cases)
     intervals = "Percent, [95 % bootstrap interval over cases], and the number of"
-    patients = tuple(
-        (name, *(_percent(rate) for rate in (found.sensitivity, found.specificity, found.harmonic_mean)))
-        for name, found in figures.items()
-    )
+    columns = ("Class", "Sensitivity", "Specificity", "Harmonic mean")
+    patients = tuple((name, *map(_percent, figure.of_patients)) for name, figure in found.items())
     lesions = tuple(
-        (name, _percent(found.lesion_recall), _plain(found.false_lesions_per_case)) for name, found in figures.items()
+        (name, _percent(figure.lesion_recall), _with_interval(figure.false_lesions_per_case, 1, 2))
+        for name, figure in found.items()
     )
+    note = f"{intervals} reference lesions or cases. False lesions are counts, not percent."
     return [
-        Table(
-            f"Patients{which}",
-            ("Class", "Sensitivity", "Specificity", "Harmonic mean"),
-            patients,
-            f"{intervals} cases.",
-        ),
-        Table(
-            f"Lesions{which}",
-            ("Class", "Recall", "False lesions per case"),
-            lesions,
-            f"{intervals} reference lesions or cases. False lesions are counts, not percent.",
-        ),
+        Table(f"Patients{which}", columns, patients, f"{intervals} cases."),
+        Table(f"Lesions{which}", ("Class", "Recall", "False lesions per case"), lesions, note),
     ]
 
 
-def table_4(cases: Sequence[CaseDetection]) -> Table:
+def table_4(found: Mapping[str, Detection]) -> Table:
     """Table 4 of the paper, with its three tumours and its own rows, and ours below, in percent."""
-    figures = detection.figures(case for case in cases if case.class_name in TABLE_4)
-    names = tuple(TABLE_4)
-    columns = [f"{name.removesuffix('_tumor')} {figure}" for name in names for figure in ("Sen.", "Spec.", "Harm.")]
+    columns = [f"{name.removesuffix('_tumor')} {figure}" for name in TABLE_4 for figure in ("Sen.", "Spec.", "Harm.")]
     methods = dict.fromkeys(method for rows in TABLE_4.values() for method in rows)
     rows = []
     for method in methods:
-        printed = [value for name in names for value in TABLE_4[name].get(method, (None,) * 3)]
-        rows.append((f"{method} *", *(MISSING if value is None else number(value, 2) for value in printed)))
-    ours = []
-    for name in names:
-        found = figures.get(name)
-        rates = (found.sensitivity, found.specificity, found.harmonic_mean) if found else (detection.NOTHING,) * 3
-        ours += [number(100 * rate.value, 2) for rate in rates]
-    rows.append(("this evaluation", *ours))
+        printed = [value for of_class in TABLE_4.values() for value in of_class.get(method, (None,) * 3)]
+        rows.append((f"{method} *", *(number(value, 2) for value in printed)))
+    ours = [rate for name in TABLE_4 for rate in (found[name].of_patients if name in found else (NOTHING,) * 3)]
+    rows.append(("this evaluation", *(number(100 * rate.value, 2) for rate in ours)))
     note = f"{NOT_REMEASURED} ({SOURCE}, Table 4), on other cases than ours."
     return Table("Tumour detection, percent (paper, Table 4)", ("Method", *columns), tuple(rows), note)
 
 
 def _percent(rate: Rate) -> str:
-    if rate.n == 0:
-        return MISSING
-    low, high = (number(100 * bound, 1) for bound in rate.interval)
-    return f"{number(100 * rate.value, 2)} [{low}, {high}] ({rate.n})"
+    return _with_interval(rate, 100, 1) if rate.n else MISSING
 
 
-def _plain(rate: Rate) -> str:
-    low, high = (number(bound, 2) for bound in rate.interval)
-    return f"{number(rate.value, 2)} [{low}, {high}] ({rate.n})"
+def _with_interval(rate: Rate, scale: int, digits: int) -> str:
+    low, high = (number(scale * bound, digits) for bound in rate.interval)
+    return f"{number(scale * rate.value, 2)} [{low}, {high}] ({rate.n})"
 
 
 def _case_rows(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> Iterator[tuple]:

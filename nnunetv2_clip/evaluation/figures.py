@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_clip.evaluation.comparison import Comparison
+from nnunetv2_clip.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +20,6 @@ PALETTE = ("#2563a8", "#d08c2e", "#4f8f5b", "#b5402f", "#7a5ea8", "#5b6570")
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write <name>.svg and <name>.png; gives the SVG for a page."""
-    from nnunetv2_clip.files import write_text
-
     folder.mkdir(parents=True, exist_ok=True)
     stream = io.StringIO()
     figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -38,27 +36,6 @@ def new_figure(width: float, height: float) -> tuple[Figure, object]:
     axis = figure.add_subplot()
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
-
-
-def difference_figure(rows: Sequence[Comparison], names: tuple[str, str], metric: str) -> Figure:
-    """One line per class: every case as a dot, the mean difference with its interval, colour if p (Holm) < 0.05."""
-    figure, axis = new_figure(8, 1.2 + 0.34 * len(rows))
-    jitter = np.random.default_rng(0)
-    for line, row in enumerate(rows):
-        spread = jitter.uniform(-0.22, 0.22, len(row.differences))
-        axis.plot(row.differences, line + spread, "o", color=GREY, markersize=3, alpha=0.8, zorder=1)
-        significant = (row.p_value if np.isnan(row.p_holm) else row.p_holm) < 0.05
-        colour = (BLUE if row.mean_difference > 0 else RED) if significant else "#333333"
-        axis.plot(row.interval, (line, line), color=colour, linewidth=2.5, zorder=2)
-        axis.plot(row.mean_difference, line, "o", color=colour, markersize=6, zorder=3)
-    axis.axvline(0, color="#333333", linewidth=0.8)
-    axis.set_yticks(
-        range(len(rows)), [f"{row.class_name.replace('_', ' ')} (n = {len(row.differences)})" for row in rows]
-    )
-    axis.invert_yaxis()
-    legend = "line: 95 % interval of the mean; colour: p < 0.05 after Holm's correction"
-    axis.set_xlabel(f"{metric}: {names[1]} minus {names[0]}\n{legend}")
-    return figure
 
 
 def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], title: str, xlabel: str) -> Figure:

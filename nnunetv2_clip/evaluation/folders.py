@@ -45,10 +45,10 @@ def find_label_files(folder: Path) -> tuple[dict[str, Path], bool]:
     if not folder.is_dir():
         raise UserError(folder, "is no folder", "a folder of label maps, or of folders with one mask per class")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    files = {stem(path): path for path in entries if path.is_file() and path.name.endswith(SUFFIXES)}
+    files = {stem(path): path for path in entries if path.is_file() and is_image(path)}
     if files:
         return files, False
-    folders = {path.name: path for path in entries if path.is_dir() and any(map(_is_image, path.iterdir()))}
+    folders = {path.name: path for path in entries if path.is_dir() and any(map(is_image, path.iterdir()))}
     if not folders:
         raise UserError(folder, "holds no label map", "files *.nii.gz, or a folder with <class>.nii.gz per case")
     return folders, True
@@ -111,5 +111,6 @@ def find_manifest(given: Path | None, dataset_json: Path | None) -> Manifest | N
     return Manifest.load(beside) if beside is not None and beside.is_file() else None
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """A NIfTI file by its name, and not a hidden one."""
     return path.name.endswith(SUFFIXES) and not path.name.startswith(".")

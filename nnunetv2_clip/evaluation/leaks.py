@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
@@ -29,8 +29,8 @@ def leaked_cases(evaluated: Manifest, training: Manifest) -> dict[str, str]:
     return found
 
 
-def find_leaks(manifest: Manifest | None, training: Path | None) -> dict[str, str]:
-    """The leaked cases for a command's --train-manifest; none without one.
+def find_leaks(manifest: Manifest | None, training: Path | None, predicted: Container[str]) -> dict[str, str]:
+    """The leaked cases that have a prediction, for a command's --train-manifest; none without one.
 
     Raises:
         UserError: the references have no manifest.
@@ -41,12 +41,8 @@ def find_leaks(manifest: Manifest | None, training: Path | None) -> dict[str, st
         raise UserError(
             "--train-manifest", "the references have no manifest", "a manifest on both sides", "name it with --manifest"
         )
-    return leaked_cases(manifest, Manifest.load(training))
-
-
-def predicted_leaks(leaked: Mapping[str, str] | None, predicted: Mapping[str, Path]) -> dict[str, str]:
-    """The leaked cases that have a prediction."""
-    return {case_id: reason for case_id, reason in (leaked or {}).items() if case_id in predicted}
+    found = leaked_cases(manifest, Manifest.load(training))
+    return {case_id: reason for case_id, reason in found.items() if case_id in predicted}
 
 
 def _identities(case_id: str, case: CasePresence) -> dict[str, str]:

@@ -62,7 +62,7 @@ def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, ru
     if box is None:
         return CaseLesions(0, (), (), 0, 0)
     truth, predicted = known_masks(reference, prediction, name, box)
-    voxel_ml = float(np.prod(reference.grid.spacing_mm)) / 1000
+    voxel_ml = reference.grid.voxel_ml
     true_lesions, true_sizes = _components(truth, rule.min_lesion_ml / voxel_ml)
     predicted_lesions, predicted_sizes = _components(predicted, rule.min_lesion_ml / voxel_ml)
     shared = _shared_voxels(true_lesions, predicted_lesions, len(true_sizes), len(predicted_sizes))

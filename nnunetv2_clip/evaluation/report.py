@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, Statistic
-from nnunetv2_clip.evaluation.tables import Table, number, plus_minus
+from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, plus_minus
+from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.files import write_csv, write_text
 from nnunetv2_clip.pages import render
 
@@ -65,15 +66,14 @@ def class_table(evaluation: Evaluation, pairs: Sequence[PairScore], title: str, 
     pairs = tuple(pairs)
     metrics = evaluation.metrics
     summary = evaluation.summarise(pairs)
-    num_pairs = {name: sum(pair.class_name == name for pair in pairs) for name in summary}
-    rows = [
-        (name, str(num_pairs[name]), str(row["Dice"].n), *(_cell(row[metric], metric) for metric in metrics))
-        for name, row in summary.items()
-    ]
-    over = evaluation.mean_over_classes(pairs)
+    num_pairs = Counter(pair.class_name for pair in pairs)
+    rows = []
+    for name, row in summary.items():
+        cells = (plus_minus(row[metric], DIGITS[metric]) for metric in metrics)
+        rows.append((name, str(num_pairs[name]), str(row["Dice"].n), *cells))
     if rows:
-        means = (number(over[metric].mean, DIGITS[metric]) for metric in metrics)
-        rows.append(("mean over classes", str(sum(num_pairs.values())), "", *means))
+        means = (number(over.mean, DIGITS[metric]) for metric, over in evaluation.mean_over_classes(pairs).items())
+        rows.append(("mean over classes", str(sum(num_pairs[name] for name in summary)), "", *means))
     columns = ("Class", "cases", "n", *(LABELS[metric] for metric in metrics))
     return Table(title, columns, tuple(rows), note or COUNTS_NOTE, has_total=True)
 
@@ -86,10 +86,6 @@ def _pair_rows(evaluation: Evaluation) -> Iterator[tuple]:
         values = (pair.metrics[column] for column in columns)
         start = (pair.case_id, pair.dataset, pair.class_name, pair.state, int(pair.case_id in evaluation.leaked))
         yield (*start, *("" if value != value else value for value in values))
-
-
-def _cell(statistic: Statistic, metric: str) -> str:
-    return plus_minus(statistic.mean, statistic.std, DIGITS[metric])
 
 
 def _worst_table(evaluation: Evaluation) -> Table:

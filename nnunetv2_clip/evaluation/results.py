@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.tables import number
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.runner import CasesFailed
 
@@ -59,6 +60,11 @@ class Statistic:
         if not known:
             return cls(0, nan, nan, nan)
         return cls(len(known), fmean(known), stdev(known) if len(known) > 1 else nan, median(known))
+
+
+def plus_minus(values: Statistic, digits: int = 3) -> str:
+    """mean ± std for a table; the mean alone where one value has no deviation, a dash where there is none."""
+    return number(values.mean, digits) + (f" ± {number(values.std, digits)}" if math.isfinite(values.std) else "")
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Evaluation:
         write_json(path, strict_json(self.to_json()))
 
     def to_json(self) -> dict:
+        """What `strict_json` makes JSON of."""
         return {
             "schema_version": SCHEMA_VERSION,
             "created_by": f"nnunetv2_clip {__version__}",
@@ -130,14 +137,14 @@ class Evaluation:
             "rules": RULES,
             "notes": list(self.notes),
             "class_order": list(self.class_order),
-            "classes": _plain(self.summarise(self.headline_pairs)),
-            "mean_over_classes": _plain(self.mean_over_classes(self.headline_pairs)),
+            "classes": self.summarise(self.headline_pairs),
+            "mean_over_classes": self.mean_over_classes(self.headline_pairs),
             "datasets": {
-                dataset: _plain(self.summarise(pair for pair in self.headline_pairs if pair.dataset == dataset))
+                dataset: self.summarise(pair for pair in self.headline_pairs if pair.dataset == dataset)
                 for dataset in self.datasets()
             },
-            "leaked": {"cases": self.leaked, "classes": _plain(self.summarise(self.leaked_pairs))},
-            "pairs": [asdict(pair) for pair in self.pairs],
+            "leaked": {"cases": self.leaked, "classes": self.summarise(self.leaked_pairs)},
+            "pairs": self.pairs,
         }
 
     @classmethod
@@ -153,7 +160,11 @@ class Evaluation:
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "pairs" not in content:
             raise UserError(path, "is no evaluation.json of this version", "the file that 'evaluate' writes")
         try:
-            pairs = tuple(PairScore(**{**pair, "metrics": _with_nan(pair["metrics"])}) for pair in content["pairs"])
+            nan = float("nan")
+            pairs = tuple(
+                PairScore(**{**pair, "metrics": {k: nan if v is None else v for k, v in pair["metrics"].items()}})
+                for pair in content["pairs"]
+            )
             leaked = content.get("leaked", {}).get("cases", {})
             notes, order = tuple(content.get("notes", ())), tuple(content["class_order"])
         except (AttributeError, KeyError, TypeError):
@@ -161,21 +172,12 @@ class Evaluation:
         return cls(pairs, order, leaked, content.get("settings", {}), notes)
 
 
-def _plain(table: object) -> object:
-    """Statistics as dictionaries, at any depth."""
-    if isinstance(table, Statistic):
-        return asdict(table)
-    return {key: _plain(value) for key, value in table.items()}
-
-
 def strict_json(value: object) -> object:
-    """NaN and infinity as null, which every JSON reader takes."""
+    """Dataclasses as tables, NaN and infinity as null, which every JSON reader takes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return {key: strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [strict_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(metrics: dict) -> dict[str, float]:
-    return {name: float("nan") if value is None else value for name, value in metrics.items()}

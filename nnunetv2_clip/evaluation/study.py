@@ -8,7 +8,6 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.leaks import predicted_leaks
 from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, PairScore
 from nnunetv2_clip.evaluation.volumes import MaskCoding
 from nnunetv2_clip.manifest import CasePresence, Manifest
@@ -32,7 +31,7 @@ def evaluate(
         manifest: which classes each case annotates, and from which dataset it comes; None: every class of the
             reference counts as annotated.
         tolerances_mm: class -> tolerance; None leaves NSD and HD95 out.
-        leaked: case -> why its scan counts as seen in training.
+        leaked: predicted case -> why its scan counts as seen in training.
 
     Raises:
         UserError: see `case_jobs`.
@@ -48,10 +47,9 @@ def evaluate(
         for name, values in metrics.items():
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(PairScore(job.case_id, dataset, name, state, values))
-    seen = predicted_leaks(leaked, prediction.files)
     lost = [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
     notes = (*_notes(reference, prediction, manifest), *lost)
-    return Evaluation(tuple(pairs), taxonomy.names, seen, notes=notes, failed=failed)
+    return Evaluation(tuple(pairs), taxonomy.names, dict(leaked or {}), notes=notes, failed=failed)
 
 
 def case_jobs(

@@ -10,14 +10,17 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
-from nnunetv2_clip.evaluation.overlap import Overlap
 from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names, region_values
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.runner import require_all, run_cases
 
-METRICS = ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref")
+# nnU-Net's name -> ours, of `Overlap`.
+METRICS = {
+    **{"Dice": "dice", "IoU": "iou", "n_pred": "num_predicted", "n_ref": "num_reference"},
+    **{"TP": "true_positive", "FP": "false_positive", "FN": "false_negative", "TN": "true_negative"},
+}
 Region = int | tuple[int, ...]
 
 
@@ -69,7 +72,10 @@ def masked_summary(
             "reference_file": str(job.reference),
             "prediction_file": str(job.prediction),
             "metrics": {
-                regions[name]: _metrics(found[name] if known else None) for name, known in zip(names, row, strict=True)
+                regions[name]: {
+                    metric: getattr(found[name], ours) if known else float("nan") for metric, ours in METRICS.items()
+                }
+                for name, known in zip(names, row, strict=True)
             },
         }
         for job, row, found in zip(jobs, presence, scored, strict=True)
@@ -86,7 +92,7 @@ def masked_summary(
         "class_names": {str(region): name for name, region in regions.items()},
     }
     if output_file is not None:
-        _save(result, Path(output_file))
+        save_summary(result, Path(output_file))
     return result
 
 
@@ -124,28 +130,14 @@ def _pairs(folder_ref: Path, folder_pred: Path, ending: str) -> list[tuple[str, 
     return pairs
 
 
-def _metrics(overlap: Overlap | None) -> dict[str, float]:
-    if overlap is None:
-        return dict.fromkeys(METRICS, float("nan"))
-    return {
-        "Dice": overlap.dice,
-        "IoU": overlap.iou,
-        "FP": overlap.false_positive,
-        "TP": overlap.true_positive,
-        "FN": overlap.false_negative,
-        "TN": overlap.true_negative,
-        "n_pred": overlap.num_predicted,
-        "n_ref": overlap.num_reference,
-    }
-
-
 def _mean(values: Iterable[float]) -> float:
     """The mean of what is not NaN; NaN (without a warning) when nothing is left."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 
 
-def _save(result: dict, output_file: Path) -> None:
+def save_summary(result: dict, output_file: Path) -> None:
+    """A file that nnU-Net's `load_summary_json` reads, whole or not there."""
     from nnunetv2.evaluation.evaluate_predictions import save_summary_json
 
     with replacing(output_file) as beside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = "-"
@@ -26,50 +27,32 @@ class Table:
 
     def markdown(self) -> str:
         widths = [max(3, *map(len, texts)) for texts in zip(self.columns, *self.rows, strict=True)]
-        lines = [_markdown_line(self.columns, widths), _markdown_line(_rulers(widths), widths)]
-        lines += [_markdown_line(row, widths) for row in self.rows]
-        parts = [f"### {self.title}", "\n".join(lines)] + ([self.note] if self.note else [])
-        return "\n\n".join(parts) + "\n"
+        rulers = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]  # names left, numbers right
+        lines = "\n".join(_markdown_line(row, widths) for row in (self.columns, rulers, *self.rows))
+        return "\n\n".join(filter(None, (f"### {self.title}", lines, self.note))) + "\n"
 
     def latex(self) -> str:
         """A table environment for the package booktabs."""
         line = lambda texts: " & ".join(map(_latex, texts)) + r" \\"  # noqa: E731
-        return "\n".join(
-            [
-                r"\begin{table}",
-                rf"\caption{{{_latex(f'{self.title}. {self.note}' if self.note else self.title)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
-                r"\toprule",
-                line(self.columns),
-                r"\midrule",
-                *map(line, self.rows),
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
+        lines = (
+            r"\begin{table}",
+            rf"\caption{{{_latex(f'{self.title}. {self.note}' if self.note else self.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            *(r"\toprule", line(self.columns), r"\midrule", *map(line, self.rows), r"\bottomrule"),
+            *(r"\end{tabular}", r"\end{table}", ""),
         )
+        return "\n".join(lines)
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def plus_minus(mean: float, std: float, digits: int = 3) -> str:
-    """mean ± std; the mean alone where one value has no deviation."""
-    return number(mean, digits) + (f" ± {number(std, digits)}" if math.isfinite(std) else "")
-
-
-def _rulers(widths: list[int]) -> list[str]:
-    """Left for the names, right for the numbers."""
-    return ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-
-
-def _markdown_line(texts: tuple[str, ...] | list[str], widths: list[int]) -> str:
-    first = texts[0].replace("|", "\\|").ljust(widths[0])
-    rest = [text.replace("|", "\\|").rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True)]
-    return "| " + " | ".join([first, *rest]) + " |"
+def _markdown_line(texts: Iterable[str], widths: list[int]) -> str:
+    first, *rest = (text.replace("|", "\\|") for text in texts)
+    cells = (text.rjust(width) for text, width in zip(rest, widths[1:], strict=True))
+    return "| " + " | ".join([first.ljust(widths[0]), *cells]) + " |"
 
 
 def _latex(text: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
@@ -147,7 +146,5 @@ def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
     low, high = int(volume.data.min()), int(volume.data.max())
     if low < 0 or high > MAX_LABEL_VALUE:
         raise UserError(path, f"has values from {low} to {high}", f"label values from 0 to {MAX_LABEL_VALUE}")
-    turn = nibabel.io_orientation(volume.affine)
-    turned = nibabel.orientations.apply_orientation(volume.data, turn)
-    affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.data.shape)
-    return np.ascontiguousarray(turned, np.uint8 if high < 256 else np.uint16), Geometry(turned.shape, affine)
+    turned = volume.turned_to_ras()
+    return np.ascontiguousarray(turned.data, np.uint8 if high < 256 else np.uint16), turned.geometry

@@ -45,6 +45,10 @@ class Geometry:
         """Edge lengths of a voxel along the three array axes."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def voxel_ml(self) -> float:
+        return float(np.prod(self.spacing_mm)) / 1000
+
     def difference(self, other: Geometry) -> str:
         """What differs between two grids, in words; empty when they agree within `POSITION_TOLERANCE`."""
         if self.shape != other.shape:
@@ -80,6 +84,12 @@ class Volume:
     @property
     def geometry(self) -> Geometry:
         return Geometry(self.data.shape, self.affine)
+
+    def turned_to_ras(self) -> Volume:
+        """The same voxels with the array axes that are nearest to R, A, S."""
+        turn = nib.io_orientation(self.affine)
+        data = nib.orientations.apply_orientation(self.data, turn)
+        return Volume(data, self.affine @ nib.orientations.inv_ornt_aff(turn, self.data.shape))
 
 
 def stem(path: Path) -> str:
@@ -188,7 +198,7 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, compression: i
 
 def fingerprint(image: Volume) -> str:
     """16 hexadecimal digits of the voxel values in RAS order: the same for re-saved or re-oriented copies of a scan."""
-    data = nib.orientations.apply_orientation(image.data, nib.io_orientation(image.affine))
+    data = image.turned_to_ras().data
     if data.dtype != np.int16:
         data = np.clip(np.rint(data), -32768, 32767).astype(np.int16)
     digest = hashlib.sha256(repr(data.shape).encode())

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
@@ -132,13 +131,13 @@ def describe_case(files: CaseFiles) -> CaseReport:
     scan = read_case_arrays(files)
     found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
     voxels = scan.prediction.num_voxels()
-    volumes = {name: voxels[name] * _voxel_ml(scan.grid) for name in files.names}
+    volumes = {name: voxels[name] * scan.grid.voxel_ml for name in files.names}
     views = [_overview(files, scan)]
     name = _class_to_look_at(files, volumes, found)
     if name is not None:
         views.append(_detail(files, scan, name, found))
     nsd = _nsd(files, scan)
-    return CaseReport(files.case_id, files.dataset, found, volumes, _voxel_ml(scan.grid), tuple(views), nsd)
+    return CaseReport(files.case_id, files.dataset, found, volumes, scan.grid.voxel_ml, tuple(views), nsd)
 
 
 def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
@@ -170,10 +169,8 @@ def read_case_arrays(files: CaseFiles) -> CaseArrays:
 
 def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
     """(X, Y, Z) Hounsfield units turned to RAS, and their grid."""
-    volume = read_image(path)
-    axes = nib.io_orientation(volume.affine)
-    data = nib.apply_orientation(volume.data, axes)
-    return data, Geometry(data.shape, volume.affine @ nib.orientations.inv_ornt_aff(axes, volume.data.shape))
+    volume = read_image(path).turned_to_ras()
+    return volume.data, volume.geometry
 
 
 def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:
@@ -185,10 +182,6 @@ def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -
             "files of the same scan in its own geometry",
             "check that -i, -pred and -ref belong together",
         )
-
-
-def _voxel_ml(grid: Geometry) -> float:
-    return float(np.prod(grid.spacing_mm)) / 1000
 
 
 def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[str, Overlap]) -> str | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest
+from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, is_image
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.evaluation.volumes import LabelCoding
-from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
+from nnunetv2_clip.imaging.nifti import stem
 from nnunetv2_clip.labels import class_names, load_dataset_json
 from nnunetv2_clip.report.cases import CaseFiles
 from nnunetv2_clip.trained_model import ModelTables
@@ -87,7 +87,7 @@ def _label_files(folder: Path, option: str, expected: str) -> dict[str, Path]:
     """Case -> file."""
     if not folder.is_dir():
         raise UserError(f"{option} {folder}", "is no folder", expected)
-    files = {stem(path): path for path in sorted(folder.iterdir()) if _is_nifti(path)}
+    files = {stem(path): path for path in sorted(folder.iterdir()) if is_image(path)}
     if not files:
         raise UserError(f"{option} {folder}", "holds no NIfTI file", expected)
     return files
@@ -97,10 +97,6 @@ def _images(folder: Path) -> dict[str, Path]:
     files = _label_files(folder, "-i", "the images of the predicted cases (.nii.gz)")
     first_channel = {name[: -len("_0000")]: path for name, path in files.items() if name.endswith("_0000")}
     return {**files, **first_channel}
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def _find_dataset_json(predictions: Path, references: Path | None, given: Path | None) -> Path | None:

@@ -94,6 +94,13 @@ def test_nnunet_keeps_the_merged_folder_and_its_masked_summary(model):
     assert before["foreground_mean"]["Dice"] == pytest.approx((2.5 / 3 + 1) / 2)
 
 
+def test_merged_summary_names_the_files_of_the_merged_folder(model):
+    crossval(model, "--merge")
+    merged = model / "crossval_results_folds_0_1"
+    found = json.loads((merged / "summary.json").read_text())["metric_per_case"]
+    assert [case["prediction_file"] for case in found] == [str(merged / f"{name}.nii.gz") for name in CASES]
+
+
 def evaluation_of(dice: dict, dataset: str) -> Evaluation:
     pairs = [
         PairScore(f"case_{number}", dataset, name, "annotated", {"Dice": value})

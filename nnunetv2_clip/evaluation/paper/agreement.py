@@ -9,9 +9,9 @@ from dataclasses import replace
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.results import Evaluation, Statistic
+from nnunetv2_clip.evaluation.results import Evaluation, Statistic, plus_minus
 from nnunetv2_clip.evaluation.study import evaluate
-from nnunetv2_clip.evaluation.tables import MISSING, Table, plus_minus
+from nnunetv2_clip.evaluation.tables import MISSING, Table
 from nnunetv2_clip.manifest import Manifest
 
 Agreement = dict[str, Evaluation]  # "first - second" -> Dice of every common case and class
@@ -56,11 +56,8 @@ def agreement_table(found: Agreement) -> Table:
     """Mean ± standard deviation of Dice over cases and their number, per class and pair of sources."""
     rows = []
     for name, row in summarise_agreement(found).items():
-        cells = [_cell(row[pair]) if pair in row else MISSING for pair in found]
+        known = {pair: statistic for pair, statistic in row.items() if statistic.n}
+        cells = (f"{plus_minus(known[pair])} ({known[pair].n})" if pair in known else MISSING for pair in found)
         rows.append((name, *cells))
     note = "Dice, mean ± standard deviation over the cases in which one of the two sources has the class; then n."
     return Table("Agreement", ("Class", *found), tuple(rows), note)
-
-
-def _cell(statistic: Statistic) -> str:
-    return f"{plus_minus(statistic.mean, statistic.std)} ({statistic.n})" if statistic.n else MISSING

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.evaluation.figures import bar_panels, bubble_figure, save_figure
+from nnunetv2_clip.evaluation.report import write_tables
+from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.files import read_json
 from nnunetv2_clip.networks.head import CHANNELS, NUM_DYNAMIC_PARAMETERS, text_driven_head
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 
+NUM_CHANNELS = 1  # a CT
 TEXT_WIDTH = 512  # CLIP ViT-B/32, the paper's encoder
 NUM_MSD_TASKS = 6
 SWIN_FEATURE_SIZE = 48
@@ -40,6 +44,7 @@ COLUMNS = (
 UNIVERSAL_NET, ONE_CLASS, NNUNET, ONE_TASK, TASKS, SWIN = (
     "universal", "universal-1-class", "nnunet", "nnunet-1-task", "nnunet-per-task", "swin-unetr"
 )  # fmt: skip
+WITH_DICE = (UNIVERSAL_NET, NNUNET, TASKS, SWIN)  # networks that can have an evaluation
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,13 @@ class Cost:
     seconds: float
     peak_bytes: float
 
+    @property
+    def figures(self) -> tuple[float, float, float, float]:
+        """Million parameters, GFLOPs, seconds, MiB."""
+        return self.parameters / 1e6, self.flops / 1e9, self.seconds, self.peak_bytes / 2**20
 
-def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[list[Candidate], tuple[int, ...]]:
+
+def candidates(plans: Path, configuration: str) -> tuple[list[Candidate], tuple[int, ...]]:
     """The universal network and stock nnU-Net of the same plans, Swin UNETR if monai is there; the plans' patch size.
 
     Raises:
@@ -96,34 +106,25 @@ def candidates(plans: Path, configuration: str, num_channels: int = 1) -> tuple[
         )
     names, backbone, kwargs = _architecture(content, configuration)
     parts = kwargs.pop("extensions", ())
+    count = "1 class" if len(names) == 1 else f"{len(names)} classes"
 
     def universal(classes: Sequence[str]) -> nn.Module:
-        network = CLIPUniversalNet(
-            num_channels,
-            len(classes),
-            backbone,
-            classes,
-            TEXT_WIDTH,
-            deep_supervision=False,
-            extensions=[part for part in parts if set(part) & set(classes)],
-            **kwargs,
-        )
-        return network.eval()
+        own = [part for part in parts if set(part) & set(classes)]
+        sizes = NUM_CHANNELS, len(classes), backbone, classes, TEXT_WIDTH
+        return CLIPUniversalNet(*sizes, deep_supervision=False, extensions=own, **kwargs).eval()
 
     def stock(num_outputs: int) -> nn.Module:
-        return locate(backbone)(
-            input_channels=num_channels, num_classes=num_outputs, deep_supervision=False, **kwargs
-        ).eval()
+        sizes = {"input_channels": NUM_CHANNELS, "num_classes": num_outputs}
+        return locate(backbone)(**sizes, deep_supervision=False, **kwargs).eval()
 
     found = [
-        Candidate(UNIVERSAL_NET, f"universal, {_count(names)}", lambda: universal(names), len(names)),
+        Candidate(UNIVERSAL_NET, f"universal, {count}", lambda: universal(names), len(names)),
         Candidate(ONE_CLASS, "universal, 1 class", lambda: universal(names[:1]), 1),
-        Candidate(NNUNET, f"nnU-Net, {_count(names)}", lambda: stock(len(names)), len(names)),
+        Candidate(NNUNET, f"nnU-Net, {count}", lambda: stock(len(names)), len(names)),
         Candidate(ONE_TASK, "nnU-Net, 1 task (2 classes)", lambda: stock(2), 2),
     ]
     if has_monai():
-        swin = Candidate(SWIN, f"Swin UNETR, {_count(names)}", lambda: _swin(num_channels, len(names)), len(names))
-        found.append(swin)
+        found.append(Candidate(SWIN, f"Swin UNETR, {count}", lambda: _swin(len(names)), len(names)))
     return found, tuple(PlansManager(content).get_configuration(configuration).patch_size)
 
 
@@ -153,12 +154,10 @@ def measure_all(
     return costs, left_out
 
 
-def measure_network(
-    candidate: Candidate, size: Sequence[int], device: torch.device, repeats: int, num_channels: int = 1
-) -> Cost:
+def measure_network(candidate: Candidate, size: Sequence[int], device: torch.device, repeats: int) -> Cost:
     """The cost of one forward pass; FLOPs are counted on the CPU, where no operation is hidden in a fused kernel."""
     network = candidate.build()
-    image = torch.zeros(1, num_channels, *size)
+    image = torch.zeros(1, NUM_CHANNELS, *size)
     flops = count_flops(network, image)
     network, image = network.to(device), image.to(device)
     peak = _peak_bytes(network, image)
@@ -169,19 +168,12 @@ def measure_network(
 
 def six_networks(cost: Cost) -> Cost:
     """Six one-task networks, one after the other: the classes of each are counted, time and memory not measured."""
-    return Cost(
-        TASKS,
-        f"{NUM_MSD_TASKS} nnU-Nets, 1 task each",
-        NUM_MSD_TASKS * cost.num_classes,
-        NUM_MSD_TASKS * cost.parameters,
-        NUM_MSD_TASKS * cost.flops,
-        float("nan"),
-        float("nan"),
-    )
+    sums = (NUM_MSD_TASKS * value for value in (cost.num_classes, cost.parameters, cost.flops))
+    return Cost(TASKS, f"{NUM_MSD_TASKS} nnU-Nets, 1 task each", *sums, float("nan"), float("nan"))
 
 
 @torch.inference_mode()
-def count_flops(network: nn.Module, image: torch.Tensor) -> int:
+def count_flops(network: Callable[[torch.Tensor], object], image: torch.Tensor) -> int:
     """Multiplications and additions of one forward pass."""
     with FlopCounterMode(display=False) as counter:
         network(image)
@@ -204,25 +196,15 @@ def matrix_head_flops(num_classes: int, num_voxels: int, num_channels: int = CHA
 def check_head(num_classes: int, size: Sequence[int]) -> str:
     """The FLOPs of the head alone, counted and by formula, in words."""
     num_voxels = math.prod(size)
-    counted = count_flops(_Head(num_classes), torch.zeros(1, CHANNELS, *size))
+    weights, classes = torch.zeros(num_classes, NUM_DYNAMIC_PARAMETERS), torch.zeros(num_classes, dtype=torch.long)
+    features = torch.zeros(1, CHANNELS, *size)
+    counted = count_flops(lambda features: text_driven_head(features, weights, classes), features)
     formula = matrix_head_flops(num_classes, num_voxels)
     verdict = "as the formula says" if counted == formula else f"but {formula / 1e9:.6g} by the formula"
     return (
         f"The text-driven head of {num_classes} classes takes {counted / 1e9:.6g} GFLOPs of it, counted, {verdict}: "
         f"2 (8 x 8 + 8 x 8 + 8) for each class and voxel, and a constant."
     )
-
-
-class _Head(nn.Module):
-    """The head with weights of its own, without backbone and controller."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        weights = torch.zeros(self.num_classes, NUM_DYNAMIC_PARAMETERS)
-        return text_driven_head(features, weights, torch.zeros(self.num_classes, dtype=torch.long))
 
 
 def misfit(candidate: Candidate, size: Sequence[int]) -> str:
@@ -239,14 +221,51 @@ def cost_table(costs: Sequence[Cost], size: tuple[int, ...], device: str, note: 
     return Table(title, ("Network", "classes", *COLUMNS), tuple(_row(cost) for cost in costs), note)
 
 
+def write_efficiency(
+    tables: Sequence[Table], costs: Mapping[tuple[int, ...], list[Cost]], dice: Mapping[str, float], folder: Path
+) -> list[str]:
+    """efficiency.md, .html and .tex, a picture per size, and Dice against FLOPs where Dice is known.
+
+    Args:
+        costs: input size -> networks that were measured.
+        dice: short name of a network -> mean Dice.
+
+    Returns:
+        The names of the files.
+    """
+    pictures = {}
+    for size, found in costs.items():
+        pictures[f"efficiency_{'x'.join(map(str, size))}" if pictures else "efficiency"] = _bars(found)
+    size, found = next(iter(costs.items()))
+    points = {
+        cost.name: (cost.flops / 1e9, dice[cost.key], cost.parameters / 1e6) for cost in found if cost.key in dice
+    }
+    if points:
+        shape = " x ".join(map(str, size))
+        axes = f"GFLOPs of one forward pass, {shape} voxels", "Dice, mean over classes"
+        pictures["efficiency_dice"] = bubble_figure(points, *axes, "M parameters")
+    drawn = [save_figure(figure, folder, name) for name, figure in pictures.items()]
+    write_tables(tables, folder, "efficiency", "Efficiency", pictures=drawn)
+    return ["efficiency.md", "efficiency.html", "efficiency.tex", *(f"{name}.png" for name in pictures)]
+
+
+def mean_dice(evaluations: Mapping[str, Path]) -> dict[str, float]:
+    """Short name of a network -> Dice, the mean over the classes of its evaluation.
+
+    Raises:
+        UserError: no such network, or no evaluation.
+    """
+    for key in evaluations:
+        if key not in WITH_DICE:
+            raise UserError("-i", f"unknown network {key!r}.{suggestion(key, WITH_DICE)}", f"of {', '.join(WITH_DICE)}")
+    loaded = {key: Evaluation.load(path) for key, path in evaluations.items()}
+    return {key: found.mean_over_classes(found.headline_pairs)["Dice"].mean for key, found in loaded.items()}
+
+
 def _row(cost: Cost) -> tuple[str, ...]:
-    figures = (cost.parameters / 1e6, 2), (cost.flops / 1e9, 2), (cost.seconds, 3), (cost.peak_bytes / 2**20, 1)
+    figures = zip(cost.figures, (2, 2, 3, 1), strict=True)
     cells = [number(value / n, digits) for value, digits in figures for n in (1, cost.num_classes)]
     return cost.name, str(cost.num_classes), *cells
-
-
-def _count(names: Sequence[str]) -> str:
-    return "1 class" if len(names) == 1 else f"{len(names)} classes"
 
 
 @torch.inference_mode()
@@ -295,7 +314,24 @@ def _architecture(plans: dict, configuration: str) -> tuple[tuple[str, ...], str
     return names, backbone, kwargs
 
 
-def _swin(num_channels: int, num_outputs: int) -> nn.Module:
+def _swin(num_outputs: int) -> nn.Module:
     from monai.networks.nets import SwinUNETR
 
-    return SwinUNETR(in_channels=num_channels, out_channels=num_outputs, feature_size=SWIN_FEATURE_SIZE).eval()
+    return SwinUNETR(in_channels=NUM_CHANNELS, out_channels=num_outputs, feature_size=SWIN_FEATURE_SIZE).eval()
+
+
+def _bars(costs: Sequence[Cost]):
+    parameters, gigaflops, seconds, mebibytes = zip(*(cost.figures for cost in costs), strict=True)
+
+    def per_class(values: Sequence[float]) -> list[float]:
+        return [value / cost.num_classes for value, cost in zip(values, costs, strict=True)]
+
+    panels = {
+        "GFLOPs, all classes": gigaflops,
+        "GFLOPs per class": per_class(gigaflops),
+        "Parameters (M)": parameters,
+        "Seconds, all classes": seconds,
+        "Peak memory (MiB)": mebibytes,
+        "Seconds per class": per_class(seconds),
+    }
+    return bar_panels([cost.name for cost in costs], panels)

@@ -43,18 +43,15 @@ def _flat(columns: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(name for names in columns.values() for name in names)
 
 
+def _each(*names: str, **others: str) -> dict[str, tuple[str, ...]]:
+    """A column for every class: under its own name in words, or under another heading."""
+    headings = {name.replace("_", " "): name for name in names} | others
+    return {heading: (name,) for heading, name in headings.items()}
+
+
 _BTCV_COLUMNS = {
-    "Spl": ("spleen",),
-    "RKid": ("right_kidney",),
-    "LKid": ("left_kidney",),
-    "Gall": ("gallbladder",),
-    "Eso": ("esophagus",),
-    "Liv": ("liver",),
-    "Sto": ("stomach",),
-    "Aor": ("aorta",),
-    "IVC": ("postcava",),
-    "Veins": ("portal_and_splenic_vein",),
-    "Pan": ("pancreas",),
+    **_each(Spl="spleen", RKid="right_kidney", LKid="left_kidney", Gall="gallbladder", Eso="esophagus", Liv="liver"),
+    **_each(Sto="stomach", Aor="aorta", IVC="postcava", Veins="portal_and_splenic_vein", Pan="pancreas"),
     "AG": ("right_adrenal_gland", "left_adrenal_gland"),
 }
 TABLE_3 = PublishedTable(
@@ -73,22 +70,16 @@ TABLE_3 = PublishedTable(
     },
 )
 
-_IRCADB_COLUMNS = {
-    "spleen": ("spleen",),
-    "kidneyR": ("right_kidney",),
-    "kidneyL": ("left_kidney",),
-    "gallbladder": ("gallbladder",),
-    "liver": ("liver",),
-    "stomach": ("stomach",),
-    "pancreas": ("pancreas",),
-    "lungR": ("right_lung",),
-    "lungL": ("left_lung",),
+_ORGAN_COLUMNS = {
+    **_each("spleen", kidneyR="right_kidney", kidneyL="left_kidney"),
+    **_each("gallbladder", "liver", "stomach", "pancreas"),
 }
+_IRCADB_COLUMNS = {**_ORGAN_COLUMNS, **_each(lungR="right_lung", lungL="left_lung")}
 TABLE_5_IRCADB = PublishedTable(
     title="3D-IRCADb, external data, Dice in percent (paper, Table 5, upper part)",
     dataset="ircadb",
     columns=_IRCADB_COLUMNS,
-    averages={"mDSC*": _flat(_IRCADB_COLUMNS)[:7], "mDSC": _flat(_IRCADB_COLUMNS)},
+    averages={"mDSC*": _flat(_ORGAN_COLUMNS), "mDSC": _flat(_IRCADB_COLUMNS)},
     rows={
         "SegResNet": (94.08, 80.01, 91.60, 69.59, 95.62, 89.53, 79.19, None, None, 85.66, None),
         "nnFormer": (93.75, 88.20, 90.11, 62.22, 94.93, 87.93, 78.90, None, None, 85.14, None),
@@ -101,12 +92,7 @@ TABLE_5_IRCADB = PublishedTable(
     },
 )
 
-_JHH_COLUMNS = {
-    **{name: classes for name, classes in _IRCADB_COLUMNS.items() if not name.startswith("lung")},
-    "aorta": ("aorta",),
-    "postcava": ("postcava",),
-    "vein": ("portal_and_splenic_vein",),
-}
+_JHH_COLUMNS = {**_ORGAN_COLUMNS, **_each("aorta", "postcava", vein="portal_and_splenic_vein")}
 TABLE_5_JHH = PublishedTable(
     title="JHH (a private dataset), external data, Dice in percent (paper, Table 5, lower part)",
     dataset="jhh",
@@ -126,20 +112,10 @@ TABLE_5_JHH = PublishedTable(
 
 # Figure 3 compares five-fold cross-validation on the six CT tasks of the Decathlon and prints no numbers; its caption
 # gives differences only (and the text another one for the colon, 12 instead of 11). So there are columns and no rows.
-_MSD_COLUMNS = {
-    name.replace("_", " "): (name,)
-    for name in (
-        "liver",
-        "liver_tumor",
-        "lung_tumor",
-        "pancreas",
-        "pancreas_tumor",
-        "hepatic_vessel",
-        "hepatic_vessel_tumor",
-        "spleen",
-        "colon_tumor",
-    )
-}
+_MSD_COLUMNS = _each(
+    "liver", "liver_tumor", "lung_tumor", "pancreas", "pancreas_tumor", "hepatic_vessel", "hepatic_vessel_tumor",
+    "spleen", "colon_tumor",
+)  # fmt: skip
 FIGURE_3 = PublishedTable(
     title="MSD CT tasks, five-fold cross-validation, Dice in percent (paper, Figure 3)",
     dataset="msd_",
@@ -151,30 +127,11 @@ FIGURE_3 = PublishedTable(
 # External data that everybody can download; the paper scores it after fine-tuning only (Table 6), so no rows either.
 # The universal classes that TotalSegmentator labels: lungs from their lobes, postcava from inferior_vena_cava,
 # intestine from small_bowel, bladder from urinary_bladder.
-_TOTALSEGMENTATOR_COLUMNS = {
-    name.replace("_", " "): (name,)
-    for name in (
-        "spleen",
-        "right_kidney",
-        "left_kidney",
-        "gallbladder",
-        "esophagus",
-        "liver",
-        "stomach",
-        "aorta",
-        "postcava",
-        "portal_and_splenic_vein",
-        "pancreas",
-        "right_adrenal_gland",
-        "left_adrenal_gland",
-        "duodenum",
-        "right_lung",
-        "left_lung",
-        "colon",
-        "intestine",
-        "bladder",
-    )
-}
+_TOTALSEGMENTATOR_COLUMNS = _each(
+    "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta", "postcava",
+    "portal_and_splenic_vein", "pancreas", "right_adrenal_gland", "left_adrenal_gland", "duodenum", "right_lung",
+    "left_lung", "colon", "intestine", "bladder",
+)  # fmt: skip
 TOTALSEGMENTATOR = PublishedTable(
     title="TotalSegmentator, external data, Dice in percent",
     dataset="totalsegmentator",

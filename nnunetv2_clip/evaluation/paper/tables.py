@@ -28,13 +28,13 @@ def paper_table(table: PublishedTable, evaluations: Mapping[str, Evaluation], al
         all_datasets: take every case instead of those whose dataset has the table's name.
     """
     headings = (*table.columns, *table.averages)
-    rows = [(f"{method} *", *(_cell(value) for value in printed)) for method, printed in table.rows.items()]
+    rows = [(f"{method} *", *(number(value, 2) for value in printed)) for method, printed in table.rows.items()]
     for name, evaluation in evaluations.items():
         statistics = _statistics(table, evaluation, all_datasets)
         groups = (*table.columns.values(), *table.averages.values())
-        rows.append((name, *(_cell(_percent(classes, statistics, "mean")) for classes in groups)))
-        deviations = [_percent(classes, statistics, "std") for classes in table.columns.values()]
-        rows.append(("± over cases", *map(_cell, deviations), *(MISSING for _ in table.averages)))
+        rows.append((name, *(number(_percent(classes, statistics, "mean"), 2) for classes in groups)))
+        deviations = (number(_percent(classes, statistics, "std"), 2) for classes in table.columns.values())
+        rows.append(("± over cases", *deviations, *(MISSING for _ in table.averages)))
     note = f"{NOT_REMEASURED} ({SOURCE}), on other splits than ours." if table.rows else ""
     return Table(table.title, ("Method", *headings), tuple(rows), note)
 
@@ -76,8 +76,8 @@ def column_bars(
         statistics = _statistics(table, evaluation, all_datasets)
         for heading, classes in table.columns.items():
             mean, std = _percent(classes, statistics, "mean"), _percent(classes, statistics, "std")
-            if mean is not None:
-                bars.setdefault(heading, {})[name] = mean / 100, float("nan") if std is None else std / 100
+            if mean == mean:
+                bars.setdefault(heading, {})[name] = mean / 100, std / 100
     return {heading: bars[heading] for heading in table.columns if heading in bars}
 
 
@@ -87,12 +87,7 @@ def _statistics(table: PublishedTable, evaluation: Evaluation, all_datasets: boo
     return {key: row["Dice"] for key, row in evaluation.summarise(pairs).items()}
 
 
-def _percent(classes: tuple[str, ...], statistics: Mapping[str, Statistic], field: str) -> float | None:
-    """The mean over classes of one field of their Dice, in percent; None if a class has none."""
+def _percent(classes: tuple[str, ...], statistics: Mapping[str, Statistic], field: str) -> float:
+    """The mean over classes of one field of their Dice, in percent; NaN if a class has none."""
     values = [getattr(statistics[name], field) if name in statistics else float("nan") for name in classes]
-    mean = 100 * sum(values) / len(values)
-    return None if mean != mean else mean
-
-
-def _cell(value: float | None) -> str:
-    return MISSING if value is None else number(value, 2)
+    return 100 * sum(values) / len(values)
