@@ -45,7 +45,7 @@ from nnunetv2_clip.training.distributed import device_of_this_process, join_proc
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
-from nnunetv2_clip.training.universal_plans import text_for, universal_plans
+from nnunetv2_clip.training.universal_plans import universal_plans
 
 
 class CLIPUniversalTrainer(nnUNetTrainer):
@@ -99,7 +99,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
-        return text_for(self.classes, path)
+        return TextTable.load(path).restricted(self.classes)
 
     # ---------------------------------------------------------------- building
 
