@@ -21,45 +21,24 @@ from nnunetv2_clip.training.schedule import WarmUpCosine
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 
 
-class _FixedLength(CLIPUniversalTrainer):
-    """Another number of epochs."""
+def _of_length(num_epochs: int) -> type[CLIPUniversalTrainer]:
+    """The trainer with another number of epochs. Its name is that of the variable that holds it, for pickle."""
 
-    length: int
+    def set_up(self) -> None:
+        self.num_epochs = num_epochs
 
-    def _set_up(self) -> None:
-        self.num_epochs = self.length
-
-
-class CLIPUniversalTrainer_1epoch(_FixedLength):
-    length = 1
+    name = f"CLIPUniversalTrainer_{num_epochs}epoch{'s' if num_epochs > 1 else ''}"
+    return type(name, (CLIPUniversalTrainer,), {"_set_up": set_up, "__module__": __name__})
 
 
-class CLIPUniversalTrainer_5epochs(_FixedLength):
-    length = 5
-
-
-class CLIPUniversalTrainer_10epochs(_FixedLength):
-    length = 10
-
-
-class CLIPUniversalTrainer_20epochs(_FixedLength):
-    length = 20
-
-
-class CLIPUniversalTrainer_50epochs(_FixedLength):
-    length = 50
-
-
-class CLIPUniversalTrainer_100epochs(_FixedLength):
-    length = 100
-
-
-class CLIPUniversalTrainer_250epochs(_FixedLength):
-    length = 250
-
-
-class CLIPUniversalTrainer_2000epochs(_FixedLength):
-    length = 2000
+CLIPUniversalTrainer_1epoch = _of_length(1)
+CLIPUniversalTrainer_5epochs = _of_length(5)
+CLIPUniversalTrainer_10epochs = _of_length(10)
+CLIPUniversalTrainer_20epochs = _of_length(20)
+CLIPUniversalTrainer_50epochs = _of_length(50)
+CLIPUniversalTrainer_100epochs = _of_length(100)
+CLIPUniversalTrainer_250epochs = _of_length(250)
+CLIPUniversalTrainer_2000epochs = _of_length(2000)
 
 
 class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
