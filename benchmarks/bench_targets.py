@@ -19,8 +19,7 @@ from common import measure, table, verdict, write_result
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.labels import LabelTable
-from nnunetv2_clip.losses.targets import membership_table, pair_targets
-from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.losses.pair_sums import membership_table
 
 SIZE = 128
 SCALES = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]
@@ -41,8 +40,7 @@ def main() -> None:
     stock = lambda: downsample._apply_to_segmentation(to_regions._apply_to_segmentation(label_map))  # noqa: E731
     ours = lambda: downsample._apply_to_segmentation(label_map)  # noqa: E731
     membership = membership_table({name: labels.values_of(name) for name in names})
-    pairs = Pairs.of(torch.tensor([[0, k] for k in range(len(names))]))
-    look_up = lambda count: [pair_targets(scale[None], pairs[:count], membership) for scale in ours_result]  # noqa: E731
+    look_up = lambda count: [membership[:, :count].t()[:, scale.flatten().int()] for scale in ours_result]  # noqa: E731
 
     stock_result, ours_result = stock(), ours()
     for ours_scale, stock_scale in zip(look_up(len(names)), stock_result, strict=True):

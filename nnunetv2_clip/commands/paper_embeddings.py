@@ -18,8 +18,7 @@ def run(args):
 
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands.embed import dataset_taxonomy
-    from nnunetv2_clip.text.similarity import rank_report, warnings_of
-    from nnunetv2_clip.text.similarity_figure import save_similarity_figure
+    from nnunetv2_clip.text.similarity import rank_report, save_similarity_figure, warnings_of
     from nnunetv2_clip.text.table import TextTable
 
     tables = {}

@@ -8,7 +8,7 @@ backward pass computes them again, so that nothing but the logits and the label 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from nnunetv2_clip.labels import class_names, label_sets
 from nnunetv2_clip.networks.pairs import Pairs
 
 VALUES_PER_THREAD = 1 << 15  # logits of a chunk: five such maps fit into the cache of a core
@@ -31,6 +32,15 @@ class PairSums(NamedTuple):
     probability: Tensor  # s
     target: Tensor  # t
     num_voxels: Tensor
+
+
+def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
+    """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
+    names, sets = class_names(labels), label_sets(labels)
+    table = torch.zeros(max(sets) + 1, len(names), dtype=torch.bool)
+    for value, classes in sets.items():
+        table[value] = torch.tensor([name in (classes or ()) for name in names])
+    return table
 
 
 def pair_sums(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,21 @@ import numpy as np
 from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError, suggestion
-from nnunetv2_clip.text.open_clip_model import open_clip_vectors
+from nnunetv2_clip.text.models import minilm_vectors, open_clip_vectors, sentence_vectors
 from nnunetv2_clip.text.prompts import DEFAULT_TEMPLATE, sentences
-from nnunetv2_clip.text.sentence_model import minilm_vectors, sentence_vectors
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.text.tensor_file import imported_vectors
 
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"  # the paper's
-FORMS = "open_clip:MODEL/TAG, minilm, hf:MODEL, onehot, random:SEED, file:PATH"
+# Kind -> the form of an --encoder, the pattern of its argument, and what reads sentences for it.
+KINDS = {
+    "open_clip": ("open_clip:MODEL/TAG", "local-dir:.*|.+/[^/]+", open_clip_vectors),
+    "minilm": ("minilm", "", minilm_vectors),
+    "hf": ("hf:MODEL", ".+", sentence_vectors),
+    "onehot": ("onehot", "", None),
+    "random": ("random:SEED", r"\d+", None),
+    "file": ("file:PATH", ".+", None),
+}
 SHIPPED_MINILM = Path(__file__).parent / "tables" / "minilm_v3.npz"
 RANDOM_WIDTH = 512  # the width of the paper's CLIP embedding
 
@@ -35,7 +43,7 @@ class Encoder:
 
     @property
     def reads_prompts(self) -> bool:
-        return self.kind in ("open_clip", "minilm", "hf")
+        return KINDS[self.kind][2] is not None
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.argument}" if self.argument else self.kind
@@ -48,17 +56,12 @@ def parse_encoder(text: str) -> Encoder:
         UserError: an unknown kind, or its argument is missing or too much.
     """
     kind, _, argument = text.partition(":")
-    needs_argument = {"open_clip": True, "minilm": False, "hf": True, "onehot": False, "random": True, "file": True}
-    if kind not in needs_argument:
-        hint = suggestion(kind, needs_argument)
-        raise UserError("--encoder", f"unknown encoder {text!r}.{hint}", f"one of {FORMS}", "see docs/text.md")
-    wrong_form = (
-        bool(argument) != needs_argument[kind]
-        or (kind == "open_clip" and not argument.startswith("local-dir:") and not all(argument.rpartition("/")))
-        or (kind == "random" and not argument.isdecimal())
-    )
-    if wrong_form:
-        form = next(form for form in FORMS.split(", ") if form.split(":")[0] == kind)
+    if kind not in KINDS:
+        forms = ", ".join(form for form, *_ in KINDS.values())
+        hint = suggestion(kind, KINDS)
+        raise UserError("--encoder", f"unknown encoder {text!r}.{hint}", f"one of {forms}", "see docs/text.md")
+    form, pattern, _ = KINDS[kind]
+    if not re.fullmatch(pattern, argument, re.DOTALL):
         raise UserError("--encoder", f"{text!r}", f"the form {form}", f"for example {DEFAULT_ENCODER}")
     return Encoder(kind, argument)
 
@@ -113,12 +116,9 @@ def _read_sentences(
     if weights and not Path(weights).is_file():
         raise UserError(f"--weights {weights}", "does not exist", "a weights file", "check the path")
     flat = [sentence for each in prompts for sentence in each]
-    if encoder.kind == "open_clip":
-        vectors, library = open_clip_vectors(encoder.argument, flat, weights, device)
-    elif encoder.kind == "minilm":
-        vectors, library = minilm_vectors(flat, device)
-    else:
-        vectors, library = sentence_vectors(encoder.argument, flat, device)
+    read = KINDS[encoder.kind][2]
+    assert read is not None, encoder
+    vectors, library = read(encoder.argument, flat, device, weights)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     mean = unit.reshape(len(names), -1, unit.shape[1]).mean(axis=1)
     return TextTable.of(names, prompts, str(encoder), library, mean, _fingerprint(weights) if weights else "")

@@ -119,8 +119,11 @@ def _require_same_encoder(source: TextTable, old: TextTable, control: str, where
 
 
 def _rows_of(old: TextTable, new: TextTable, rows: Sequence[ClassRow]) -> TextTable:
-    names = [row.name for row in rows]
-    tables = [old if name in old.class_names else new for name in names]
-    prompts = [table.prompts[table.class_names.index(name)] for table, name in zip(tables, names, strict=True)]
-    vectors = np.stack([table.rows_for([name])[0] for table, name in zip(tables, names, strict=True)])
-    return replace(old, class_names=tuple(names), prompts=tuple(prompts), vectors=vectors)
+    """Each from the old table, else from the new one."""
+    one_each = [(old if row.name in old.class_names else new).restricted([row.name]) for row in rows]
+    return replace(
+        old,
+        class_names=tuple(row.name for row in rows),
+        prompts=tuple(table.prompts[0] for table in one_each),
+        vectors=np.concatenate([table.vectors for table in one_each]),
+    )

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.files import replacing
 from nnunetv2_clip.text.table import TextTable
 
 INDISTINGUISHABLE = 0.999  # cosine from which the controller can hardly tell two classes apart
 MOST_WARNINGS = 5  # of pairs that are indistinguishable; the rest is counted
 ROUNDING = 1e-6  # of float32 vectors: cosines nearer than this are equal
 FEWEST_FOR_CHANCE = 5  # below this number of classes nothing can be said about chance
+INCHES_PER_CLASS = 0.2  # of the figure
+MARGIN_INCHES = 3.0  # class names and colour bar
 
 
 def cosines(table: TextTable) -> np.ndarray:
@@ -117,3 +121,31 @@ def rank_report(tables: dict[str, TextTable], taxonomy: Taxonomy) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
+
+
+def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
+    """The similarity matrices side by side: `path` (PNG) and the same with the ending .svg.
+
+    One panel per table, each with its own colour scale.
+
+    Returns:
+        The two files.
+    """
+    from matplotlib.figure import Figure
+
+    side = max(INCHES_PER_CLASS * max(len(table.class_names) for table in tables.values()), 2.0) + MARGIN_INCHES
+    figure = Figure(figsize=(side * len(tables), side), layout="constrained")
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axis, (label, table) in zip(axes, tables.items(), strict=True):
+        similarity = cosines(table)
+        image = axis.imshow(similarity, cmap="viridis", vmin=similarity.min(), vmax=1)
+        names = [name.replace("_", " ") for name in table.class_names]
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_title(f"{label}\n{table.encoder}, width {table.width}, {table.sha256[:12]}", fontsize=10)
+        figure.colorbar(image, ax=axis, shrink=0.7, label="cosine similarity")
+    files = path, path.with_suffix(".svg")
+    for file in files:
+        with replacing(file) as beside:
+            figure.savefig(beside, dpi=150, bbox_inches="tight", format=file.suffix[1:])
+    return files

@@ -8,7 +8,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +118,17 @@ class TextTable:
             )
         return self.vectors[[position[name] for name in names]]
 
+    def restricted(self, class_names: Iterable[str]) -> TextTable:
+        """The table of these classes alone, in this order, with the same provenance.
+
+        Raises:
+            UserError: a class is not in the table.
+        """
+        names = tuple(class_names)
+        vectors = self.rows_for(names)
+        prompts = tuple(self.prompts[self.class_names.index(name)] for name in names)
+        return replace(self, class_names=names, prompts=prompts, vectors=vectors)
+
     def save(self, path: Path | str) -> None:
         """Write the file; a reader never sees half a table."""
         metadata = {"schema_version": SCHEMA_VERSION, "created_by": f"nnunetv2_clip {__version__}", **self.provenance}
@@ -189,9 +200,9 @@ def _check_vectors(vectors: np.ndarray, names: Sequence[str], where: object, rem
             f"float32 of shape ({len(names)} classes, width)",
             remedy,
         )
-    if not np.isfinite(vectors).all():
-        bad = names[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
-        raise UserError(where, f"the vector of {bad!r} holds values that are not finite", "numbers", remedy)
-    if not vectors.any(axis=1).all():
-        bad = names[int(np.argmin(vectors.any(axis=1)))]
-        raise UserError(where, f"the vector of {bad!r} is all zeros", "a vector with a direction", remedy)
+    for usable, problem, expected in (
+        (np.isfinite(vectors).all(axis=1), "holds values that are not finite", "numbers"),
+        (vectors.any(axis=1), "is all zeros", "a vector with a direction"),
+    ):
+        if not usable.all():
+            raise UserError(where, f"the vector of {names[int(np.argmin(usable))]!r} {problem}", expected, remedy)

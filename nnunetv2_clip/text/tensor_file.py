@@ -66,7 +66,14 @@ def _read_tensor(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         raise UserError(path, f"the ending {path.suffix!r}", ".pth, .pt, .npy or .npz")
     try:
         if path.suffix in (".pth", ".pt"):
-            return _torch_tensor(path), ()
+            import torch
+
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(tensor, torch.Tensor):
+                raise UserError(path, f"holds a {type(tensor).__name__}", "one tensor, classes x width")
+            if tensor.is_complex():
+                raise UserError(path, f"holds values of type {tensor.dtype}", "real numbers, classes x width")
+            return tensor.detach().float().numpy(), ()
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
             arrays = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": content}
@@ -87,29 +94,15 @@ def _read_tensor(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         raise UserError(path, f"cannot be read as a tensor ({reason})", "a matrix, classes x width") from None
 
 
-def _torch_tensor(path: Path) -> np.ndarray:
-    import torch
-
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(tensor, torch.Tensor):
-        raise UserError(path, f"holds a {type(tensor).__name__}", "one tensor, classes x width")
-    if tensor.is_complex():
-        raise UserError(path, f"holds values of type {tensor.dtype}", "real numbers, classes x width")
-    return tensor.detach().float().numpy()
-
-
 def _read_order(path: Path | str, rows: Sequence[ClassRow]) -> list[str]:
     """The class of each row; names that are no class of ours stay as they are, for the tensor may hold more."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"cannot be read ({error})", "a text file, one class name per line") from None
     names = {normalise(alias): row.name for row in (*UNIVERSAL, *rows) for alias in (row.name, *row.aliases)}
-    order = [names.get(normalise(line), normalise(line)) for line in _read_lines(path) if line.strip()]
+    order = [names.get(normalise(line), normalise(line)) for line in lines if line.strip()]
     twice = sorted({name for name in order if order.count(name) > 1})
     if twice:
         raise UserError(path, f"names {', '.join(twice)} more than once", "each class once", "correct the names")
     return order
-
-
-def _read_lines(path: Path | str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"cannot be read ({error})", "a text file, one class name per line") from None

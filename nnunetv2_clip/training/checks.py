@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
@@ -39,12 +40,15 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
     thousands of files are read only once.
 
     Args:
-        dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers`, `source_folder` and `load_case`).
+        dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers` and `source_folder`).
 
     Raises:
         UserError: names the case.
     """
-    regions = {_region(labels[name]): name for name in classes}
+    # nnU-Net's keys of regions in `class_locations`, the voxels of each as the preprocessing stored them
+    regions = {
+        tuple(labels[name]) if isinstance(labels[name], list | tuple) else labels[name]: name for name in classes
+    }
     folder = Path(dataset.source_folder)
     note = folder.with_name(f"{folder.name}_labels_checked.json")
     agreed = read_json(note, "delete it") if note.is_file() else {}
@@ -55,7 +59,7 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
     waiting = [case_id for case_id in state if agreed.get(case_id) != state[case_id]]
     for case_id in tqdm(waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50):
         drawn = _drawn(manifest, case_id)
-        locations = _class_locations(dataset, case_id)
+        locations = load_pickle(str(folder / f"{case_id}.pkl"))["class_locations"]  # without the images
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
         if shown - drawn:
             raise UserError(
@@ -88,21 +92,6 @@ def _drawn(manifest: Manifest, case_id: str) -> set[str]:
     """The classes that the label map of a case may show."""
     case = manifest.case(case_id)
     return {*case.annotated, *case.pseudo}
-
-
-def _region(region: int | list[int] | tuple[int, ...]) -> int | tuple[int, ...]:
-    """nnU-Net's key of a region in `class_locations`."""
-    return tuple(region) if isinstance(region, list | tuple) else region
-
-
-def _class_locations(dataset, case_id: str) -> dict:
-    """Voxels per region as the preprocessing stored them (the images themselves are not read)."""
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
-
-    folder = getattr(dataset, "source_folder", None)
-    if folder is None:
-        return dataset.load_case(case_id)[3]["class_locations"]
-    return load_pickle(str(Path(folder) / f"{case_id}.pkl"))["class_locations"]
 
 
 def check_same_text(model_folder: Path, text: TextTable) -> None:

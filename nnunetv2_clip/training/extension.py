@@ -94,8 +94,16 @@ class Extension:
             UserError: no such file, weights of another network, or a text table in which known classes have others
                 vectors than in the old model.
         """
-        weights, old_text = read_start(start)
-        self._check_text(text, old_text)
+        weights, old = read_start(start)
+        rows = dict(zip(text.class_names, text.vectors, strict=True))
+        changed = [name for name in self.known if name not in rows or not np.array_equal(rows[name], old[name].numpy())]
+        if changed:
+            raise UserError(
+                text.where,
+                f"the text embedding of {', '.join(changed)} is not that of the old model",
+                f"the table that 'nnunetv2_clip extend' wrote for {self.model}",
+                REMAKE,
+            )
         state = network.state_dict()
         wanted = {key: value.shape for key, value in state.items() if CLASS_ROWS not in key}
         found = {key: value.shape for key, value in weights.items()}
@@ -107,17 +115,6 @@ class Extension:
         network.load_state_dict({**state, **weights})
         for key, parameter in network.named_parameters():
             parameter.requires_grad_(self.learns(key))
-
-    def _check_text(self, text: TextTable, old: Mapping[str, Tensor]) -> None:
-        rows = dict(zip(text.class_names, text.vectors, strict=True))
-        changed = [name for name in self.known if name not in rows or not np.array_equal(rows[name], old[name].numpy())]
-        if changed:
-            raise UserError(
-                text.where,
-                f"the text embedding of {', '.join(changed)} is not that of the old model",
-                f"the table that 'nnunetv2_clip extend' wrote for {self.model}",
-                REMAKE,
-            )
 
     def check_frozen(self, network: nn.Module, start: Path) -> None:
         """What is frozen must be what the old model has: weights that were loaded later may have replaced it.

@@ -33,12 +33,7 @@ from nnunetv2_clip.trained_model import (
     TrainedModel,
     weights_file,
 )
-from nnunetv2_clip.training.extension import (
-    Extension,
-    start_file,
-    start_weights,
-    text_file,
-)
+from nnunetv2_clip.training.extension import Extension, start_file, start_weights, text_file
 from nnunetv2_clip.training.pretrained import read_checkpoint
 
 SUFFIX = {FROZEN: "extended", FINE_TUNE: "finetuned", TRANSFER: "transferred"}
@@ -183,9 +178,9 @@ def prepare_extension(
         raise UserError(plans_file, "is there already", "a new name", "choose one with -p, or add --overwrite")
     text = extended_table(old.text, old.rows, new_data.rows, table, weights, device)
     warnings = (*warnings, *warnings_of(text))  # two classes with one vector cannot be told apart
-    extension = Extension(
-        mode, old.model.title, old.fold, () if mode == TRANSFER else old.known, _parts(old, mode, new)
-    )
+    known = () if mode == TRANSFER else old.known
+    parts = {FROZEN: (*old.parts, new), FINE_TUNE: old.parts, TRANSFER: ()}[mode]
+    extension = Extension(mode, old.model.title, old.fold, known, parts)
     plans = new_plans(old, extension, new_data, plans_name)
     _copy_tables(new_data, folder)
     start, text_path = start_file(folder, plans_name), text_file(folder, plans)
@@ -204,10 +199,6 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
         f"nnUNetv2_preprocess -d {number} -plans_name {plans_name} -c {configuration}",
         f"nnUNetv2_train {number} {configuration} 0 -tr {TRAINER} -p {plans_name}",
     )
-
-
-def _parts(old: TrainedFold, mode: str, new: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    return {FROZEN: (*old.parts, new), FINE_TUNE: old.parts, TRANSFER: ()}[mode]
 
 
 def check_plans_name(name: str) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
+from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, replacing
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
-from nnunetv2_clip.training.universal_plans import text_for, universal_plans
+from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.training.universal_plans import universal_plans
 
 
 def prepare_weights(source: str, target: str, dataset: str, configuration: str, plans_name: str) -> str:
@@ -27,15 +29,11 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_clip.classes import UNIVERSAL
-
     folder = dataset_folder("nnUNet_preprocessed", dataset)
     dataset_json = read_json(folder / "dataset.json", "plan the dataset first")
     plans = read_json(folder / f"{plans_name}.json", "plan the dataset first, or give the right -p")
     classes = class_names(dataset_json["labels"])
-    if configuration not in plans["configurations"]:
-        raise UserError(f"-c {configuration}", "is not in the plans", f"one of {sorted(plans['configurations'])}")
-    plans = universal_plans(plans, configuration, text_for(classes, folder / TEXT_FILE), UNIVERSAL)
+    plans = universal_plans(plans, configuration, TextTable.load(folder / TEXT_FILE).restricted(classes), UNIVERSAL)
     manager = PlansManager(plans)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 

@@ -25,7 +25,7 @@ from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
-from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
+from nnunetv2_clip.losses.pair_sums import membership_table, pair_sums
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.networks.pairs import Pairs
@@ -45,7 +45,7 @@ from nnunetv2_clip.training.distributed import device_of_this_process, join_proc
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
-from nnunetv2_clip.training.universal_plans import text_for, universal_plans
+from nnunetv2_clip.training.universal_plans import universal_plans
 
 
 class CLIPUniversalTrainer(nnUNetTrainer):
@@ -99,7 +99,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _text_table(self, path: Path) -> TextTable:
         """The text embeddings of the classes."""
-        return text_for(self.classes, path)
+        return TextTable.load(path).restricted(self.classes)
 
     # ---------------------------------------------------------------- building
 
@@ -194,7 +194,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         self.print_to_log_file(f"mirroring along axes {mirror_axes}: never along left-right")
         return rotation, dummy_2d, initial_patch_size, mirror_axes
 
-    # The workers keep ONE label map per scale: regions are not handed on (see losses/targets.py).
+    # The workers keep ONE label map per scale: regions are not handed on (see losses/pair_sums.py).
 
     @staticmethod
     def get_training_transforms(
@@ -451,14 +451,12 @@ def _true_false_counts(
     logits: Tensor, label_map: Tensor, pairs: Pairs, loss: MaskedLoss, num_classes: int
 ) -> dict[str, np.ndarray]:
     """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
-    predicted = logits.flatten(1) > 0
-    target = pair_targets(label_map, pairs, loss.membership)
-    valid = pair_validity(label_map, pairs, loss.ignore)
-    if valid is not None:
-        predicted, target = predicted & valid, target & valid
-    per_pair = {"tp_hard": predicted & target, "fp_hard": predicted & ~target, "fn_hard": ~predicted & target}
-    counts = {}
-    for key, mask in per_pair.items():
-        counts[key] = np.zeros(num_classes)
-        np.add.at(counts[key], pairs.classes.cpu().numpy(), mask.sum(1).cpu().numpy())
-    return counts
+    sure = torch.where(logits > 0, 1e4, -1e4)  # their sigmoid is exactly 1 and 0
+    sums = pair_sums(sure, label_map, pairs, loss.membership, loss.ignore)
+    per_pair = {
+        "tp_hard": sums.overlap,
+        "fp_hard": sums.probability - sums.overlap,
+        "fn_hard": sums.target - sums.overlap,
+    }
+    classes = pairs.classes.cpu().numpy()
+    return {key: np.bincount(classes, values.cpu().numpy(), num_classes) for key, values in per_pair.items()}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
@@ -13,19 +10,6 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import NETWORK, PLANS_KEY
 from nnunetv2_clip.training.extension import Extension
-
-
-def text_for(classes: Sequence[str], path: Path) -> TextTable:
-    """The rows of the text table at `path` for these classes, in channel order, with their provenance.
-
-    Raises:
-        UserError: no usable table, or a class is not in it.
-    """
-    table = TextTable.load(path)
-    sentences = dict(zip(table.class_names, table.prompts, strict=True))
-    vectors = table.rows_for(classes)
-    prompts = tuple(sentences[name] for name in classes)
-    return replace(table, class_names=tuple(classes), prompts=prompts, vectors=vectors)
 
 
 def universal_plans(

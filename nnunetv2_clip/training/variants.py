@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.losses.masked import Losses
@@ -17,49 +20,27 @@ from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.text.encode import encode
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
-from nnunetv2_clip.training.schedule import WarmUpCosine
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 
 
-class _FixedLength(CLIPUniversalTrainer):
-    """Another number of epochs."""
+def _of_length(num_epochs: int) -> type[CLIPUniversalTrainer]:
+    """The trainer with another number of epochs. Its name is that of the variable that holds it, for pickle."""
 
-    length: int
+    def set_up(self) -> None:
+        self.num_epochs = num_epochs
 
-    def _set_up(self) -> None:
-        self.num_epochs = self.length
-
-
-class CLIPUniversalTrainer_1epoch(_FixedLength):
-    length = 1
+    name = f"CLIPUniversalTrainer_{num_epochs}epoch{'s' if num_epochs > 1 else ''}"
+    return type(name, (CLIPUniversalTrainer,), {"_set_up": set_up, "__module__": __name__})
 
 
-class CLIPUniversalTrainer_5epochs(_FixedLength):
-    length = 5
-
-
-class CLIPUniversalTrainer_10epochs(_FixedLength):
-    length = 10
-
-
-class CLIPUniversalTrainer_20epochs(_FixedLength):
-    length = 20
-
-
-class CLIPUniversalTrainer_50epochs(_FixedLength):
-    length = 50
-
-
-class CLIPUniversalTrainer_100epochs(_FixedLength):
-    length = 100
-
-
-class CLIPUniversalTrainer_250epochs(_FixedLength):
-    length = 250
-
-
-class CLIPUniversalTrainer_2000epochs(_FixedLength):
-    length = 2000
+CLIPUniversalTrainer_1epoch = _of_length(1)
+CLIPUniversalTrainer_5epochs = _of_length(5)
+CLIPUniversalTrainer_10epochs = _of_length(10)
+CLIPUniversalTrainer_20epochs = _of_length(20)
+CLIPUniversalTrainer_50epochs = _of_length(50)
+CLIPUniversalTrainer_100epochs = _of_length(100)
+CLIPUniversalTrainer_250epochs = _of_length(250)
+CLIPUniversalTrainer_2000epochs = _of_length(2000)
 
 
 class CLIPUniversalTrainerDemo(CLIPUniversalTrainer):
@@ -89,6 +70,31 @@ def _from_environment(variable: str, default: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(variable, f"is {text!r}", "a whole number above 0", f"export {variable}={default}")
     return int(text)
+
+
+def warm_up_cosine(epoch: int, num_epochs: int, warm_up: int) -> float:
+    """The factor of the learning rate in an epoch: rises in equal steps to 1 at epoch `warm_up`, then falls to 0."""
+    if epoch < warm_up:
+        return (epoch + 1) / (warm_up + 1)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warm_up) / max(num_epochs - warm_up, 1)))
+
+
+class WarmUpCosine(LRScheduler):
+    """The paper's learning rate: linear warm-up, then half a cosine.
+
+    Called as nnU-Net calls its own scheduler: `step(epoch)` before each epoch.
+    """
+
+    def __init__(self, optimizer: Optimizer, num_epochs: int, warm_up: int):
+        self.num_epochs, self.warm_up = num_epochs, warm_up
+        super().__init__(optimizer)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of this epoch; without `epoch` that of the first."""
+        factor = warm_up_cosine(epoch or 0, self.num_epochs, self.warm_up)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 class CLIPUniversalTrainerPaper(CLIPUniversalTrainer):

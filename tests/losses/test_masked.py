@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunetv2_clip.losses.masked import MaskedLoss, deep_supervision_weights
-from nnunetv2_clip.losses.targets import membership_table, pair_targets, pair_validity
+from nnunetv2_clip.losses.pair_sums import PairSums, membership_table, pair_sums
 from nnunetv2_clip.networks.pairs import Pairs
 
 LABELS = {"background": 0, "liver": [1, 3], "spleen": [2], "liver_tumor": [3]}
@@ -47,19 +47,26 @@ def test_membership_follows_the_regions():
     ]
 
 
+def by_voxel(label_map, pairs, membership, ignore):
+    """The sums of each voxel alone, (P, N) each."""
+    logits = torch.zeros(len(pairs), 1)
+    voxels = [pair_sums(logits, part, pairs, membership, ignore) for part in label_map.split(1, dim=-1)]
+    return PairSums(*(torch.stack(column, dim=1) for column in zip(*voxels, strict=True)))
+
+
 def test_targets_of_a_tumour_voxel_are_organ_and_tumour():
     label_map = torch.tensor([[[0, 1, 2, 3]], [[3, 3, 0, 1]]], dtype=torch.int16)
     pairs = Pairs.of(torch.tensor([[0, 0], [0, 2], [1, 1]]))
-    targets = pair_targets(label_map, pairs, membership_table(LABELS))
+    targets = by_voxel(label_map, pairs, membership_table(LABELS), None).target
     assert targets.int().tolist() == [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
 def test_voxels_with_the_ignore_label_are_unknown_for_all_pairs_of_their_case():
     label_map = torch.tensor([[[0, 4, 2, 3]], [[4, 3, 0, 4]]], dtype=torch.int16)
     pairs = Pairs.of(torch.tensor([[0, 0], [0, 2], [1, 1]]))
-    valid = pair_validity(label_map, pairs, ignore=4)
+    valid = by_voxel(label_map, pairs, membership_table(IGNORE_LABELS), 4).num_voxels
     assert valid.int().tolist() == [[1, 0, 1, 1], [1, 0, 1, 1], [0, 1, 1, 0]]
-    assert pair_validity(label_map, pairs, ignore=None) is None
+    assert by_voxel(label_map, pairs, membership_table(IGNORE_LABELS), None).num_voxels.all()
 
 
 def test_a_perfect_sure_prediction_costs_nothing():

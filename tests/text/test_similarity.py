@@ -11,9 +11,9 @@ from nnunetv2_clip.text.similarity import (
     pairs_by_similarity,
     rank_report,
     relations,
+    save_similarity_figure,
     warnings_of,
 )
-from nnunetv2_clip.text.similarity_figure import save_similarity_figure
 from nnunetv2_clip.text.table import TextTable
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunetv2_clip.training.schedule import WarmUpCosine, warm_up_cosine
+from nnunetv2_clip.training.variants import WarmUpCosine, warm_up_cosine
 
 
 def test_the_factor_rises_in_equal_steps_and_falls_as_half_a_cosine():

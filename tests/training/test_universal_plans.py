@@ -9,7 +9,7 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import NETWORK, PLANS_KEY
-from nnunetv2_clip.training.universal_plans import text_for, universal_plans
+from nnunetv2_clip.training.universal_plans import universal_plans
 
 CLASSES = ("spleen", "liver")
 STOCK_NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -38,7 +38,7 @@ def stock_plans():
 @pytest.fixture
 def text(tmp_path):
     TABLE.save(tmp_path / "text.npz")
-    return text_for(CLASSES, tmp_path / "text.npz")
+    return TextTable.load(tmp_path / "text.npz").restricted(CLASSES)
 
 
 def test_the_rows_of_the_text_are_those_of_the_classes_in_channel_order(text):
