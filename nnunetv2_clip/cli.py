@@ -14,6 +14,7 @@ import threading
 from contextlib import contextmanager, redirect_stdout
 
 from nnunetv2_clip import __version__
+from nnunetv2_clip.commands._arguments import require_ranges
 from nnunetv2_clip.errors import UserError, suggestion
 
 INTRODUCTION = """\
@@ -170,9 +171,10 @@ def _exit_without_command(words: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can mend."""
+    """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can fix."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        require_ranges(args)
         with terminated_in_order(), _said(args):
             return command_module(args.command).run(args) or 0
     except UserError as error:

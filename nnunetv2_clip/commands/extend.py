@@ -53,7 +53,7 @@ def describe(found) -> None:
     print(f"{extension.mode} from {extension.model}, fold {extension.fold}")
     print(f"  new classes      {', '.join(found.new) or 'none'}")
     if extension.known:
-        kept = "stay to the bit" if extension.is_frozen else "learn on"
+        kept = "stay bit for bit" if extension.is_frozen else "learn on"
         print(f"  old classes      {len(extension.known)}, which {kept}")
     for file in found.files:
         print(f"  wrote            {file}")
