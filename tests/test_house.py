@@ -147,7 +147,9 @@ def test_commands_import_next_to_nothing_before_they_run():
         "argparse",
         "dataclasses",
         "math",
+        "os",
         "pathlib",
+        "sys",
         *(f"{LIBRARY}.{name}" for name in ("choices", "commands", "errors")),
     )
     for name, tree in TREES.items():

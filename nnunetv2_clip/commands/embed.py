@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add, require_ending
@@ -74,8 +76,6 @@ def dataset_taxonomy(dataset: str) -> tuple:
     Raises:
         UserError: no such dataset, or no manifest in it.
     """
-    import os
-
     from nnunetv2_clip.manifest import FILE_NAME, Manifest
     from nnunetv2_clip.paths import dataset_name
 
@@ -124,8 +124,6 @@ def save_unless_different(table, target, overwrite: bool) -> str:
 
 def describe(table, target, state: str) -> None:
     """Print what a user wants to know about a new table; warnings go to stderr."""
-    import sys
-
     from nnunetv2_clip.text.similarity import pairs_by_similarity, warnings_of
 
     print(f"{target} ({state})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nnunetv2_clip.choices import OUTPUTS
@@ -45,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
-    cases = cases[args.part_id :: args.num_parts]
-    _predict(args, model, cases, max_ram)
+    _predict(args, model, cases[args.part_id :: args.num_parts], max_ram)
 
 
 def _keep_input(args: argparse.Namespace, cases) -> None:
@@ -73,7 +73,6 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         use_mirroring=not args.disable_tta,
         step_size=args.step_size,
     )
-    never_learnt = _never_learnt(model)
     predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
     settings = {
         "model": str(trained.where.resolve()),
@@ -82,7 +81,7 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
         "device": str(model.predictor.device),
-        "never_learnt": never_learnt,
+        "never_learnt": _never_learnt(model),
     }
     job = Job(
         args.o,
@@ -110,8 +109,6 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
 
 def _never_learnt(model) -> list[str]:
     """The wanted classes that no training case has shown to the model: their masks are empty whatever the CT holds."""
-    import sys
-
     from nnunetv2_clip.inference.restricted import learnt_classes
 
     learnt = learnt_classes(model.predictor)
