@@ -150,33 +150,23 @@ class Taxonomy:
         indices: dict[int, str] = {}
         for row in self.rows:
             if row.index in indices:
-                raise UserError(
-                    self.source,
-                    f"classes {indices[row.index]!r} and {row.name!r} share index {row.index}",
-                    "one index per class",
-                    f"give {row.name!r} a free index from {FIRST_USER_INDEX} on",
-                )
+                found = f"classes {indices[row.index]!r} and {row.name!r} share index {row.index}"
+                remedy = f"give {row.name!r} a free index from {FIRST_USER_INDEX} on"
+                raise UserError(self.source, found, "one index per class", remedy)
             indices[row.index] = row.name
             for name in (row.name, *row.aliases):
                 key = normalise(name)
                 if key in by_name:
-                    raise UserError(
-                        self.source,
-                        f"the name {name!r} of class {row.name!r} already means {by_name[key].name!r}",
-                        "every name and alias once",
-                        "choose another name",
-                    )
+                    found = f"the name {name!r} of class {row.name!r} already means {by_name[key].name!r}"
+                    raise UserError(self.source, found, "every name and alias once", "choose another name")
                 by_name[key] = row
         object.__setattr__(self, "_by_name", by_name)
         for row in self.rows:
-            for relative in (*row.parents, *([row.partner] if row.partner else [])):
+            for relative in (*row.parents, *filter(None, [row.partner])):
                 if relative not in by_name or by_name[relative].name != relative:
-                    raise UserError(
-                        self.source,
-                        f"class {row.name!r} names the parent or partner {relative!r}, which is not a class",
-                        f"a class name.{suggestion(relative, by_name)}",
-                        "correct the name or add the class",
-                    )
+                    found = f"class {row.name!r} names the parent or partner {relative!r}, which is not a class"
+                    expected = f"a class name.{suggestion(relative, by_name)}"
+                    raise UserError(self.source, found, expected, "correct the name or add the class")
 
     def __iter__(self) -> Iterator[ClassRow]:
         return iter(self.rows)

@@ -119,12 +119,8 @@ class Parser(argparse.ArgumentParser):
 def command_parser(name: str) -> Parser:
     """The arguments of one command."""
     text = COMMANDS[name]
-    parser = Parser(
-        prog=f"nnunetv2_clip {name}",
-        description=f"{text[0].upper()}{text[1:]}.",
-        formatter_class=Help,
-        allow_abbrev=False,
-    )
+    described = f"{text[0].upper()}{text[1:]}."
+    parser = Parser(prog=f"nnunetv2_clip {name}", description=described, formatter_class=Help, allow_abbrev=False)
     command_module(name).add_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no text but errors and warnings")
     return parser

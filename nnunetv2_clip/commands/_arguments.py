@@ -49,7 +49,7 @@ SHARED = {
     "-num_parts": {"type": int, "metavar": "N", "default": 1, "help": "share the cases among so many jobs"},
     "-part_id": {"type": int, "metavar": "N", "default": 0, "help": "number of this job, from 0"},
     "-step_size": {"type": float, "metavar": "STEP", "default": 0.5, "help": "of the sliding window, in patches"},
-    "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right never are mirrored)"},
+    "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right are never mirrored)"},
     "-overwrite_plans_name": {"metavar": "PLANS", "help": "name of the plans to write, without .json"},
     "-ref": {"type": Path, "metavar": "FOLDER", "help": "reference label maps, or one folder of masks per case"},
     "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions (of nnUNetv2_predict or 'predict')"},
