@@ -70,26 +70,17 @@ def side_in_name(row: ClassRow) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _row(
-    index: int,
-    name: str,
-    volume_ml: float = 0,
-    prompt: str = "",
-    aliases: str = "",
-    parents: str = "",
-    partner: str | None = None,
-    side: Literal["right", "left"] | None = None,
-):
-    """A row from comma-separated texts."""
+def _row(index: int, name: str, volume_ml: float = 0, prompt="", aliases="", parents="", partner: str | None = None):
+    """A row from comma-separated texts; the side of a paired class is told by its name."""
     split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
-    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml, side)
+    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml)
 
 
 # Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
 UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
     _row(1, "spleen", 200),
-    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney", side="right"),
-    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney", side="left"),
+    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney"),
+    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney"),
     _row(4, "gallbladder", 35, prompt="gall bladder", aliases="gall_bladder"),
     _row(5, "esophagus", 40, aliases="oesophagus"),
     _row(6, "liver", 1500),
@@ -104,26 +95,12 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         aliases="portal_vein_and_splenic_vein, portal_splenic_vein, portal_vein",
     ),
     _row(11, "pancreas", 80),
-    _row(
-        12,
-        "right_adrenal_gland",
-        4,
-        aliases="adrenal_gland_right, right_adrenal",
-        partner="left_adrenal_gland",
-        side="right",
-    ),
-    _row(
-        13,
-        "left_adrenal_gland",
-        4,
-        aliases="adrenal_gland_left, left_adrenal",
-        partner="right_adrenal_gland",
-        side="left",
-    ),
+    _row(12, "right_adrenal_gland", 4, aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
+    _row(13, "left_adrenal_gland", 4, aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
     _row(14, "duodenum", 70),
     _row(15, "hepatic_vessel", aliases="hepatic_vessels, liver_vessel", parents="liver"),
-    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung", side="right"),
-    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung", side="left"),
+    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung"),
+    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung"),
     _row(18, "colon", 700),
     _row(19, "intestine", 800, aliases="small_bowel, small_intestine"),
     _row(20, "rectum", 60),
@@ -136,7 +113,6 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         prompt="left head of femur",
         aliases="left_head_of_femur, left_femoral_head, femur_head_left",
         partner="right_femur_head",
-        side="left",
     ),
     _row(
         24,
@@ -145,7 +121,6 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
         prompt="right head of femur",
         aliases="right_head_of_femur, right_femoral_head, femur_head_right",
         partner="left_femur_head",
-        side="right",
     ),
     _row(25, "celiac_trunk", 3, aliases="celiac_artery, coeliac_trunk"),
     _row(26, "kidney_tumor", aliases="kidney_tumour, kidney_cancer", parents="right_kidney, left_kidney"),
@@ -175,33 +150,23 @@ class Taxonomy:
         indices: dict[int, str] = {}
         for row in self.rows:
             if row.index in indices:
-                raise UserError(
-                    self.source,
-                    f"classes {indices[row.index]!r} and {row.name!r} share index {row.index}",
-                    "one index per class",
-                    f"give {row.name!r} a free index from {FIRST_USER_INDEX} on",
-                )
+                found = f"classes {indices[row.index]!r} and {row.name!r} share index {row.index}"
+                remedy = f"give {row.name!r} a free index from {FIRST_USER_INDEX} on"
+                raise UserError(self.source, found, "one index per class", remedy)
             indices[row.index] = row.name
             for name in (row.name, *row.aliases):
                 key = normalise(name)
                 if key in by_name:
-                    raise UserError(
-                        self.source,
-                        f"the name {name!r} of class {row.name!r} already means {by_name[key].name!r}",
-                        "every name and alias once",
-                        "choose another name",
-                    )
+                    found = f"the name {name!r} of class {row.name!r} already means {by_name[key].name!r}"
+                    raise UserError(self.source, found, "every name and alias once", "choose another name")
                 by_name[key] = row
         object.__setattr__(self, "_by_name", by_name)
         for row in self.rows:
-            for relative in (*row.parents, *([row.partner] if row.partner else [])):
+            for relative in (*row.parents, *filter(None, [row.partner])):
                 if relative not in by_name or by_name[relative].name != relative:
-                    raise UserError(
-                        self.source,
-                        f"class {row.name!r} names the parent or partner {relative!r}, which is no class",
-                        f"a class name.{suggestion(relative, by_name)}",
-                        "correct the name or add the class",
-                    )
+                    found = f"class {row.name!r} names the parent or partner {relative!r}, which is not a class"
+                    expected = f"a class name.{suggestion(relative, by_name)}"
+                    raise UserError(self.source, found, expected, "correct the name or add the class")
 
     def __iter__(self) -> Iterator[ClassRow]:
         return iter(self.rows)
@@ -244,7 +209,7 @@ class Taxonomy:
     def painting_order(self) -> tuple[ClassRow, ...]:
         """All rows from large to small, but never a child before one of its parents (nnU-Net paints in this order).
 
-        A large organ that was found too large so never hides a small one beside it.
+        A large organ that was found too large so never hides a small one next to it.
 
         Raises:
             UserError: the parents form a circle.

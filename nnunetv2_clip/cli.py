@@ -14,6 +14,7 @@ import threading
 from contextlib import contextmanager, redirect_stdout
 
 from nnunetv2_clip import __version__
+from nnunetv2_clip.commands._arguments import require_ranges
 from nnunetv2_clip.errors import UserError, suggestion
 
 INTRODUCTION = """\
@@ -118,12 +119,8 @@ class Parser(argparse.ArgumentParser):
 def command_parser(name: str) -> Parser:
     """The arguments of one command."""
     text = COMMANDS[name]
-    parser = Parser(
-        prog=f"nnunetv2_clip {name}",
-        description=f"{text[0].upper()}{text[1:]}.",
-        formatter_class=Help,
-        allow_abbrev=False,
-    )
+    described = f"{text[0].upper()}{text[1:]}."
+    parser = Parser(prog=f"nnunetv2_clip {name}", description=described, formatter_class=Help, allow_abbrev=False)
     command_module(name).add_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no text but errors and warnings")
     return parser
@@ -170,9 +167,10 @@ def _exit_without_command(words: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can mend."""
+    """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can fix."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        require_ranges(args)
         with terminated_in_order(), _said(args):
             return command_module(args.command).run(args) or 0
     except UserError as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """A problem that the user can mend; the command line prints it without traceback and exits with `exit_code`.
+    """A problem that the user can fix; the command line prints it without traceback and exits with `exit_code`.
 
     Args:
         where: the file, case or option that is wrong.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Files that are whole or not there: written next to their place, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS_UNTIL_STALE = 24 * 3600
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A name beside `path` to write to; when the block ends well, the file takes the place of `path`.
+    """A name next to `path` to write to; when the block ends well, the file takes the place of `path`.
 
     Nobody ever sees half a file, not even after a power failure: content and name are on the disk when the block is
     left. The name is unique across processes and hosts that share the folder. It is removed on any exception.
@@ -98,14 +98,14 @@ def read_json(path: Path | str, remedy: str) -> Any:
     """The content of a JSON file.
 
     Raises:
-        UserError: not there or no JSON.
+        UserError: not there or not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "a JSON file", remedy) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(path, f"is no JSON ({error})", "a JSON file", remedy) from None
+        raise UserError(path, f"is not JSON ({error})", "a JSON file", remedy) from None
 
 
 def read_record(path: Path | str) -> dict | None:
@@ -121,7 +121,7 @@ def changed_keys(before: object, now: dict, keys: Iterable[str] | None = None) -
     """The keys under which a file that was read (`before`) does not say what would be written there `now`.
 
     Args:
-        keys: to look at (default: all of `now`). What is no table differs in all of them.
+        keys: to look at (default: all of `now`). What is not a table differs in all of them.
     """
     now = json.loads(json.dumps(now))  # lists for tuples, as they come out of a file
     found = before if isinstance(before, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
@@ -16,12 +17,8 @@ def nnunet_folder(variable: str) -> Path:
     """
     value = os.environ.get(variable)
     if not value:
-        raise UserError(
-            variable,
-            "the environment variable is not set",
-            "nnU-Net's folder",
-            f"export {variable}=/path/to/{variable}",
-        )
+        remedy = f"export {variable}=/path/to/{variable}"
+        raise UserError(variable, "the environment variable is not set", "nnU-Net's folder", remedy)
     return Path(value)
 
 
@@ -51,6 +48,21 @@ def dataset_name(dataset: str | int, *variables: str) -> str:
     if len(found) > 1:
         raise UserError(f"-d {text}", f"several datasets have this id: {found}", "one", "give the full name")
     return found[0]
+
+
+def new_dataset_name(option: str, dataset: str, name: str) -> str:
+    """The folder name of a new dataset: `dataset` itself, or of an id the name made with `name`.
+
+    Raises:
+        UserError: neither an id that nnU-Net can read (three digits) nor a full name, or characters that nnU-Net's
+            folders do not have.
+    """
+    is_number = re.fullmatch(r"0*[1-9][0-9]{0,2}", dataset)
+    full = f"Dataset{int(dataset):03d}_{name}" if is_number else dataset
+    if not re.fullmatch(r"Dataset[0-9]{3}_[A-Za-z0-9_-]+", full):
+        found = f"{dataset!r} with --name {name!r}" if is_number else repr(dataset)
+        raise UserError(option, found, "a dataset id such as 910, or a name such as Dataset910_Completed")
+    return full
 
 
 def dataset_folder(variable: str, dataset: str | int) -> Path:

@@ -28,7 +28,7 @@ def read_yaml(path: Path | str, expected: str, remedy: str = "") -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: it cannot be read, is no YAML in UTF-8, or is no table but a trap.
+        UserError: it cannot be read, is not YAML in UTF-8, or is not a table but a trap.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""Planners beside nnU-Net's own, which nnU-Net's -pl cannot find because it looks inside nnunetv2 only."""
+"""Planners in addition to nnU-Net's own, which nnU-Net's -pl cannot find because it looks inside nnunetv2 only."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_a_pair_without_a_right_and_a_left_class_is_refused(tmp_path, side):
     [
         ("classes:\n - {index: 5, name: renal_vein}\n", "index from 33"),
         ("classes:\n - {index: 33, name: liver}\n", "already means"),
-        ("classes:\n - {index: 33, name: renal_vein, parents: [kidny]}\n", "no class"),
+        ("classes:\n - {index: 33, name: renal_vein, parents: [kidny]}\n", "not a class"),
         ("classes:\n - {index: 33, name: Renal Vein}\n", "renal_vein"),
         ("classes:\n - {index: 33, nam: renal_vein}\n", "unknown key 'nam'. Did you mean 'name'"),
         ("classes:\n - {index: 256, name: renal_vein}\n", "from 33 to 255"),

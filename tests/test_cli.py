@@ -17,6 +17,7 @@ from nnunetv2_clip import choices
 from nnunetv2_clip.cli import COMMANDS, EXIT_CODES, GROUPS, command_module, command_parser, main, parse
 from nnunetv2_clip.commands._arguments import SHARED
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.paths import new_dataset_name
 from nnunetv2_clip.runner import CasesFailed
 
 HEAVY = {"torch", "numpy", "nibabel", "nnunetv2", "matplotlib", "yaml", "pydantic", "tqdm"}
@@ -346,3 +347,30 @@ def test_a_forked_worker_simply_ends_on_the_signal(monkeypatch):
     monkeypatch.setattr(command_module("classes"), "run", run)
     assert main(["classes"]) == 0
     assert [os.WTERMSIG(status) for status in statuses] == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate -ref x -pred y -np 0",
+        "check --source msd_liver=x --sample 0",
+        "convert -d 900 --source msd_liver=x --compression 10",
+        "convert -d 900 --source msd_liver=x -num_parts 0",
+        "predict -i x -o y -m z -num_parts 2 -part_id 2",
+        "predict -i x -o y -m z -num_parts 2 -part_id -1",
+        "paper efficiency -m x -o y --repeats 0",
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_anything_is_read(words, capsys):
+    *_, option, value = words.split()
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {option}: {value}. Expected: ")
+
+
+@pytest.mark.parametrize("option", ["-d", "-o"])
+def test_a_new_dataset_has_an_id_that_nnunet_can_read(option):
+    assert new_dataset_name(option, "7", "Small") == "Dataset007_Small"
+    assert new_dataset_name(option, "Dataset910_Own", "Small") == "Dataset910_Own"
+    for wrong in ("1000", "Dataset1000_Large", "0", "90x", "Dataset910_a/b"):
+        with pytest.raises(UserError, match=f"^{option}: '{wrong}'"):
+            new_dataset_name(option, wrong, "Large")

@@ -95,7 +95,7 @@ def test_json_comes_back_and_what_is_none_is_named(tmp_path):
     write_json(tmp_path / "r.json", {"a": [1, 2]})
     assert read_record(tmp_path / "r.json") == read_json(tmp_path / "r.json", "") == {"a": [1, 2]}
     (tmp_path / "r.json").write_text("{")
-    with pytest.raises(UserError, match=r"r\.json: is no JSON .* Remedy: make it again"):
+    with pytest.raises(UserError, match=r"r\.json: is not JSON .* Remedy: make it again"):
         read_json(tmp_path / "r.json", "make it again")
 
 

@@ -76,7 +76,7 @@ def test_the_schema_in_the_documentation_is_that_of_the_code():
 
 def test_truncated_file(saved):
     saved.write_text(saved.read_text()[:50])
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         Manifest.load(saved)
 
 

@@ -1,9 +1,11 @@
 """Arguments that mean the same, and say the same, in every command that has them."""
 
 from argparse import ArgumentParser
+from math import inf
 from pathlib import Path
 
 from nnunetv2_clip import choices
+from nnunetv2_clip.errors import UserError
 
 
 def _device(text):
@@ -14,6 +16,16 @@ def _device(text):
 DEVICES = "cpu, cuda, cuda:1, mps, ..."
 ENCODER_DEVICE = f"{DEVICES} (default: auto; for text that is the CPU, so that a table is the same everywhere)"
 DECATHLON = "the challenge's data as downloaded: the folder with Task01_BrainTumour, ..."
+
+# The smallest and the largest value that numbers may have.
+RANGES = {
+    "-np": (1, inf),
+    "-num_parts": (1, inf),
+    "-part_id": (0, inf),
+    "--sample": (1, inf),
+    "--repeats": (1, inf),
+    "--compression": (1, 9),
+}
 
 SHARED = {
     "-i": {"type": Path, "metavar": "FOLDER"},
@@ -37,7 +49,7 @@ SHARED = {
     "-num_parts": {"type": int, "metavar": "N", "default": 1, "help": "share the cases among so many jobs"},
     "-part_id": {"type": int, "metavar": "N", "default": 0, "help": "number of this job, from 0"},
     "-step_size": {"type": float, "metavar": "STEP", "default": 0.5, "help": "of the sliding window, in patches"},
-    "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right never are mirrored)"},
+    "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right are never mirrored)"},
     "-overwrite_plans_name": {"metavar": "PLANS", "help": "name of the plans to write, without .json"},
     "-ref": {"type": Path, "metavar": "FOLDER", "help": "reference label maps, or one folder of masks per case"},
     "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions (of nnUNetv2_predict or 'predict')"},
@@ -88,11 +100,9 @@ def trained_model(command: str, args):
     Raises:
         UserError: both or neither of -m and -d, or no such model.
     """
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.trained_model import TrainedModel
 
-    if (args.m is None) == (args.d is None):
-        raise UserError(command, "needs either -m or -d", "-m MODEL, or -d DATASET with -tr, -p, -c")
+    require_one(command, args, "d", "DATASET with -tr, -p, -c")
     if args.m:
         return TrainedModel.open(args.m, args.c)
     return TrainedModel.of_dataset(args.d, args.tr, args.p, args.c or choices.CONFIGURATION)
@@ -104,16 +114,58 @@ def model_or_predictions(command: str, args, zips: bool = False) -> Path:
     Raises:
         UserError: both or neither, or it is not a folder.
     """
-    from nnunetv2_clip.errors import UserError
-
-    if (args.m is None) == (args.pred is None):
-        raise UserError(command, "needs either -m or -pred", "-m MODEL, or -pred FOLDER")
+    require_one(command, args, "pred", "FOLDER")
     folder, option = (args.m, "-m") if args.m else (args.pred, "-pred")
     if not folder.is_dir() and not (args.m and zips):
-        raise UserError(
-            option, f"{folder} is not a folder", "the folder of a model or of predictions", "check the path"
-        )
+        found, expected = f"{folder} is not a folder", "the folder of a model or of predictions"
+        raise UserError(option, found, expected, "check the path")
     return folder
+
+
+def require_one(command: str, args, other: str, value: str) -> None:
+    """Raises UserError: both or neither of -m and -`other`."""
+    if (args.m is None) == (getattr(args, other) is None):
+        raise UserError(command, f"needs either -m or -{other}", f"-m MODEL, or -{other} {value}")
+
+
+def require_ending(option: str, path: Path | None, *endings: str) -> None:
+    """Raises UserError: a file is named that ends otherwise."""
+    if path and path.suffix not in endings:
+        raise UserError(option, f"{str(path)!r}", f"the name of a file that ends in {endings[0]}")
+
+
+def require_ranges(args) -> None:
+    """Raises UserError: a number that makes no sense in any command."""
+    for option, (lowest, highest) in RANGES.items():
+        value = getattr(args, option.strip("-"), None)
+        if value is not None and not lowest <= value <= highest:
+            raise UserError(option, str(value), f"{lowest} or more" if highest == inf else f"{lowest} to {highest}")
+    if getattr(args, "part_id", 0) >= getattr(args, "num_parts", 1):
+        raise UserError("-part_id", str(args.part_id), f"0 to {args.num_parts - 1} with -num_parts {args.num_parts}")
+
+
+def named_path(option: str, text: str) -> tuple[str, Path]:
+    """(NAME, PATH) of a text NAME=PATH.
+
+    Raises:
+        UserError: no =, or nothing on one side of it.
+    """
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise UserError(option, repr(text), "NAME=PATH")
+    return name, Path(path).expanduser()
+
+
+def named_paths(option: str, texts) -> dict[str, Path]:
+    """NAME -> PATH of texts NAME=PATH.
+
+    Raises:
+        UserError: one that is not, or a name twice.
+    """
+    pairs = [named_path(option, text) for text in texts]
+    if len(dict(pairs)) < len(pairs):
+        raise UserError(option, f"names one twice: {', '.join(texts)}", "one name each")
+    return dict(pairs)
 
 
 def next_steps(dataset: str) -> str:

@@ -41,20 +41,11 @@ def sides_of(args):
     return reference, prediction_side(args.pred, taxonomy, labels), manifest, taxonomy
 
 
-def named_paths(texts, option):
-    """{NAME: Path} of texts NAME=PATH.
-
-    Raises:
-        UserError: no =, or a name twice.
-    """
-    from nnunetv2_clip.errors import UserError
-
-    found = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        if not name or not path:
-            raise UserError(option, f"{text!r}", "NAME=PATH", "for instance universal=results/evaluation")
-        if name in found:
-            raise UserError(option, f"the name {name!r} stands twice", "one name each")
-        found[name] = Path(path)
-    return found
+def settings_of(args, manifest):
+    """What was compared with what, for the results."""
+    return {
+        "reference": str(args.ref),
+        "prediction": str(args.pred),
+        "manifest": manifest.where if manifest else None,
+        "train_manifest": str(args.train_manifest) if args.train_manifest else None,
+    }

@@ -1,6 +1,10 @@
 """The options by which several commands name source datasets."""
 
-from nnunetv2_clip.commands._arguments import add
+from dataclasses import replace
+from pathlib import Path
+
+from nnunetv2_clip.commands._arguments import add, named_path
+from nnunetv2_clip.errors import UserError, suggestion
 
 
 def add_source_arguments(parser):
@@ -11,7 +15,9 @@ def add_source_arguments(parser):
         metavar="NAME=PATH",
         help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
     )
-    parser.add_argument("--sources", metavar="FILE", help="YAML list of sources, instead of --source or as well")
+    parser.add_argument(
+        "--sources", type=Path, metavar="FILE", help="YAML list of sources, instead of --source or as well"
+    )
     add(parser, "--taxonomy")
     parser.add_argument(
         "--no-repair",
@@ -25,32 +31,26 @@ def add_source_arguments(parser):
     )
 
 
-def find_inputs(args, taxonomy):
-    """Every source with its folder, the paper's choices made and repairs switched off as asked for."""
+def find_inputs(args):
+    """Every source with its folder, the paper's choices made and repairs switched off as asked for; the taxonomy."""
+    from nnunetv2_clip.classes import UNIVERSAL
+
+    taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
     inputs = tuple(find_input(name, path, taxonomy) for name, path in named_sources(args.source, args.sources))
     if args.as_paper:
         inputs = tuple(map(as_paper, inputs))
-    return without_repairs(inputs, args.no_repair)
+    return without_repairs(inputs, args.no_repair), taxonomy
 
 
 def named_sources(options, file):
     """(name, path) of every source on the command line and in the YAML file.
 
     Raises:
-        UserError: something that is no source.
+        UserError: something that is not a source.
     """
-    from pathlib import Path
-
-    from nnunetv2_clip.errors import UserError
-
-    pairs = []
-    for option in options:
-        name, found, path = option.partition("=")
-        if not found or not name or not path:
-            raise UserError(f"--source {option}", "is no source", "NAME=PATH, for instance msd_liver=Task03_Liver")
-        pairs.append((name, Path(path).expanduser()))
+    pairs = [named_path("--source", option) for option in options]
     if file:
-        pairs.extend(read_sources(Path(file)))
+        pairs.extend(read_sources(file))
     if not pairs:
         raise UserError("convert", "no source is given", "--source NAME=PATH or --sources FILE")
     return pairs
@@ -58,13 +58,11 @@ def named_sources(options, file):
 
 def read_sources(file):
     """(name, path) of every source in a YAML list."""
-    from pathlib import Path
-
     from nnunetv2_clip.tables import checked, read_yaml
 
     content = read_yaml(file, "a list of NAME: PATH")
     rows = [content] if isinstance(content, dict) else content
-    rows = checked(list[dict[str, str]], rows, file, "NAME: PATH in each row; a text alone is no source")
+    rows = checked(list[dict[str, str]], rows, file, "NAME: PATH in each row; a text alone is not a source")
     return [(name, file.parent / Path(path).expanduser()) for row in rows for name, path in row.items()]
 
 
@@ -77,7 +75,6 @@ def find_input(name, path, taxonomy):
     from nnunetv2_clip.conversion.merge import Input
     from nnunetv2_clip.dataset_conversion.custom import read_table
     from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
-    from nnunetv2_clip.errors import UserError
 
     if name != "custom":
         return Input(find_source(name), path.absolute())
@@ -89,8 +86,6 @@ def find_input(name, path, taxonomy):
 
 def as_paper(entry):
     """The same input with the paper's choices; says which these are."""
-    from dataclasses import replace
-
     if not entry.source.as_in_paper:
         return entry
     print(f"{entry.source.name}, as in the paper: {entry.source.as_in_paper}")
@@ -103,10 +98,6 @@ def without_repairs(inputs, names):
     Raises:
         UserError: no source has a repair of this name.
     """
-    from dataclasses import replace
-
-    from nnunetv2_clip.errors import UserError, suggestion
-
     known = sorted({name for entry in inputs for name in entry.source.repairs})
     for name in names:
         if name not in known:

@@ -28,17 +28,11 @@ def add_arguments(parser):
 def run(args):
     import shutil
 
-    from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.conversion.check import check_downloads
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.check_page import in_words, render_check
 
-    for option, value in (("-np", args.np), ("--sample", args.sample)):
-        if value is not None and value < 1:
-            raise UserError(option, str(value), "at least 1")
-    taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
-    inputs = find_inputs(args, taxonomy)
+    inputs, taxonomy = find_inputs(args)
     check = check_downloads(inputs, taxonomy, args.sample, args.np, not args.partial)
     write_text(args.o, render_check(check))
 

@@ -1,7 +1,7 @@
 """nnunetv2_clip compare"""
 
 from nnunetv2_clip.choices import COMPARED_METRICS
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import add, named_paths
 
 
 def add_arguments(parser):
@@ -13,11 +13,10 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.evaluation.comparison import compare_models, write_comparison
     from nnunetv2_clip.evaluation.results import Evaluation
 
-    evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
+    evaluations = {name: Evaluation.load(path) for name, path in named_paths("-i", args.i).items()}
     rows = compare_models(*evaluations.values(), metric=args.metric)
     print(write_comparison(rows, tuple(evaluations), args.metric, args.o).markdown())
     print(f"Written: {args.o}/compare.json, .md, .html, .tex, .svg and .png")

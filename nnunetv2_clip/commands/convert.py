@@ -1,7 +1,8 @@
 """nnunetv2_clip convert"""
 
-from nnunetv2_clip.commands._arguments import add, next_steps
+from nnunetv2_clip.commands._arguments import add, named_path, next_steps
 from nnunetv2_clip.commands._sources import add_source_arguments, find_input, find_inputs
+from nnunetv2_clip.errors import UserError
 
 EPILOG = """\
 examples:
@@ -77,19 +78,10 @@ def read_merge(args):
     Raises:
         UserError: an option that does not fit.
     """
-    from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.conversion.merge import Merge
     from nnunetv2_clip.dataset_conversion.known_copies import known_scan
-    from nnunetv2_clip.errors import UserError
 
-    if args.np < 1:
-        raise UserError("-np", str(args.np), "at least 1")
-    if not 1 <= args.compression <= 9:
-        raise UserError("--compression", str(args.compression), "1 (fast) to 9 (small)")
-    if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
-        raise UserError("-part_id", f"{args.part_id} with -num_parts {args.num_parts}", "0 to num_parts - 1")
-    taxonomy = UNIVERSAL.extended(args.taxonomy) if args.taxonomy else UNIVERSAL
-    inputs = find_inputs(args, taxonomy)
+    inputs, taxonomy = find_inputs(args)
     outside, hold_out_ircadb = read_outside(args.exclude_msd_test, args.hold_out, taxonomy)
     return Merge(
         inputs=inputs,
@@ -115,17 +107,13 @@ def read_outside(exclude_msd_test, hold_out, taxonomy):
     from pathlib import Path
 
     from nnunetv2_clip.conversion.copies import held_out_scans, msd_test_images
-    from nnunetv2_clip.errors import UserError
 
     scans = msd_test_images([Path(folder).expanduser().absolute() for folder in exclude_msd_test])
-    for option in hold_out:
-        name, found, path = option.partition("=")
-        if not found and name != "ircadb":
-            raise UserError(f"--hold-out {option}", "has no folder", "ircadb, or NAME=PATH of a source dataset")
-        if found:
-            entry = find_input(name, Path(path).expanduser(), taxonomy)
-            scans += held_out_scans(entry.source, entry.root)
-    return tuple(scans), any(option.partition("=")[0] == "ircadb" for option in hold_out)
+    held_out = [named_path("--hold-out", option) for option in hold_out if option != "ircadb"]
+    for name, path in held_out:
+        entry = find_input(name, path, taxonomy)
+        scans += held_out_scans(entry.source, entry.root)
+    return tuple(scans), "ircadb" in hold_out or any(name == "ircadb" for name, _ in held_out)
 
 
 def print_summary(summary, folder):
@@ -151,15 +139,10 @@ def find_target(dataset, name):
     Raises:
         UserError: no dataset id, or one of nnU-Net's folders cannot be used.
     """
-    import re
-
     from nnunetv2_clip.conversion.target import Target
-    from nnunetv2_clip.errors import UserError
-    from nnunetv2_clip.paths import nnunet_folder
+    from nnunetv2_clip.paths import new_dataset_name, nnunet_folder
 
-    folder_name = dataset if dataset.startswith("Dataset") else f"Dataset{dataset.zfill(3)}_{name}"
-    if not re.fullmatch(r"Dataset\d{3,}_[A-Za-z0-9_-]+", folder_name):
-        raise UserError("-d", f"{dataset!r} with --name {name!r}", "an id such as 900 and a name of letters and digits")
+    folder_name = new_dataset_name("-d", dataset, name)
     folders = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
     if folders[0].resolve() == folders[1].resolve():
         raise UserError("nnUNet_raw", f"is the same folder as nnUNet_preprocessed: {folders[0]}", "two folders")

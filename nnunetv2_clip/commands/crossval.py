@@ -1,6 +1,7 @@
 """nnunetv2_clip crossval"""
 
 from nnunetv2_clip.commands._arguments import SHARED, add
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -18,7 +19,6 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import reference_of
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.crossval import collect_folds, fold_table, write_merged_folder
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
     from nnunetv2_clip.evaluation.paper.tables import scores_of, write_paper_tables

@@ -3,6 +3,7 @@
 from nnunetv2_clip.choices import ANY, FRACTION, OVERLAP_RULES, PATIENT_RULES
 from nnunetv2_clip.commands._arguments import add
 from nnunetv2_clip.commands._evaluation import add_folder_arguments
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -34,8 +35,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.commands._evaluation import sides_of
-    from nnunetv2_clip.errors import UserError
+    from nnunetv2_clip.commands._evaluation import settings_of, sides_of
     from nnunetv2_clip.evaluation.detection import detect, tumor_classes
     from nnunetv2_clip.evaluation.detection_report import write_detection
     from nnunetv2_clip.evaluation.leaks import find_leaks
@@ -54,17 +54,8 @@ def run(args):
     cases, failed = detect(
         reference, prediction, taxonomy, manifest, names, rule, args.patient_rule, args.empty_is_free, args.np
     )
-    settings = {
-        "reference": str(args.ref),
-        "prediction": str(args.pred),
-        "manifest": manifest.where if manifest else None,
-        "train_manifest": str(args.train_manifest) if args.train_manifest else None,
-        "min_lesion_ml": args.min_lesion_ml,
-        "overlap_rule": args.overlap_rule,
-        "min_overlap": args.min_overlap,
-        "patient_rule": args.patient_rule,
-        "empty_is_free": args.empty_is_free,
-    }
+    chosen = ("min_lesion_ml", "overlap_rule", "min_overlap", "patient_rule", "empty_is_free")
+    settings = settings_of(args, manifest) | {name: getattr(args, name) for name in chosen}
     if failed:
         settings["failed"] = {name: str(error) for name, error in sorted(failed.items())}
     folder = args.o or args.pred / "evaluation"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add, require_ending
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -34,18 +37,13 @@ def add_arguments(parser):
 def run(args) -> None:
     """Make, describe and save one table."""
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.text.encode import DEFAULT_ENCODER, encode
     from nnunetv2_clip.text.table import table_path
 
     if not args.d and not args.o:
-        raise UserError(
-            "embed",
-            "neither -d nor -o is given",
-            "a dataset (-d 900), or a file for the universal classes (-o FILE.npz)",
-        )
-    if args.o and args.o.suffix != ".npz":
-        raise UserError(f"-o {args.o}", "not an .npz file", "a name that ends in .npz")
+        expected = "a dataset (-d 900), or a file for the universal classes (-o FILE.npz)"
+        raise UserError("embed", "neither -d nor -o is given", expected)
+    require_ending("-o", args.o, ".npz")
     target = args.o or table_path(args.d)
     rows = dataset_classes(args.d) if args.d else UNIVERSAL.rows
     encoder = DEFAULT_ENCODER if args.encoder is None else args.encoder  # an empty name is a mistake, not the default
@@ -60,7 +58,6 @@ def dataset_classes(dataset: str) -> tuple:
     Raises:
         UserError: no such dataset, or its dataset.json or manifest is missing or wrong.
     """
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.labels import class_names, load_dataset_json
 
     taxonomy, folder = dataset_taxonomy(dataset)
@@ -79,9 +76,6 @@ def dataset_taxonomy(dataset: str) -> tuple:
     Raises:
         UserError: no such dataset, or no manifest in it.
     """
-    import os
-
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.manifest import FILE_NAME, Manifest
     from nnunetv2_clip.paths import dataset_name
 
@@ -105,7 +99,6 @@ def save_unless_different(table, target, overwrite: bool) -> str:
     Raises:
         UserError: another table is there and `overwrite` is not given.
     """
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.text.table import TextTable
 
     if not target.exists():
@@ -131,8 +124,6 @@ def save_unless_different(table, target, overwrite: bool) -> str:
 
 def describe(table, target, state: str) -> None:
     """Print what a user wants to know about a new table; warnings go to stderr."""
-    import sys
-
     from nnunetv2_clip.text.similarity import pairs_by_similarity, warnings_of
 
     print(f"{target} ({state})")

@@ -10,7 +10,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.commands._evaluation import sides_of
+    from nnunetv2_clip.commands._evaluation import settings_of, sides_of
     from nnunetv2_clip.evaluation.leaks import find_leaks
     from nnunetv2_clip.evaluation.report import report_tables, write_evaluation
     from nnunetv2_clip.evaluation.results import strict_json
@@ -21,13 +21,7 @@ def run(args):
     leaked = find_leaks(manifest, args.train_manifest, prediction.files)
     tolerances = None if args.overlap_only else tolerances_mm(taxonomy.names, taxonomy, args.tolerances)
     evaluation = evaluate(reference, prediction, taxonomy, manifest, tolerances, leaked, args.np)
-    evaluation.settings.update(
-        reference=str(args.ref),
-        prediction=str(args.pred),
-        manifest=manifest.where if manifest else None,
-        train_manifest=str(args.train_manifest) if args.train_manifest else None,
-        tolerances_mm=tolerances,
-    )
+    evaluation.settings.update(settings_of(args, manifest), tolerances_mm=tolerances)
     folder = args.o or args.pred / "evaluation"
     write_evaluation(evaluation, folder)
     args.result = strict_json({name: value for name, value in evaluation.to_json().items() if name != "pairs"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nnunetv2_clip.choices import FROZEN, MODES
@@ -47,13 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
 def describe(found) -> None:
     """Print what was prepared and the commands that follow; warnings go to stderr."""
-    import sys
-
     extension = found.extension
     print(f"{extension.mode} from {extension.model}, fold {extension.fold}")
     print(f"  new classes      {', '.join(found.new) or 'none'}")
     if extension.known:
-        kept = "stay to the bit" if extension.is_frozen else "learn on"
+        kept = "stay bit for bit" if extension.is_frozen else "learn on"
         print(f"  old classes      {len(extension.known)}, which {kept}")
     for file in found.files:
         print(f"  wrote            {file}")

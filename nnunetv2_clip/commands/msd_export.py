@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import DECATHLON, add, model_or_predictions
+from nnunetv2_clip.commands._arguments import DECATHLON, add, model_or_predictions, require_ending
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +60,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.errors import UserError
-
-    if args.o.suffix != ".zip" or args.o.is_dir():
-        raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .zip")
-    if args.o.exists() and not args.overwrite:
+    require_ending("-o", args.o, ".zip")
+    if args.o.is_dir() or args.o.exists() and not args.overwrite:
         raise UserError(args.o, "exists already", "a new file", "choose another name, or say --overwrite")
     if args.mri is None and not args.ct_only:
         raise UserError(

@@ -1,6 +1,6 @@
 """nnunetv2_clip msd rehearse"""
 
-from nnunetv2_clip.commands._arguments import DECATHLON, add
+from nnunetv2_clip.commands._arguments import DECATHLON, add, model_or_predictions, require_ending
 
 
 def add_arguments(parser):
@@ -12,8 +12,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.commands._arguments import model_or_predictions
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.files import write_json
     from nnunetv2_clip.msd.post_processing import read_rules
     from nnunetv2_clip.msd.rehearsal import find_rehearsal, rehearsal_text, rehearse_case, summarise
@@ -21,8 +19,7 @@ def run(args):
     from nnunetv2_clip.trained_model import ModelTables
 
     folder = model_or_predictions("msd rehearse", args)
-    if args.o is not None and args.o.suffix != ".json":
-        raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .json, for the rehearsal's scores")
+    require_ending("-o", args.o, ".json")
     cases = find_rehearsal(folder, args.i, ModelTables.beside(folder).taxonomy, read_rules(args.rules))
     outcomes = run_cases(rehearse_case, cases, "rehearsal", args.np, name_of=lambda case: case.prediction)
     scored, failed = require_some(outcomes, "rehearsal")

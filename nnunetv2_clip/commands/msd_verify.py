@@ -1,6 +1,7 @@
 """nnunetv2_clip msd verify"""
 
 from nnunetv2_clip.commands._arguments import DECATHLON, add
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -10,7 +11,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS
     from nnunetv2_clip.msd.verify import verify
 

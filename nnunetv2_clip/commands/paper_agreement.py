@@ -1,6 +1,6 @@
 """nnunetv2_clip paper agreement"""
 
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import add, named_paths
 
 
 def add_arguments(parser):
@@ -29,15 +29,14 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.evaluation.figures import grouped_bars, save_figure
     from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, prediction_side, reference_side
     from nnunetv2_clip.evaluation.paper.agreement import agreement_table, reader_agreement, summarise_agreement
     from nnunetv2_clip.evaluation.report import write_tables
     from nnunetv2_clip.labels import load_dataset_json
 
-    folders = named_paths([*args.ref, *args.pred], "-ref, -pred")
-    readers = named_paths(args.ref, "-ref")
+    folders = named_paths("-ref, -pred", [*args.ref, *args.pred])
+    readers = named_paths("-ref", args.ref)
     json_file = args.dataset_json or next(filter(None, map(find_dataset_json, readers.values())), None)
     dataset_json = load_dataset_json(json_file, "give that of the readers with --dataset-json") if json_file else None
     manifest = find_manifest(args.manifest, None)

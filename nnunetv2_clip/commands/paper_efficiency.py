@@ -1,7 +1,8 @@
 """nnunetv2_clip paper efficiency"""
 
 from nnunetv2_clip.choices import CONFIGURATION
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import add, named_paths, require_one
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -30,9 +31,7 @@ def add_arguments(parser):
 def run(args):
     import torch
 
-    from nnunetv2_clip.commands._evaluation import named_paths
     from nnunetv2_clip.device import find_device
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.paper.efficiency import (
         candidates,
         check_head,
@@ -40,11 +39,9 @@ def run(args):
         mean_dice,
         measure_all,
         write_efficiency,
-    )  # fmt: skip
+    )
 
-    if args.repeats < 1:
-        raise UserError("--repeats", str(args.repeats), "1 or more")
-    dice = mean_dice(named_paths(args.i, "-i"))
+    dice = mean_dice(named_paths("-i", args.i))
     networks, patch = candidates(_plans(args), args.c or CONFIGURATION)
     sizes = [tuple(size) for size in args.size or ((96,) * len(patch), patch)]
     for size in sizes:
@@ -71,9 +68,7 @@ def run(args):
 
 def _plans(args):
     """Raises UserError: both or neither of -m and -d, or no such dataset."""
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.paths import dataset_folder
 
-    if (args.m is None) == (args.d is None):
-        raise UserError("paper efficiency", "needs either -m or -d", "-m MODEL, or -d DATASET with -p")
+    require_one("paper efficiency", args, "d", "DATASET with -p")
     return args.m / "plans.json" if args.m else dataset_folder("nnUNet_preprocessed", args.d) / f"{args.p}.json"

@@ -1,5 +1,6 @@
 """nnunetv2_clip paper embeddings"""
 
+import sys
 from pathlib import Path
 
 from nnunetv2_clip.commands._arguments import add
@@ -14,8 +15,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    import sys
-
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.commands.embed import dataset_taxonomy
     from nnunetv2_clip.text.similarity import rank_report, save_similarity_figure, warnings_of

@@ -1,6 +1,7 @@
 """nnunetv2_clip paper features"""
 
 from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -16,7 +17,6 @@ def run(args):
     import numpy as np
 
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.evaluation.figures import save_figure
     from nnunetv2_clip.evaluation.paper.features import map_figure, project, sample_cases
     from nnunetv2_clip.imaging.nifti import SUFFIXES

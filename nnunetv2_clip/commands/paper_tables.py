@@ -1,7 +1,8 @@
 """nnunetv2_clip paper tables"""
 
 from nnunetv2_clip.choices import PAPER_TABLES
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import add, named_paths
+from nnunetv2_clip.errors import UserError, suggestion
 
 
 def add_arguments(parser):
@@ -18,13 +19,11 @@ def add_arguments(parser):
 
 
 def run(args):
-    from nnunetv2_clip.commands._evaluation import named_paths
-    from nnunetv2_clip.errors import UserError, suggestion
     from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES
     from nnunetv2_clip.evaluation.paper.tables import scores_of, write_paper_tables
     from nnunetv2_clip.evaluation.results import Evaluation
 
-    evaluations = {name: Evaluation.load(path) for name, path in named_paths(args.i, "-i").items()}
+    evaluations = {name: Evaluation.load(path) for name, path in named_paths("-i", args.i).items()}
     for key in args.table:
         table = PUBLISHED_TABLES.get(key)
         if table is None:

@@ -2,6 +2,7 @@
 
 from nnunetv2_clip.choices import CONFIGURATION, PLANNERS
 from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser):
@@ -15,32 +16,19 @@ def add_arguments(parser):
 def run(args):
     import pydoc
 
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.paths import dataset_folder
 
     raw = dataset_folder("nnUNet_raw", args.d)
     preprocessed = dataset_folder("nnUNet_preprocessed", raw.name)
     if not (preprocessed / "dataset_fingerprint.json").is_file():
-        raise UserError(
-            preprocessed,
-            "has no dataset_fingerprint.json",
-            "the fingerprint that planning starts from",
-            f"run 'nnUNetv2_extract_fingerprint -d {args.d}' first",
-        )
+        expected, remedy = "the fingerprint of the dataset", f"run 'nnUNetv2_extract_fingerprint -d {args.d}' first"
+        raise UserError(preprocessed, "has no dataset_fingerprint.json", expected, remedy)
     planner_class = pydoc.locate(f"nnunetv2_clip.plans.{PLANNERS[args.pl]}")
     if args.gpu_memory_target and planner_class.default_memory_gb is None:
-        raise UserError(
-            f"-gpu_memory_target {args.gpu_memory_target}",
-            f"the preset {args.pl!r} fixes patch and batch, whatever memory they take",
-            "",
-            "leave it out, or plan with another preset",
-        )
+        found = f"the preset {args.pl!r} fixes patch and batch, whatever memory they take"
+        remedy = "leave it out, or plan with another preset"
+        raise UserError(f"-gpu_memory_target {args.gpu_memory_target}", found, remedy=remedy)
     name = args.overwrite_plans_name or planner_class.default_plans_name
-    planner = planner_class(
-        raw.name,
-        args.gpu_memory_target,
-        plans_name=name,
-        overwrite_target_spacing=args.overwrite_target_spacing,
-    )
-    planner.plan_experiment()
+    spacing = args.overwrite_target_spacing
+    planner_class(raw.name, args.gpu_memory_target, plans_name=name, overwrite_target_spacing=spacing).plan_experiment()
     print(f"Next: nnUNetv2_preprocess -d {args.d} -plans_name {name} -c {CONFIGURATION}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nnunetv2_clip.choices import OUTPUTS
 from nnunetv2_clip.commands._arguments import add, add_model_or_dataset, trained_model
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,30 +40,17 @@ def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.inference.inputs import find_cases
     from nnunetv2_clip.inference.memory import parse_size
 
-    _check(args)
+    if args.o.is_file():
+        raise UserError("-o", f"{args.o} is a file", "a folder")
     model = trained_model("predict", args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
-    cases = cases[args.part_id :: args.num_parts]
-    _predict(args, model, cases, max_ram)
-
-
-def _check(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.errors import UserError
-
-    if not 0 <= args.part_id < args.num_parts:
-        raise UserError("-part_id", f"{args.part_id}", f"0 to {args.num_parts - 1} with -num_parts {args.num_parts}")
-    if not 0 < args.step_size <= 1:
-        raise UserError("-step_size", f"{args.step_size}", "above 0, at most 1")
-    if args.o.is_file():
-        raise UserError("-o", f"{args.o} is a file", "a folder")
+    _predict(args, model, cases[args.part_id :: args.num_parts], max_ram)
 
 
 def _keep_input(args: argparse.Namespace, cases) -> None:
     """No label map may take the place of a CT."""
-    from nnunetv2_clip.errors import UserError
-
     same_folder = args.i.resolve() == args.o.resolve()
     if same_folder or any((args.o / f"{case.name}.nii.gz").resolve() == case.path.resolve() for case in cases):
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
@@ -85,7 +74,6 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         use_mirroring=not args.disable_tta,
         step_size=args.step_size,
     )
-    never_learnt = _never_learnt(model)
     predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
     settings = {
         "model": str(trained.where.resolve()),
@@ -94,7 +82,7 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
         "device": str(model.predictor.device),
-        "never_learnt": never_learnt,
+        "never_learnt": _never_learnt(model),
     }
     tasks = _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {}
     outputs = Outputs(args.o, tuple(args.outputs), model.classes, model.probabilities, model.taxonomy, tasks)
@@ -114,8 +102,6 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
 
 def _never_learnt(model) -> list[str]:
     """The wanted classes that no training case has shown to the model: their masks are empty whatever the CT holds."""
-    import sys
-
     from nnunetv2_clip.inference.restricted import learnt_classes
 
     learnt = learnt_classes(model.predictor)
@@ -126,8 +112,6 @@ def _never_learnt(model) -> list[str]:
 
 
 def _make_folder(folder: Path) -> None:
-    from nnunetv2_clip.errors import UserError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,7 +120,6 @@ def _make_folder(folder: Path) -> None:
 
 def _tasks(classes, trained) -> dict[str, dict[str, int]]:
     """The CT tasks of the Decathlon of which every class is predicted."""
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.msd.tasks import CT_TASKS
 
     there = set(classes) & set(trained)

@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.paths import dataset_folder, nnunet_folder
+    from nnunetv2_clip.paths import dataset_folder, new_dataset_name, nnunet_folder
     from nnunetv2_clip.pseudo_labels.label import pseudo_label
     from nnunetv2_clip.pseudo_labels.report import SUMMARY, TABLE
     from nnunetv2_clip.trained_model import TrainedModel
 
     source = dataset_folder("nnUNet_raw", args.d)
-    output = nnunet_folder("nnUNet_raw") / _output_name(args.o, args.name)
+    output = nnunet_folder("nnUNet_raw") / new_dataset_name("-o", args.o, args.name)
     done = pseudo_label(
         source,
         TrainedModel.open(args.m, args.c),
@@ -63,17 +63,3 @@ def run(args: argparse.Namespace) -> None:
     print(f"Every pair: {output / TABLE}")
     print(next_steps(output.name.split("_")[0].removeprefix("Dataset")))
     print("(or 'nnunetv2_clip extend' for a new class: docs/extend.md)")
-
-
-def _output_name(text: str, name: str) -> str:
-    """Raises UserError: neither an id nor a full name, or characters that nnU-Net's folders do not have."""
-    import re
-
-    from nnunetv2_clip.errors import UserError
-
-    is_number = re.fullmatch(r"0*[1-9][0-9]{0,2}", text)
-    full = f"Dataset{int(text):03d}_{name}" if is_number else text
-    if not re.fullmatch(r"Dataset[0-9]{3}_[A-Za-z0-9_-]+", full):
-        found = f"{text!r} with --name {name!r}" if is_number else f"{text!r}"
-        raise UserError("-o", found, "a dataset id such as 910 or a name such as Dataset910_Completed")
-    return full

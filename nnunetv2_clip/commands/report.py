@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import add, require_ending
+from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.classes import UNIVERSAL
-    from nnunetv2_clip.errors import UserError
     from nnunetv2_clip.files import write_text
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
@@ -49,8 +49,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("report", "-i and -pred belong together", "both, or --log-folder alone")
     if args.pred is None and args.ref is not None:
         raise UserError("-ref", "has nothing to be compared with", "-i and -pred as well")
-    if args.o.suffix not in (".html", ".htm"):
-        raise UserError("-o", f"{str(args.o)!r}", "the name of a file that ends in .html")
+    require_ending("-o", args.o, ".html", ".htm")
     training = read_training(args.log_folder) if args.log_folder else None
     found = find_files(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
     described, failed = require_some(run_cases(describe_case, found, "report", args.np), "report")

@@ -227,4 +227,4 @@ def test_sources_file_is_relative_to_itself(msd, nnunet, convert, tmp_path):
     sources.write_text("- msd_liver\n")
     code, text = convert("--sources", sources)
     assert code == 2
-    assert "is no source" in text
+    assert "is not a source" in text

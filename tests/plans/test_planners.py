@@ -101,7 +101,7 @@ def test_residual_encoders_keep_their_size_and_export_with_torch(merge, name, gi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["default", "resenc_m", "resenc_l", "resenc_xl"])
+@pytest.mark.parametrize("preset", ["unet", "resenc_m", "resenc_l", "resenc_xl"])
 def test_every_planner_plans_all_configurations(merge, preset):
     plans = plan(merge, "-pl", preset)
     assert {"2d", "3d_fullres"} <= set(plans["configurations"])
