@@ -204,20 +204,27 @@ def terminated_in_order():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    owner = os.getpid()
-
-    def end(number, frame):
-        if os.getpid() != owner:  # a forked worker of nnU-Net's, which its pool ends by this signal
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        raise Terminated(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(128 + number)
+
+
+def _end_forked_workers_at_once() -> None:
+    """nnU-Net's pools fork, and end their workers by SIGTERM. A worker with a handler might wait for its lock for ever:
+    Python runs handlers between steps of the interpreter, and a signal just before the wait does not end the wait.
+    """
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_forked_workers_at_once)
 
 
 @contextmanager

@@ -333,15 +333,17 @@ def test_a_signal_is_an_orderly_end(monkeypatch, capsys, how, code, says):
 
 
 def test_a_forked_worker_simply_ends_on_the_signal(monkeypatch):
-    """nnU-Net's pools fork, and end their workers by SIGTERM: where an exception is lost, the pool waits for ever."""
+    """nnU-Net's pools fork, and end their workers by SIGTERM: a worker that handles it may wait for ever."""
     statuses = []
 
     def run(args):
         child = os.fork()
         if child == 0:
             with suppress(BaseException):
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
                 signal.raise_signal(signal.SIGTERM)
             os._exit(7)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         statuses.append(os.waitpid(child, 0)[1])
 
     monkeypatch.setattr(command_module("classes"), "run", run)
