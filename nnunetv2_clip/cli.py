@@ -204,7 +204,8 @@ def terminated_in_order():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    global _owner
+    _owner, before = os.getpid(), signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
@@ -212,7 +213,13 @@ def terminated_in_order():
 
 
 def _terminate(number: int, frame: object) -> None:
+    if os.getpid() != _owner:  # a fork so young that it has not come to `_end_forked_workers_at_once`
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     raise Terminated(128 + number)
+
+
+_owner = os.getpid()
 
 
 def _end_forked_workers_at_once() -> None:

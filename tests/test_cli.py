@@ -376,3 +376,17 @@ def test_a_new_dataset_has_an_id_that_nnunet_can_read(option):
     for wrong in ("1000", "Dataset1000_Large", "0", "90x", "Dataset910_a/b"):
         with pytest.raises(UserError, match=f"^{option}: '{wrong}'"):
             new_dataset_name(option, wrong, "Large")
+
+
+FORKS = """
+import multiprocessing
+from nnunetv2_clip.cli import terminated_in_order
+with terminated_in_order():
+    for _ in range(100):
+        with multiprocessing.get_context("fork").Pool(8) as pool:
+            pool.map(abs, range(8))
+"""
+
+
+def test_pools_of_forked_workers_end_in_a_command():
+    subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=120)
