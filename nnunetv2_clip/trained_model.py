@@ -244,7 +244,8 @@ class TrainedModel(ModelTables):
         remedy = "name other folds with -f" if there else "train the model, or give another"
         if others:
             remedy = f"take another checkpoint ({', '.join(others)}) with -chk {others[0].partition('/')[2]}"
-        raise UserError(self.where, f"has no {checkpoint} in fold {', '.join(missing) or 'any'}", expected, remedy)
+        place = f"fold {', '.join(missing)}" if missing else "any fold"
+        raise UserError(self.where, f"has no {checkpoint} in {place}", expected, remedy)
 
     @cached_property
     def configuration(self) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnunetv2_clip.choices import CONFIGURATION
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.plans.planners import TorchPlanner
 
-CONFIGURATION = "3d_fullres"
 SPACING_MM = 1.5
 PATCH = 96  # voxels along each axis; a multiple of 32, as Swin UNETR needs
 BATCH = 6

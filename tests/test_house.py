@@ -15,7 +15,7 @@ LIBRARY = "nnunetv2_clip"
 FOLDERS = {LIBRARY: LIBRARY, **{name: f"{LIBRARY}.{name}" for name in ("dataset_conversion", "trainers", "plans")}}
 ABOVE_THE_LIBRARY = tuple(f"{LIBRARY}.{name}" for name in ("dataset_conversion", "trainers", "plans"))
 # Modules of dataset_conversion beside the sources: the list of them, the tables that a user writes, facts.
-NO_SOURCE = {"__init__", "registry", "known_copies", "custom", "custom_masks", "totalsegmentator_groups"}
+NO_SOURCE = {"__init__", "registry", "known_copies", "custom", "totalsegmentator_groups"}
 
 
 def module_files() -> Iterator[tuple[str, Path]]:

@@ -117,7 +117,7 @@ def test_folds_are_those_with_the_checkpoint(opened):
     [
         (TWO_FOLDS, ["4"], f"has no {FINAL} in fold 4. Expected: folds out of ['0', '1', 'all']. Remedy: name other"),
         (TWO_FOLDS, ["0", 2], "in fold 2. Expected: folds out of ['0', '1', 'all']. Remedy: take another checkpoint"),
-        ((f"0/{BEST}",), None, f"in fold any. Expected: one of ['fold_0/{BEST}']"),
+        ((f"0/{BEST}",), None, f"in any fold. Expected: one of ['fold_0/{BEST}']"),
         ((f"0/{BEST}",), None, f"-chk {BEST}"),
         ((), None, "Expected: a finished training"),
     ],

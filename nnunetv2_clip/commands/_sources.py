@@ -52,7 +52,7 @@ def named_sources(options, file):
     if file:
         pairs.extend(read_sources(file))
     if not pairs:
-        raise UserError("convert", "no source is given", "--source NAME=PATH or --sources FILE")
+        raise UserError("--source", "no source is given", "--source NAME=PATH or --sources FILE")
     return pairs
 
 

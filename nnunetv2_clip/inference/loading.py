@@ -164,6 +164,8 @@ def load_model(
         raise UserError("-step_size", f"{step_size}", "above 0, at most 1")
     wanted = _names(model.classes if classes is None else classes, model, "--classes")
     likely = _names(probabilities, model, "--probabilities")
+    if not wanted and not likely:
+        raise UserError("--classes", "no class is asked for", "at least one, or None for all")
     rules = rules_of_plans(model.plans, model.label(PLANS_JSON)) if postprocess else {}
     if postprocess and not rules:
         remedy = "run 'nnunetv2_clip learn-postprocessing', or leave out --postprocess"

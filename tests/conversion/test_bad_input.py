@@ -175,7 +175,7 @@ def test_empty_folder_is_refused(convert, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((), "no source is given"),
+        ((), "Error: --source: no source is given"),
         (("--source", "msd_liver"), "NAME=PATH"),
         (("--source", "msd_livr=x"), "Did you mean 'msd_liver'"),
         (("--source", "msd_liver=nowhere"), "is no folder"),

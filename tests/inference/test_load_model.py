@@ -165,6 +165,7 @@ def test_a_second_fold_of_another_network_is_refused(tmp_path):
         ({"folds": [3]}, "in fold 3"),
         ({"checkpoint": "checkpoint_best.pth"}, "-chk checkpoint_final.pth"),
         ({"classes": ["pancreas"]}, "does not know pancreas"),
+        ({"classes": []}, "--classes: no class is asked for"),
         ({"step_size": 0}, "-step_size"),
         ({"postprocess": True}, "no post-processing rules"),
     ],

@@ -292,7 +292,7 @@ def write_source(
 def known_layout(layout: str) -> str:
     if layout not in LAYOUT_MODULES:
         raise UserError(
-            "source",
+            "--layouts",
             f"unknown layout {layout!r}.{suggestion(layout, LAYOUT_MODULES)}",
             f"one of {list(LAYOUT_MODULES)}",
         )
