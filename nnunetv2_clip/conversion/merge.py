@@ -16,7 +16,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
 from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
 from nnunetv2_clip.conversion.source import Source, SourceCase
-from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
+from nnunetv2_clip.conversion.splits import make_splits, save_manifest_and_splits
 from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.conversion.union import unite_case
 from nnunetv2_clip.errors import UserError, suggestion
@@ -24,7 +24,6 @@ from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
 from nnunetv2_clip.job_folder import file_states, is_readable
 from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
-from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
@@ -282,10 +281,7 @@ def _write_description(
     """Manifest, splits, report and, last, dataset.json; returns the splits."""
     target = merge.target
     splits = make_splits(cases)
-    for folder in (target.folder, target.preprocessed):
-        Manifest(merge.taxonomy, cases).save(folder / MANIFEST_FILE)
-        if splits:
-            write_json(folder / SPLITS_FILE, splits)
+    save_manifest_and_splits((target.folder, target.preprocessed), Manifest(merge.taxonomy, cases), splits)
     report = {
         "skipped": sorted(merge.skip),
         "left_out": dict(sorted(decisions.left_out.items())),

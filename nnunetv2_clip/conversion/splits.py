@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from nnunetv2_clip.manifest import CasePresence
+from nnunetv2_clip.files import write_json
+from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
+from nnunetv2_clip.manifest import CasePresence, Manifest
 
 SPLITS_FILE = "splits_final.json"
 NUM_FOLDS = 5
@@ -60,3 +63,11 @@ def _deal(
 def _shuffled(group: str) -> str:
     """A sorting key without relation to the numbering of the cases, the same on every machine."""
     return hashlib.sha256(group.encode()).hexdigest()
+
+
+def save_manifest_and_splits(folders: Iterable[Path], manifest: Manifest, splits: list[dict]) -> None:
+    """In each folder of the dataset, raw and preprocessed; without folds nnU-Net makes its own."""
+    for folder in folders:
+        manifest.save(folder / MANIFEST_FILE)
+        if splits:
+            write_json(folder / SPLITS_FILE, splits)

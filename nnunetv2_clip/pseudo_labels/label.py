@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunetv2_clip import __version__
 from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.conversion.case import write_label_map
-from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits
+from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits, save_manifest_and_splits
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.imaging.nifti import checksum, read_label_map
@@ -243,7 +243,5 @@ def _write_description(source: RawDataset, target: CompletedDataset, cases: dict
     """Manifest and splits; the folds stay those of the source, so that no case changes sides."""
     path = source.folder / SPLITS_FILE
     splits = read_json(path, "convert the dataset again") if path.is_file() else make_splits(cases)
-    for folder in (target.folder, target.preprocessed):
-        Manifest(source.manifest.taxonomy, cases).save(folder / MANIFEST_FILE)
-        if splits:
-            write_json(folder / SPLITS_FILE, splits)
+    manifest = Manifest(source.manifest.taxonomy, cases)
+    save_manifest_and_splits((target.folder, target.preprocessed), manifest, splits)
