@@ -204,8 +204,7 @@ def terminated_in_order():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    global _owner
-    _owner, before = os.getpid(), signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
@@ -213,25 +212,32 @@ def terminated_in_order():
 
 
 def _terminate(number: int, frame: object) -> None:
-    if os.getpid() != _owner:  # a fork so young that it has not come to `_end_forked_workers_at_once`
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
     raise Terminated(128 + number)
 
 
-_owner = os.getpid()
+# nnU-Net's pools fork, and end their workers by SIGTERM. A worker must leave the signal to the system: Python forgets a
+# signal that comes in the middle of a fork, and one that comes just before a wait for a lock does not end the wait; the
+# pool would wait for its worker for ever. So the signal is held back until the worker has no handler any more.
 
 
-def _end_forked_workers_at_once() -> None:
-    """nnU-Net's pools fork, and end their workers by SIGTERM. A worker with a handler might wait for its lock for ever:
-    Python runs handlers between steps of the interpreter, and a signal just before the wait does not end the wait.
-    """
+def _hold_back() -> None:
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_through() -> None:
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _let_through_to_the_system() -> None:
     if signal.getsignal(signal.SIGTERM) is _terminate:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_forked_workers_at_once)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_let_through_to_the_system)
 
 
 @contextmanager
