@@ -1,12 +1,3 @@
 """Runs on one thread: the volumes are tiny."""
 
-import pytest
-import torch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.inference.conftest import few_threads  # noqa: F401 - a fixture
