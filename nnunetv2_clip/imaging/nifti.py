@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
+from nnunetv2_clip.imaging.findings import refuse_scan
 
 # Shapes: X Y Z voxels in the file's own axis order. Affines: 4 x 4, voxel index -> RAS+ position in mm.
 
@@ -30,7 +32,9 @@ POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
 COMPRESSION_LEVEL = 1  # label maps compress well at any level, and writing is the slow part
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError, WrapStructError)
-_REMEDY = "download or unpack the file again"
+SPACING_RANGE_MM, LARGEST_EXTENT_MM = (0.05, 50.0), 3000.0  # the inner ear to a scout; a tall patient and the table
+SMALLEST_ANGLE_VOLUME = 0.3  # spanned by unit vectors along the axes; 0.87 for a gantry tilted by 30 degrees
+_SILENT = logging.Logger("nibabel's repairs", logging.CRITICAL + 1)  # what matters of them is refused or reported here
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +101,27 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.stem)
 
 
+def is_nifti(path: Path) -> bool:
+    """By its name."""
+    return path.name.endswith(SUFFIXES)
+
+
+def stored_header(path: Path) -> nib.Nifti1Header:
+    """The header as it is stored.
+
+    Raises:
+        UserError: not a NIfTI file, or one without a usable position.
+    """
+    header = _parse_header(path, _first_bytes(path, 540))
+    _geometry_of(path, header)
+    return header
+
+
 def inspect(path: Path) -> Geometry:
     """The grid of a NIfTI file from its header, after the cheap tests for a truncated file.
 
     Raises:
-        UserError: no NIfTI file, truncated, not three-dimensional, or without a usable position.
+        UserError: not a NIfTI file, truncated, not three-dimensional, or without a usable position.
     """
     path = Path(path)
     header = _parse_header(path, _first_bytes(path, 540))
@@ -135,8 +155,18 @@ def read_image(path: Path) -> Volume:
 def require_finite(where: object, data: np.ndarray) -> None:
     """Raises UserError: some voxels of an image are NaN or infinite."""
     if data.dtype.kind == "f" and not np.isfinite(data).all():
-        count = int(data.size - np.isfinite(data).sum())
-        raise UserError(where, f"{count} voxels are NaN or infinite", "Hounsfield units", "mend or exclude the case")
+        refuse_scan("finite", where, f"{int(data.size - np.isfinite(data).sum())} voxels are NaN or infinite")
+
+
+def require_plausible(where: object, grid: Geometry) -> None:
+    """Raises UserError: no part of a human body has such a voxel grid."""
+    shape, spacing = grid.shape, grid.spacing_mm
+    low, high = SPACING_RANGE_MM
+    if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
+        sizes = ", ".join(f"{edge:.4g}" for edge in spacing)
+        refuse_scan("voxel size", where, f"has {' x '.join(map(str, shape))} voxels of {sizes} mm")
+    if abs(np.linalg.det(grid.affine[:3, :3])) < SMALLEST_ANGLE_VOLUME * np.prod(spacing):
+        refuse_scan("position", where, "has axes that lie almost in one plane")
 
 
 def read_label_map(path: Path) -> Volume:
@@ -246,46 +276,52 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 
 @contextmanager
-def _blaming(path: Path, found: str, expected: str = "a complete NIfTI file") -> Iterator[None]:
+def _blaming(path: Path, found: str, kind: str = "file") -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise UserError(path, f"{found} ({error})", expected, _REMEDY) from None
+        refuse_scan(kind, path, f"{found} ({error})")
 
 
 def _damaged_header(path: Path) -> AbstractContextManager[None]:
-    return _blaming(path, "has a damaged header", "a NIfTI file")
+    return _blaming(path, "has a damaged header", "header")
 
 
 def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
+    """The header as it is stored, where nibabel can read its file."""
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         length = header_class.template_dtype.itemsize
         if len(content) >= length and header_class.may_contain_header(content[:length]):
             with _damaged_header(path):
-                return header_class(content[:length])
-    raise UserError(path, "is no NIfTI file", "a file written as .nii or .nii.gz", _REMEDY)
+                header = header_class(content[:length], check=False)
+                header.copy().check_fix(logger=_SILENT)
+            if header["magic"] != header.single_magic or header["vox_offset"] < header.single_vox_offset:
+                found = f"its voxels begin at byte {header['vox_offset']}, magic {header['magic'].item()!r}"
+                refuse_scan("header", path, found)
+            return header
+    refuse_scan("header", path, "is not a NIfTI file")
 
 
 def _geometry_of(path: Path, header: nib.Nifti1Header) -> Geometry:
     shape = tuple(int(size) for size in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or 0 in shape:
-        raise UserError(
-            path,
-            f"has shape {shape}",
-            "one three-dimensional volume",
-            "split series into single volumes and name the one that was labelled",
-        )
+    if len(shape) != 3 or min(shape) < 1:
+        refuse_scan("dimensions", path, f"has shape {shape}")
     if header.get_data_dtype().kind not in "iufb":
-        raise UserError(path, f"has voxels of type {header.get_data_dtype()}", "plain numbers", "export grey values")
+        refuse_scan("number type", path, f"has voxels of type {header.get_data_dtype()}")
     with _damaged_header(path):  # a quaternion that is none
         affine = header.get_best_affine()
+    pixdim = header["pixdim"][1:4]
+    if header["sform_code"] == 0 and not (np.isfinite(pixdim) & (pixdim > 0)).all():
+        refuse_scan("voxel size", path, f"has voxels of {', '.join(f'{edge:.4g}' for edge in pixdim)} mm")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(path, "has no usable voxel size or direction in its header", "an invertible affine", _REMEDY)
-    return Geometry(shape, affine)
+        refuse_scan("position", path, "has no usable voxel size or direction in its header")
+    grid = Geometry(shape, affine)
+    require_plausible(path, grid)
+    return grid
 
 
 def _check_length(path: Path, found: int, expected: int) -> None:
     if found < expected:
-        raise UserError(path, f"is truncated: {found} of {expected} bytes", "a complete NIfTI file", _REMEDY)
+        refuse_scan("file", path, f"is truncated: {found} of {expected} bytes")

@@ -124,7 +124,7 @@ def _inputs(case: Case) -> str:
 def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
     start, inputs = time.perf_counter(), _inputs(case)
-    image = read_case(case, predictor.check_size)
+    image = read_case(case, predictor.check_size, predictor.modality)
     read = time.perf_counter()
     preprocessed = predictor.preprocess(image)
     ready = time.perf_counter()

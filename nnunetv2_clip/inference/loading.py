@@ -69,7 +69,7 @@ class Segmentation:
         rows: of these classes, in painting order.
         affine: 4 x 4, voxel index -> RAS+ position in mm.
         probabilities: class -> (X, Y, Z) uint16 in steps of 1/65535, of the classes for which it was asked.
-        warnings: what looks unlike a CT.
+        warnings: what looks wrong in the scan, in words.
     """
 
     packed: Mapping[str, Mask]
@@ -122,7 +122,7 @@ class LoadedModel:
         Raises:
             UserError: no CT, or a damaged one.
         """
-        image, where = read_scan(scan)
+        image, where = read_scan(scan, self._predictor.modality)
         predicted = self._predictor.predict(self._predictor.preprocess(image), where)
         masks = postprocess(predicted.masks, self.rules) if self.rules else predicted.masks
         wanted = {name: masks[name] for name in self.classes}

@@ -139,6 +139,7 @@ def test_pair_takes_the_affine_of_the_image(ct, tmp_path):
 def test_affine_without_volume_is_refused(tmp_path):
     image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE)
     image.header.set_sform(np.zeros((4, 4)), code=1)
+    image.header["vox_offset"] = 352
     image._affine = None
     content = image.header.binaryblock + bytes(4) + bytes(240)
     (tmp_path / "a.nii").write_bytes(content)
