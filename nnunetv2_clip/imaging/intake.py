@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.findings import ScanFinding, refuse_scan
-from nnunetv2_clip.imaging.nifti import Geometry, Volume, is_nifti, require_finite, stored_header
+from nnunetv2_clip.imaging.nifti import UNREADABLE, Geometry, Volume, is_nifti, require_finite, stored_header
 from nnunetv2_clip.labels import ClassMap
 
 CT = "CT"  # nnU-Net's channel name; only such images are normalised by Hounsfield units
@@ -46,10 +46,13 @@ def _spacing_findings(header, grid: Geometry) -> list[ScanFinding]:
 
 
 def _position_findings(header, shape: tuple[int, ...]) -> list[ScanFinding]:
-    sform, qform = (form(coded=True)[0] for form in (header.get_sform, header.get_qform))
+    try:
+        sform, qform = (form(coded=True)[0] for form in (header.get_sform, header.get_qform))
+    except UNREADABLE as error:  # the sform is used, the qform is damaged
+        return [ScanFinding("two positions", f"the header's qform cannot be read ({error})")]
     if sform is None and qform is None:
         return [ScanFinding("no position", "the header says not how the patient lies (sform and qform codes 0)")]
-    if sform is None or qform is None:
+    if sform is None or qform is None or not np.isfinite(qform).all():  # then pixdim is not either
         return []
     difference = Geometry(shape, qform).difference(Geometry(shape, sform))
     return [ScanFinding("two positions", f"qform and sform contradict each other: {difference}")] if difference else []

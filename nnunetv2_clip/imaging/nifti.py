@@ -32,6 +32,7 @@ POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
 COMPRESSION_LEVEL = 1  # label maps compress well at any level, and writing is the slow part
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError, WrapStructError)
+LARGEST_OFFSET = 1 << 30  # bytes; header extensions are far smaller
 SPACING_RANGE_MM, LARGEST_EXTENT_MM = (0.05, 50.0), 3000.0  # the inner ear to a scout; a tall patient and the table
 SMALLEST_ANGLE_VOLUME = 0.3  # spanned by unit vectors along the axes; 0.87 for a gantry tilted by 30 degrees
 _SILENT = logging.Logger("nibabel's repairs", logging.CRITICAL + 1)  # what matters of them is refused or reported here
@@ -67,7 +68,7 @@ class Geometry:
     def describe(self) -> str:
         spacing = ", ".join(f"{edge:.4g}" for edge in self.spacing_mm)
         origin = ", ".join(f"{x:.4g}" for x in self.affine[:3, 3])
-        axes = "".join(nib.orientations.aff2axcodes(self.affine))
+        axes = "".join(axis or "?" for axis in nib.orientations.aff2axcodes(self.affine))
         return f"spacing ({spacing}) mm, axes {axes}, origin ({origin})"
 
 
@@ -295,7 +296,10 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
             with _damaged_header(path):
                 header = header_class(content[:length], check=False)
                 header.copy().check_fix(logger=_SILENT)
-            if header["magic"] != header.single_magic or header["vox_offset"] < header.single_vox_offset:
+            if (
+                header["magic"] != header.single_magic
+                or not header.single_vox_offset <= header["vox_offset"] < LARGEST_OFFSET
+            ):
                 found = f"its voxels begin at byte {header['vox_offset']}, magic {header['magic'].item()!r}"
                 refuse_scan("header", path, found)
             return header
