@@ -97,7 +97,7 @@ class LoadedModel:
         predictor: nnU-Net's, restricted to `classes`, `probabilities` and what the rules look at.
         classes: to predict, in painting order.
         probabilities: classes whose probabilities are wanted as well.
-        never_learnt: that were asked for and are left out of both, because no training case has shown them to the model.
+        never_learnt: classes that are left out of both, because no training case has shown them to the model.
         rules: post-processing of the predictor's classes; empty: none.
         folds: that are averaged.
     """
@@ -181,10 +181,8 @@ def load_model(
     never = tuple(name for name in _in_order((*wanted, *likely), model) if name not in learnt)
     wanted, likely = (tuple(name for name in names if name in learnt) for names in (wanted, likely))
     if not wanted and not likely:
-        remedy = "ask for others; 'nnunetv2_clip info' lists what the model has learnt"
-        raise UserError(
-            "--classes", f"the model has never learnt {', '.join(never)}", "classes of its training", remedy
-        )
+        found, remedy = f"the model has never learnt {', '.join(never)}", "see 'nnunetv2_clip info', and ask for others"
+        raise UserError("--classes", found, "classes of its training", remedy)
     return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds, never)
 
 
