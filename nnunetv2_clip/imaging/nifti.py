@@ -127,18 +127,16 @@ def inspect(path: Path) -> Geometry:
     path = Path(path)
     header = _parse_header(path, _first_bytes(path, 540))
     geometry = _geometry_of(path, header)
-    with _damaged_header(path):
-        expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    expected = _num_bytes(path, header)
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 4, 0))
         stored = int.from_bytes(file.read(4), "little")
-    if path.name.endswith(".gz"):
-        # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
-        if stored != expected % 2**32:
-            _check_length(path, len(_read_bytes(path)), expected)
-    else:
+    if not path.name.endswith(".gz"):
         _check_length(path, size, expected)
+    elif stored != expected % 2**32:
+        # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
+        _check_length(path, len(_read_bytes(path, expected + 1)), expected)
     return geometry
 
 
@@ -252,9 +250,10 @@ def checksum(path: Path) -> str:
 
 def _read(path: Path) -> Volume:
     """All voxels of a file; a trailing axis of length 1 is dropped (then `path` is None, as the voxels moved)."""
-    content = _read_bytes(path)
-    header = _parse_header(path, content)
-    geometry = _geometry_of(path, header)
+    header = _parse_header(path, _first_bytes(path, 540))
+    geometry, expected = _geometry_of(path, header), _num_bytes(path, header)
+    content = _read_bytes(path, expected + 1)
+    _check_length(path, len(content), expected)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     with _blaming(path, "is truncated or damaged"):
         data = np.asanyarray(image_class.from_bytes(content).dataobj)
@@ -263,11 +262,21 @@ def _read(path: Path) -> Volume:
     return Volume(data, geometry.affine, path)
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The uncompressed content; gzip's checksum is verified."""
-    with _blaming(path, "cannot be read"):
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.name.endswith(".gz") else content
+def _read_bytes(path: Path, limit: int) -> bytes:
+    """The uncompressed content, of a file that unpacks to more (a "bomb") no more than `limit` bytes; gzip's checksum
+    is verified."""
+    with _blaming(path, "cannot be read"), open(path, "rb") as file:
+        if not path.name.endswith(".gz"):
+            return file.read(limit)
+        packed, members = file.read(), []
+        while packed and limit:
+            unpacker = zlib.decompressobj(wbits=31)
+            members.append(unpacker.decompress(packed, limit))
+            limit -= len(members[-1])
+            if limit and not unpacker.eof:
+                raise EOFError("the compressed data end too early")
+            packed = unpacker.unused_data.lstrip(b"\0")
+    return b"".join(members)
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
@@ -300,7 +309,7 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
                 header["magic"] != header.single_magic
                 or not header.single_vox_offset <= header["vox_offset"] < LARGEST_OFFSET
             ):
-                found = f"its voxels begin at byte {header['vox_offset']}, magic {header['magic'].item()!r}"
+                found = f"has a damaged header: its voxels begin at byte {header['vox_offset']}, magic {header['magic'].item()!r}"
                 refuse_scan("header", path, found)
             return header
     refuse_scan("header", path, "is not a NIfTI file")
@@ -326,6 +335,14 @@ def _geometry_of(path: Path, header: nib.Nifti1Header) -> Geometry:
     return grid
 
 
+def _num_bytes(path: Path, header: nib.Nifti1Header) -> int:
+    """Of the uncompressed file, as its header tells."""
+    with _damaged_header(path):
+        return int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+
+
 def _check_length(path: Path, found: int, expected: int) -> None:
     if found < expected:
         refuse_scan("file", path, f"is truncated: {found} of {expected} bytes")
+    if found > expected:
+        refuse_scan("file", path, f"holds more than the {expected} bytes of its header's shape")

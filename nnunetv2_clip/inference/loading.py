@@ -29,7 +29,7 @@ from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.outputs import paint_masks
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
-from nnunetv2_clip.inference.restricted import restrict, restricted_dataset_json
+from nnunetv2_clip.inference.restricted import learnt_classes, restrict, restricted_dataset_json
 from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class LoadedModel:
         predictor: nnU-Net's, restricted to `classes`, `probabilities` and what the rules look at.
         classes: to predict, in painting order.
         probabilities: classes whose probabilities are wanted as well.
+        never_learnt: classes that are left out of both, because no training case has shown them to the model.
         rules: post-processing of the predictor's classes; empty: none.
         folds: that are averaged.
     """
@@ -107,6 +108,7 @@ class LoadedModel:
     taxonomy: Taxonomy
     rules: Mapping[str, Rule]
     folds: tuple[str, ...]
+    never_learnt: tuple[str, ...] = ()
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -157,7 +159,8 @@ def load_model(
         step_size: of the sliding window, in patches.
 
     Raises:
-        UserError: no model, no such fold, an unknown class, no rules, or damaged weights.
+        UserError: no model, no such fold, only classes that it does not know or never learnt, no rules, or damaged
+            weights.
     """
     model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
     if not 0 < step_size <= 1:
@@ -174,7 +177,13 @@ def load_model(
     folds = model.folds(checkpoint, folds)
     predictor = load_predictor(model, needed, None, folds, checkpoint, device, use_mirroring, step_size)
     own_rules = {name: rule for name, rule in rules.items() if name in needed}
-    return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds)
+    learnt = learnt_classes(predictor)
+    never = tuple(name for name in _in_order((*wanted, *likely), model) if name not in learnt)
+    wanted, likely = (tuple(name for name in names if name in learnt) for names in (wanted, likely))
+    if not wanted and not likely:
+        found, remedy = f"the model has never learnt {', '.join(never)}", "see 'nnunetv2_clip info', and ask for others"
+        raise UserError("--classes", found, "classes of its training", remedy)
+    return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds, never)
 
 
 def load_predictor(
