@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.body import Body, find_body, thinned
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import Volume
@@ -27,6 +28,7 @@ LEVELS = {  # from the head to the feet
     "pelvis": ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head"),
 }
 MIN_DISTANCE_MM = 15.0
+SPECK_SHARE = 0.05  # of the typical volume of an organ
 BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
 MIN_SPINE_DEPTH, MIN_SLICES = 0.12, 0.7  # of the body's depth, from its middle; of the slices that show bone
 SOLID_HU, CORE_RADIUS_MM, MIN_ASYMMETRY = (20, 220), 20.0, 0.5
@@ -109,6 +111,26 @@ def mend_half_turn(image: Volume, labels: ClassMap) -> tuple[Volume, str]:
 def class_centres(labels: ClassMap, edges_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
     return {name: np.argwhere(labels.mask(name)).mean(axis=0) * edges_mm for name in labels.num_voxels()}
+
+
+def organs_on_wrong_side(
+    centres_mm: Mapping[str, np.ndarray], volumes_ml: Mapping[str, float], taxonomy: Taxonomy
+) -> tuple[str, ...]:
+    """What lies on the wrong side, in words: a right organ to the left of its partner, the liver left of the spleen.
+
+    Args:
+        centres_mm: class -> (3,) position in RAS.
+        volumes_ml: class -> what was found of it. A speck of an organ lies anywhere and is not asked.
+    """
+    large = [row for row in taxonomy.subset(centres_mm) if volumes_ml[row.name] >= SPECK_SHARE * row.volume_ml]
+    found = {row.name: float(centres_mm[row.name][0]) for row in large}
+    first = [next((name for name in names if name in found), None) for names in (RIGHT_CLASSES, LEFT_CLASSES)]
+    pairs = [tuple(first), *((row.name, row.partner) for row in large if row.side == "right")]
+    return tuple(
+        f"{right} lies left of {left}: a mirrored or turned image, or exchanged organs"
+        for right, left in pairs
+        if right in found and left in found and found[right] < found[left] - MIN_DISTANCE_MM
+    )
 
 
 def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Finding | None:
