@@ -12,13 +12,12 @@ import numpy as np
 
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.findings import ScanFinding, refuse_scan
+from nnunetv2_clip.imaging.hounsfield import not_hounsfield
 from nnunetv2_clip.imaging.nifti import UNREADABLE, Geometry, Volume, is_nifti, require_finite, stored_header
 from nnunetv2_clip.labels import ClassMap
 
 CT = "CT"  # nnU-Net's channel name; only such images are normalised by Hounsfield units
 SPACING_TOLERANCE, ROUNDING = 1e-2, 1e-3  # of a voxel edge: what contradicts, and what only was rounded
-AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
-CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
 
 
 def header_findings(path: Path) -> tuple[ScanFinding, ...]:
@@ -81,22 +80,11 @@ def voxel_findings(
         refuse_scan("number range", where, f"values from {low} to {high}")
     if modality.upper() != CT:
         return ()
-    found = [ScanFinding("Hounsfield units", text) for text in oddities(data)]
-    problem = check_anatomy(image, labels).problem
-    return (*found, ScanFinding("orientation", f"looks {problem}")) if problem else tuple(found)
+    text, problem = not_hounsfield(image), check_anatomy(image, labels).problem
+    found = (ScanFinding("Hounsfield units", text),) if text else ()
+    return (*found, ScanFinding("orientation", f"looks {problem}")) if problem else found
 
 
 def is_wide(dtype: np.dtype) -> bool:
     """Integers of 64 bits, which few programs read from a NIfTI file."""
     return dtype.kind in "iu" and dtype.itemsize > 4
-
-
-def oddities(data: np.ndarray) -> list[str]:
-    """What makes a volume look unlike a CT in Hounsfield units, in words."""
-    low, high = float(data.min()), float(data.max())
-    if low < CT_RANGE_HU[0] or high > CT_RANGE_HU[1]:
-        return [f"values from {low:g} to {high:g} are not Hounsfield units"]
-    air = np.count_nonzero(data[::2, ::2, ::2] < AIR_BELOW_HU) / data[::2, ::2, ::2].size
-    if air < MIN_AIR_SHARE and low >= 0:
-        return [f"values from {low:g} to {high:g} without any air: an MR, or a CT that lacks its rescale intercept?"]
-    return []

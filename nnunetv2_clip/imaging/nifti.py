@@ -305,11 +305,9 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
             with _damaged_header(path):
                 header = header_class(content[:length], check=False)
                 header.copy().check_fix(logger=_SILENT)
-            if (
-                header["magic"] != header.single_magic
-                or not header.single_vox_offset <= header["vox_offset"] < LARGEST_OFFSET
-            ):
-                found = f"has a damaged header: its voxels begin at byte {header['vox_offset']}, magic {header['magic'].item()!r}"
+            offset, magic = header["vox_offset"], header["magic"]
+            if magic != header.single_magic or not header.single_vox_offset <= offset < LARGEST_OFFSET:
+                found = f"has a damaged header: its voxels begin at byte {offset}, magic {magic.item()!r}"
                 refuse_scan("header", path, found)
             return header
     refuse_scan("header", path, "is not a NIfTI file")

@@ -14,6 +14,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, remove_leftovers, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
 from nnunetv2_clip.job_folder import JobFolder, digest, file_states
@@ -172,8 +173,9 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     }
     rounded = {key: round(value, 3) for key, value in seconds.items()}
     entry = {"image": str(case.path), "inputs": inputs, "seconds": rounded}
-    if image.warnings:
-        entry["warnings"] = list(image.warnings)
+    wanted = {name: masks[name] for name in job.outputs.classes}
+    if warnings := [*image.warnings, *organ_warnings(wanted, image.volume.affine, job.outputs.taxonomy)]:
+        entry["warnings"] = warnings
     if prediction.num_passes > 1:
         entry["passes"] = prediction.num_passes
     return entry

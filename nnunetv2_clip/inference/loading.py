@@ -27,6 +27,7 @@ from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import preprocess
 from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
 from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import paint_masks
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
 from nnunetv2_clip.inference.restricted import learnt_classes, restrict, restricted_dataset_json
@@ -69,7 +70,7 @@ class Segmentation:
         rows: of these classes, in painting order.
         affine: 4 x 4, voxel index -> RAS+ position in mm.
         probabilities: class -> (X, Y, Z) uint16 in steps of 1/65535, of the classes for which it was asked.
-        warnings: what looks wrong in the scan, in words.
+        warnings: what looks wrong, in the CT or in its masks.
     """
 
     packed: Mapping[str, Mask]
@@ -129,7 +130,9 @@ class LoadedModel:
         masks = postprocess(predicted.masks, self.rules) if self.rules else predicted.masks
         wanted = {name: masks[name] for name in self.classes}
         rows = self.taxonomy.subset(self.classes)
-        return Segmentation(wanted, rows, image.volume.affine, predicted.probabilities, image.warnings)
+        affine = image.volume.affine
+        warnings = (*image.warnings, *organ_warnings(wanted, affine, self.taxonomy))
+        return Segmentation(wanted, rows, affine, predicted.probabilities, warnings)
 
     @cached_property
     def _predictor(self) -> CasePredictor:
