@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
+from nnunetv2_clip.conversion.copies import IN_SEVERAL_WAYS
 from nnunetv2_clip.conversion.merge import Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import Source, SourceCase
@@ -103,6 +104,7 @@ class Copy:
     first: str
     second: str
     note: str
+    is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Check:
             found += [f"{check.source.name}: {text}" for text in check.problems]
             found += [f"{case.case_id}: {case.problem}" for case in check.cases if case.problem]
             found += [f"{case.case_id} looks {text}" for case in check.cases for text in case.warnings]
+        found += [f"{each.first} and {each.second} {IN_SEVERAL_WAYS}" for each in self.copies if not each.is_certain]
         return found
 
     @property
@@ -225,8 +228,8 @@ def _copies(checks) -> tuple[Copy, ...]:
     for first, second, relation in find_copies({case_id: case.fingerprint for case_id, case in cases.items()}):
         note = "the same array" if relation.is_identity else "axes flipped or exchanged"
         if relation.shift:
-            note += f", intensities shifted by {relation.shift}"
+            note += f", intensities shifted by {relation.shift:.4g}"
         if cases[first].grid != cases[second].grid:
             note += "; headers differ"
-        found.append(Copy(first, second, note))
+        found.append(Copy(first, second, note, relation.is_only))
     return tuple(found)

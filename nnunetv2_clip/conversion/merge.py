@@ -27,7 +27,7 @@ from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 
 
 @dataclass(frozen=True)
