@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
+from nnunetv2_clip.conversion.plausibility import Extent, measure, wrong_sides
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
@@ -86,8 +88,10 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,
     )
-    warnings = anatomy_warnings(case.source, loaded.image, labels)
-    record = CaseRecord(presence, **facts, inputs=inputs, shape=loaded.image.data.shape, warnings=warnings)
+    extents = measure(labels, loaded.image.affine)
+    warnings = case_warnings(case.source, loaded.image, labels, extents, job.taxonomy)
+    shape = loaded.image.data.shape
+    record = CaseRecord(presence, **facts, inputs=inputs, shape=shape, warnings=warnings, extents=extents)
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
     write_label_map(label_file, label_map, loaded.image.affine, job.compression)
@@ -98,11 +102,14 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
     target.write_record(case_id, asdict(record))
 
 
-def anatomy_warnings(source: Source, image: Volume, labels: ClassMap) -> tuple[str, ...]:
-    """What the test of the anatomy finds wrong; it knows Hounsfield values only."""
+def case_warnings(
+    source: Source, image: Volume, labels: ClassMap, extents: Mapping[str, Extent], taxonomy: Taxonomy
+) -> tuple[str, ...]:
+    """What looks wrong in a case: its anatomy, which is known of Hounsfield values only, and the sides of organs."""
     if source.modality != CT:
-        return ()
-    return tuple(filter(None, [check_anatomy(image, labels).problem]))
+        return wrong_sides(extents, taxonomy, None)
+    anatomy = filter(None, [check_anatomy(image, labels).problem])
+    return (*anatomy, *wrong_sides(extents, taxonomy, image))
 
 
 def write_label_map(

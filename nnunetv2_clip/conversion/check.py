@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
+from nnunetv2_clip.conversion.case import case_warnings, load_checked
 from nnunetv2_clip.conversion.copies import IN_SEVERAL_WAYS
 from nnunetv2_clip.conversion.merge import Input, check_headers
+from nnunetv2_clip.conversion.plausibility import Extent, doubtful_classes, measure
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.errors import UserError
@@ -37,7 +38,7 @@ class CaseCheck:
         warnings: what looks wrong in the converted case.
         grid: shape, spacing and axes, in words.
         voxels: annotated class -> voxels; 0 where it does not occur.
-        volumes_ml: the same in millilitres.
+        extents: what each class that occurs takes up.
         absent: classes known not to occur.
         num_bytes: estimated size of the converted case on disk.
         picture, overlay: data URIs of a coronal slice and of its labels.
@@ -49,7 +50,7 @@ class CaseCheck:
     fixes: tuple[str, ...] = ()
     grid: str = ""
     voxels: dict[str, int] = field(default_factory=dict)
-    volumes_ml: dict[str, float] = field(default_factory=dict)
+    extents: dict[str, Extent] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     num_bytes: int = 0
     fingerprint: Fingerprint | None = None
@@ -87,7 +88,7 @@ class SourceCheck:
 
     def volume_ml(self, name: str) -> float:
         """Median over the cases in which the class occurs; 0 if there is none."""
-        volumes = [case.volumes_ml[name] for case in self.cases if case.voxels.get(name)]
+        volumes = [case.extents[name].ml for case in self.cases if case.voxels.get(name)]
         return float(np.median(volumes)) if volumes else 0.0
 
     @property
@@ -160,6 +161,7 @@ def check_downloads(
         checks[seen.task.source.name].cases.append(case)
     for check in checks.values():
         check.cases.sort(key=lambda case: case.case_id)
+        check.problems += doubtful_classes(((case.voxels, case.extents) for case in check.cases), taxonomy)
     return Check(tuple(checks.values()), _copies(checks.values()), taxonomy)
 
 
@@ -190,16 +192,16 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     labels.require_declared(case.labels.get("label", case.image))
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
-    voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
+    extents = measure(labels, loaded.image.affine)
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
     picture, overlay, size = thumbnail(loaded.image, labels, taxonomy)
     return CaseCheck(
         case_id=case.case_id,
-        warnings=anatomy_warnings(case.source, loaded.image, labels),
+        warnings=case_warnings(case.source, loaded.image, labels, extents, taxonomy),
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,
-        volumes_ml={name: count * voxel_ml for name, count in voxels.items()},
+        extents=extents,
         absent=loaded.absent,
         num_bytes=int(loaded.image.data.size * (LABEL_BYTES + (0 if is_linked else IMAGE_BYTES))),
         fingerprint=fingerprint_of(loaded.image.data),

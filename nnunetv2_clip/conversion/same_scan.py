@@ -182,10 +182,8 @@ def _proven(share: float, first: np.ndarray, second: np.ndarray, shift: float, t
     if share < MIN_AGREEMENT or not first.size:
         return share
     others = np.sort(second) + shift
-    near = [
-        np.searchsorted(others, first + reach, side) for reach, side in ((-tolerance, "left"), (tolerance, "right"))
-    ]
-    telling = 1 - float((near[1] - near[0]).mean()) / first.size  # part of the pairs of voxels that differ
+    near = np.searchsorted(others, first + tolerance, "right") - np.searchsorted(others, first - tolerance, "left")
+    telling = 1 - float(near.mean()) / first.size  # part of the pairs of any two voxels that differ
     is_proof = 1 - share <= MAX_DIFFERENCE * telling and telling * first.size >= MIN_COMPARED
     return share if telling >= MIN_TELLING or is_proof else 0.0
 
