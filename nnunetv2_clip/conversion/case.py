@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
-from nnunetv2_clip.conversion.plausibility import Extent, measure, wrong_sides
+from nnunetv2_clip.conversion.plausibility import Extent, extents_of, wrong_sides
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
@@ -88,7 +88,7 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,
     )
-    extents = measure(labels, loaded.image.affine)
+    extents = extents_of(labels, loaded.image.affine)
     warnings = case_warnings(case.source, loaded.image, labels, extents, job.taxonomy)
     shape = loaded.image.data.shape
     record = CaseRecord(presence, **facts, inputs=inputs, shape=shape, warnings=warnings, extents=extents)

@@ -13,7 +13,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import case_warnings, load_checked
 from nnunetv2_clip.conversion.copies import IN_SEVERAL_WAYS
 from nnunetv2_clip.conversion.merge import Input, check_headers
-from nnunetv2_clip.conversion.plausibility import Extent, doubtful_classes, measure
+from nnunetv2_clip.conversion.plausibility import Extent, doubtful_classes, extents_of
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.errors import UserError
@@ -192,7 +192,7 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     labels.require_declared(case.labels.get("label", case.image))
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
-    extents = measure(labels, loaded.image.affine)
+    extents = extents_of(labels, loaded.image.affine)
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
     picture, overlay, size = thumbnail(loaded.image, labels, taxonomy)
     return CaseCheck(

@@ -23,8 +23,8 @@ from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap, value_counts
 
 FAR = 8.0  # times larger or smaller than usual
-MIN_CASES = 3  # for a median, and for an organ whose neighbours are seen
-MIN_CASES_ALONE = 10  # where no neighbour tells that the organ is in the field of view, or not everybody has it
+MIN_CASES = 3  # for a median, for an organ whose neighbours are seen, and where no class of the source occurs
+MIN_CASES_UNSURE = 30  # where no neighbour tells that the organ is in the field of view, or not everybody has it
 MIN_CASES_OF_PART = 100  # for lesions, which may be rare
 NOT_EVERYBODYS = ("prostate",)
 NEIGHBOURS = (  # what is whole in an image brings the others into the field of view
@@ -37,6 +37,7 @@ NEIGHBOURS = (  # what is whole in an image brings the others into the field of 
     ("rectum", "bladder", "prostate", "left_femur_head", "right_femur_head"),
 )
 MIN_WRONG_MM, MIN_WRONG_OF_PLANE_MM = 15.0, 25.0  # partners exchanged; a single organ beyond the mid-plane
+MAX_CUT = 0.4  # of the body's outline from the side: more than skin lies beyond the border of the image
 SUSPECT = "; does its label value mean another class in this release? Compare the label maps with the table of values"
 
 
@@ -64,7 +65,7 @@ class Extent:
 Seen = tuple[Collection[str], Mapping[str, Extent]]  # annotated classes of a case, and what occurs in it
 
 
-def measure(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
+def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
     """Class -> extent, of every class that occurs.
 
     Args:
@@ -122,7 +123,8 @@ def _distance_mm(pair: tuple[str, str], extents: Mapping[str, Extent]) -> float 
 
 
 def _beyond_plane(row: ClassRow, centre_mm: tuple[float, float, float], image: Volume) -> list[str]:
-    if find_body(image).mask[[0, -1]].any():  # cut on a side: what looks like the middle need not be it
+    body = find_body(image).mask
+    if body[[0, -1]].mean(axis=(1, 2)).max() > MAX_CUT * body.any(axis=0).mean():  # its middle need not be the body's
         return []
     plane = find_midplane(image)
     if not plane.is_certain:
@@ -151,17 +153,17 @@ def doubtful_classes(cases: Iterable[Seen], taxonomy: Taxonomy) -> list[str]:
 
 
 def _never_occurs(row: ClassRow, cases: list[Seen]) -> list[str]:
-    needed = MIN_CASES_OF_PART if row.parents else MIN_CASES_ALONE
+    needed = MIN_CASES_OF_PART if row.parents else MIN_CASES_UNSURE
     neighbours = {name for region in NEIGHBOURS if row.name in region for name in region}
-    if not row.parents and any(neighbours.intersection(names) - {row.name} for names, _ in cases):
+    if not any(extents for _, extents in cases):
+        needed = MIN_CASES
+    elif any(neighbours.intersection(names) - {row.name} for names, _ in cases):
         cases = [(names, extents) for names, extents in cases if _shows(extents, neighbours)]
-        needed = MIN_CASES_ALONE if row.name in NOT_EVERYBODYS else MIN_CASES
+        needed = MIN_CASES_UNSURE if row.name in NOT_EVERYBODYS else MIN_CASES
     if len(cases) < needed:
         return []
     remedy = ". A class that is known not to occur belongs under 'absent'" if row.parents else ""
-    return [
-        f"{row.name} is annotated in {len(cases)} cases where it should be seen and occurs in none{SUSPECT}{remedy}"
-    ]
+    return [f"{row.name} is annotated in {len(cases)} cases that should show it and occurs in none{SUSPECT}{remedy}"]
 
 
 def _shows(extents: Mapping[str, Extent], neighbours: Collection[str]) -> bool:
@@ -176,7 +178,8 @@ def _wrong_volume(row: ClassRow, occurring: list[Extent]) -> list[str]:
             times = (median / row.volume_ml) ** sign
             if times > FAR:
                 usual = f"{times:.0f} times {'more' if sign > 0 else 'less'} than the usual {row.volume_ml:g} ml"
-                return [f"{row.name} takes up {median:.3g} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
+                amount = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+                return [f"{row.name} takes up {amount} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
     return []
 
 
