@@ -25,14 +25,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, StrictInt, ValidationInfo, model_validator
 
-from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, require_one_state
+from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, look_paired, require_one_state
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
@@ -217,6 +217,7 @@ def _split_off_pairs(
     Values of lesions whose side is not told belong to the pair: such a lesion is on the side of its organ.
     """
     pairs = []
+    _require_partners(path, table, taxonomy)
     for organs in pairs_of(taxonomy):
         both = [value for value, classes in table.items() if set(organs) <= set(classes)]
         single = [value for value, classes in table.items() if len(set(organs) & set(classes)) == 1]
@@ -230,3 +231,13 @@ def _split_off_pairs(
             table = {value: tuple(name for name in classes if name not in organs) for value, classes in table.items()}
             pairs.append(Pair(*organs, tuple(sorted({*both, *lesions}))))
     return table, tuple(pairs)
+
+
+def _require_partners(path: Path, table: dict[int, tuple[str, ...]], taxonomy: Taxonomy) -> None:
+    """Raises UserError: a value stands for a right and a left class that the taxonomy does not know as a pair."""
+    for value, classes in table.items():
+        for first, second in combinations(classes, 2):
+            if look_paired(first, second) and taxonomy.find(first).partner != second:
+                found = f"label value {value} stands for {first} and {second}, which are not partners of each other"
+                remedy = f"add 'partner: {second}' to {first} in the table of classes (--taxonomy), and the reverse"
+                raise UserError(path, found, "a pair, which is split by position, or values for each side", remedy)

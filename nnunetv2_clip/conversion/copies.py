@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +32,7 @@ from nnunetv2_clip.runner import require_all, run_cases
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
 KnownScan = Callable[[str, int], tuple[str, int] | None]
+IN_SEVERAL_WAYS = "agree in several ways, turned and unturned, so that nothing tells which voxels belong together"
 OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
 
 
@@ -153,6 +155,9 @@ def decide(
 
 def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions: Decisions) -> None:
     """Each case goes into the first one before it whose grid agrees; the others stay cases of their own."""
+    decisions.notes.extend(doubts := _doubts(cases, confirmed))
+    if doubts:
+        return
     keepers: list[str] = []
     for case_id in cases:
         for keeper in keepers:
@@ -169,6 +174,18 @@ def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions:
             keepers.append(case_id)
 
 
+def _doubts(cases: Sequence[str], confirmed: Mapping[tuple[str, str], Relation]) -> list[str]:
+    """Why cases that belong together must not be merged, in words; empty if they are one scan beyond doubt."""
+    stay = "all stay, in one group" if len(cases) > 2 else "both stay, in one group"
+    for pair in combinations(cases, 2):
+        found = confirmed.get(pair) or confirmed.get(pair[::-1])
+        if found is None:
+            return [f"{pair[0]} and {pair[1]} differ, but another case agrees with both of them: {stay}"]
+        if not found.is_only:
+            return [f"{pair[0]} and {pair[1]} {IN_SEVERAL_WAYS}: {stay}"]
+    return []
+
+
 def _headers_agree(target: Target, keeper: str, donor: str, found: Relation) -> bool:
     """Do both headers say of each voxel axis that it runs the same way, once the arrays lie on each other."""
     orientations = [nib.io_orientation(inspect(target.own_image(case_id)).affine) for case_id in (donor, keeper)]
@@ -182,7 +199,8 @@ def _inverse(found: Relation | None) -> Relation | None:
     if found is None:
         return None
     back = tuple(int(axis) for axis in np.argsort(found.axes))
-    return Relation(back, tuple(axis for axis in range(3) if back[axis] in found.flips), -found.shift)
+    flips = tuple(axis for axis in range(3) if back[axis] in found.flips)
+    return replace(found, axes=back, flips=flips, shift=-found.shift)
 
 
 def _confirm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,6 +15,7 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
 from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
+from nnunetv2_clip.conversion.plausibility import doubtful_classes
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.conversion.splits import make_splits, save_manifest_and_splits
 from nnunetv2_clip.conversion.target import CaseRecord, Target
@@ -27,7 +28,7 @@ from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     ]
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
-    warnings = _warnings(own_records, decisions)
+    warnings = _warnings(merge, own_records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, warnings)
     num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
@@ -294,9 +295,15 @@ def _write_description(
     return splits
 
 
-def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+def _warnings(merge: Merge, records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+    of_source = defaultdict(list)
+    for record in records.values():
+        of_source[record.presence.dataset].append((record.presence.annotated, record.extents))
+    doubts = [
+        f"{name}: {text}" for name, cases in of_source.items() for text in doubtful_classes(cases, merge.taxonomy)
+    ]
     looks = [f"{case_id}: {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
-    return (*looks, *sorted(decisions.notes))
+    return (*doubts, *looks, *sorted(decisions.notes))
 
 
 def _settle(job: MergeJob, table: LabelTable, ignore: int | None, case: tuple[str, CaseRecord, bool]) -> None:

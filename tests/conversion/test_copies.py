@@ -106,6 +106,45 @@ def test_a_copy_whose_header_mirrors_it_stays_apart_in_one_group(folder, msd, nn
     assert any("its header places it otherwise" in text for text in report(nnunet)["warnings"])
 
 
+def test_symmetric_scans_agree_in_several_ways_and_are_not_merged(folder, msd, nnunet, convert):
+    arguments = sources(msd)
+    for number in range(2):
+        image = scan(number)
+        image[4:] = image[3::-1]
+        folder.save(f"Task03_Liver/imagesTr/liver_{number}.nii.gz", image)
+        folder.save(f"Task09_Spleen/imagesTr/spleen_{number}.nii.gz", image)
+    assert convert(*arguments)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert len(cases) == 4 and cases["msd_liver_0"].group == cases["msd_spleen_0"].group
+    [first, _] = report(nnunet)["warnings"]
+    assert "msd_liver_0 and msd_spleen_0 agree in several ways" in first and "both stay, in one group" in first
+
+
+def test_cases_that_differ_are_not_merged_because_a_third_agrees_with_both(folder, nnunet, convert):
+    """It is clipped to lung or bone in two copies, so that nothing tells whether these two are one scan."""
+    image, arguments = scan(1), []
+    for name, data in (("whole", image), ("lung", np.clip(image, -900, -200)), ("bone", np.clip(image, 100, 900))):
+        folder.save(f"{name}/image.nii.gz", data)
+        folder.label(f"{name}/label.nii.gz", 1)
+        table = f"name: {name}\nimages: {name}/image.nii.gz\nlabels: {name}/label.nii.gz\nvalues: {{1: liver}}\n"
+        (folder.path / f"{name}.yaml").write_text(table)
+        arguments += ["--source", f"custom={folder.path / name}.yaml"]
+    assert convert(*arguments)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert sorted(cases) == ["bone", "lung", "whole"] and len({case.group for case in cases.values()}) == 1
+    assert any("another case agrees with both" in text for text in report(nnunet)["warnings"])
+
+
+@pytest.mark.parametrize("unit", [lambda x: x / 500, lambda x: x // 250], ids=["scaled", "few values"])
+def test_different_patients_in_another_unit_stay_different(unit, folder, msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1)
+    for number in range(3):
+        folder.save(f"Task03_Liver/imagesTr/liver_{number}.nii.gz", unit(scan(number)).astype(np.float32))
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert len(cases) == len({case.group for case in cases.values()}) == 3
+
+
 @pytest.mark.parametrize("turned", [True, False])
 def test_the_scan_of_a_copy_is_recognised_when_it_is_evaluated_alone(turned, folder, msd, nnunet, convert):
     """Whether it stays apart (its header mirrors it) or goes into another case (its intensities are shifted)."""

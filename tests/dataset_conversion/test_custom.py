@@ -150,6 +150,29 @@ def test_sides_that_cannot_be_split_are_refused(changes, table):
         read_table(table(**changes), UNIVERSAL)
 
 
+@pytest.mark.parametrize(
+    ("names", "partners", "code"), [("hip_r hip_l", True, 0), ("hip_r hip_l", False, 2), ("hip_a hip_b", True, 2)]
+)
+def test_sides_of_own_classes_under_one_value(
+    patient, folder, table, convert, converted, tmp_path, names, partners, code
+):
+    """Split as a pair, or refused; never is a voxel on both sides."""
+    right, left = names.split()
+    partner = [f", partner: {name}" if partners else "" for name in (left, right)]
+    rows = [f"{{index: {33 + i}, name: {name}{partner[i]}}}" for i, name in enumerate((right, left))]
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(rows)}]")
+    heads = {right: patient.masks["right_femur_head"], left: patient.masks["left_femur_head"]}
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    folder.save("labels/p1_seg.nii.gz", (heads[right] | heads[left]).astype(np.uint8), affine=patient.affine)
+    path = table(values=f"{{1: [{right}, {left}]}}")
+    found, text = convert("--source", f"custom={path}", "--taxonomy", tmp_path / "classes.yaml")
+    assert found == code, text
+    if code:
+        assert f"{right}" in text and ("partner:" in text if not partners else "side: right" in text)
+    else:
+        assert all((converted.mask("mine_p1", name) == mask).all() for name, mask in heads.items())
+
+
 def test_alias_is_as_good_as_the_name(table):
     source, _ = read_table(table(values="{1: inferior vena cava}"), UNIVERSAL)
     assert source.annotated == ("postcava",)
