@@ -80,7 +80,7 @@ class Summary:
     Attributes:
         num_cases: source -> cases.
         classes: annotated in some case.
-        num_groups: different scans.
+        num_groups: different patients, as far as scans and sources tell.
         num_merged: cases whose annotation went into that of another case of the same scan.
         num_left_out: cases that are held out.
         warnings: what people should look at.
@@ -192,6 +192,8 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
         print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
         for case, reason in entry.source.left_out.items():
             print(f"  without {case}: {reason}")
+        for remark in entry.source.remarks(entry.root, cases):
+            print(f"  {remark}")
         for case in cases:
             if case.case_id in found:
                 raise UserError(
