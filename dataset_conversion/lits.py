@@ -12,11 +12,15 @@ from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_
 
 LABEL_HEADER = "label_header"
 LIVER = 1
+REPAIRS = {
+    UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
+    LABEL_HEADER: "a segmentation takes over the position of its volume where only its header differs",
+}
 
 
 @dataclass(frozen=True)
 class LitsSource(PairedSource):
-    """Volumes and segmentations by number. Some segmentations' headers are wrong though their arrays fit."""
+    """Volumes and segmentations by number; some segmentations' headers are wrong though their arrays fit."""
 
     def check_case(self, case: SourceCase) -> None:
         image, label = inspect(case.image), inspect(case.labels["label"])
@@ -44,10 +48,7 @@ SOURCES = (
         num_cases=131,
         label_table={1: ("liver",), 2: ("liver_tumor",)},
         annotated=("liver", "liver_tumor"),
-        repairs={
-            UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
-            LABEL_HEADER: "a segmentation takes over the position of its volume where only its header differs",
-        },
+        repairs=REPAIRS,
         image=r"(.*/)?volume-(?P<case>\d+)",
         label=r"(.*/)?segmentation-(?P<case>\d+)",
     ),
