@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import LoadedCase, SourceCase
-from nnunetv2_clip.dataset_conversion.lits import REPAIRS, LitsSource
+from nnunetv2_clip.conversion.source import LABEL_HEADER, UNIT_SPACING, LoadedCase, PairedSource, SourceCase
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.labels import ClassMap
 
@@ -19,7 +18,7 @@ MENDED = frozenset({20, *range(28, 48), 131, 133, *range(135, 140)})
 
 
 @dataclass(frozen=True)
-class CtOrgSource(LitsSource):
+class CtOrgSource(PairedSource):
     """Files by number. Where no voxel is bladder, it lies outside the scan or was not drawn: nothing tells which."""
 
     def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
@@ -53,7 +52,10 @@ SOURCES = (
         label_table={1: ("liver",), 2: ("bladder",), 3: (), 4: (), 5: (), 6: ()},
         annotated=("liver", "bladder", LUNGS.right, LUNGS.left, KIDNEYS.right, KIDNEYS.left),
         pairs=(LUNGS, KIDNEYS),
-        repairs=REPAIRS,
+        repairs={
+            UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
+            LABEL_HEADER: "a label takes over the position of its volume where only its header differs",
+        },
         as_in_paper="the bladder counts as annotated in all cases, also where the label map has none",
         image=r"(.*/)?volume-(?P<case>\d+)",
         label=r"(.*/)?labels-(?P<case>\d+)",

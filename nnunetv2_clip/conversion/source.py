@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
@@ -36,6 +37,7 @@ ClassNames = tuple[str, ...]
 Key = TypeVar("Key")
 MAX_LISTED = 5
 DIRECTIONS, UNIT_SPACING, HALF_TURN, KNOWN_ABSENT = "directions", "unit_spacing", "half_turn", "known_absent"
+LABEL_HEADER = "label_header"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Source:
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
         repairs: name of a known repair -> what it does, in words; the user can switch each off. `load_case`
-            makes DIRECTIONS, UNIT_SPACING, HALF_TURN and KNOWN_ABSENT.
+            makes DIRECTIONS, UNIT_SPACING, HALF_TURN and KNOWN_ABSENT, that of `PairedSource` LABEL_HEADER, which the
+            liver checks.
         switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
@@ -286,6 +289,25 @@ class PairedSource(Source):
         files = relative_nifti_files(root)
         images = series_by_patient(root, self.patient) if self.patient else files_by_case(files, self.image)
         return images, files_by_case(files, self.label)
+
+    def check_case(self, case: SourceCase) -> None:
+        label = case.labels["label"]
+        if not self.repairs_with(LABEL_HEADER) or inspect(case.image).shape != inspect(label).shape:
+            super().check_case(case)
+
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
+        if not self.repairs_with(LABEL_HEADER):
+            return super().read(case)
+        self.check_case(case)
+        path = case.labels["label"]
+        image, label = read_image(case.image), read_label_map(path)
+        difference = label.geometry.difference(image.geometry)
+        if not difference:
+            return image, label.data, ()
+        liver = [value for value, classes in self.label_table.items() if "liver" in classes]
+        find_flip(image, label.data, liver, path, may_flip=False)  # a wrong header alone is mended
+        fix = f"position of the segmentation taken from its volume, on which its array lies ({difference})"
+        return image, label.data, (fix,)
 
     def image_grid(self, case: SourceCase) -> Geometry:
         return inspect_series(case.image).geometry if self.patient else inspect(case.image)
