@@ -51,7 +51,13 @@ def run(args):
     print(f"page: {args.o}")
     args.result = {
         "sources": [
-            {"name": each.source.name, "folder": each.root, "found": each.num_found, "expected": each.expected}
+            {
+                "name": each.source.name,
+                "folder": each.root,
+                "found": each.num_found,
+                "expected": each.expected,
+                "remarks": each.remarks,
+            }
             for each in check.sources
         ],
         "copies": [[copy.first, copy.second] for copy in check.copies],

@@ -307,9 +307,10 @@ def test_names_that_suggest_one_patient_give_a_hint(names, hint, folder):
     assert source.remarks(root, source.find_cases(root)) == []
 
 
-def test_convert_prints_the_hint(patients, nnunet, capsys):
+def test_convert_prints_the_hint_and_reports_it(patients, nnunet, capsys):
     assert main(["convert", "-d", "900", "-np", "1", "--source", patients()]) == 0
     assert "pat0_t0 and pat0_t1 may be one patient" in capsys.readouterr().out
+    assert "k: pat0_t0 and" in json.loads((nnunet.raw / "conversion_report.json").read_text())["warnings"][0]
 
 
 def test_cases_that_the_table_leaves_out_are_not_converted(patients, convert, converted):

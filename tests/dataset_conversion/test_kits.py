@@ -76,6 +76,7 @@ def test_cases_whose_images_are_not_downloaded_are_left_out_and_named(layout, co
     check = ["check", "--source", f"{layout}={source.root}", "-o", str(tmp_path / "check.html"), "-np", "1"]
     assert main([*check, "--partial"]) == 0
     assert f"images are not downloaded: {missing.case_id}" in capsys.readouterr().out
+    assert f"images are not downloaded: {missing.case_id}" in (tmp_path / "check.html").read_text()
     assert main(check) == 1
     assert "1 labelled cases found, the complete download has" in capsys.readouterr().out
     assert convert("--source", f"{layout}={source.root}")[0] == 0
