@@ -83,6 +83,7 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         annotated=job.taxonomy.ordered(loaded.annotated),
         absent=job.taxonomy.ordered(loaded.absent),
         group=scan,
+        patient=case.source.patient_of(case),
         source_files={role: str(path) for role, path in case.files.items()},
         checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,

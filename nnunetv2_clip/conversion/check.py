@@ -66,6 +66,7 @@ class SourceCheck:
     Attributes:
         expected: cases that the complete download gives, None where that has no fixed number.
         problems: of the source as a whole.
+        remarks: what people should know about it.
         cases: those that were looked at.
         num_found: all labelled cases.
     """
@@ -75,6 +76,7 @@ class SourceCheck:
     expected: int | None
     num_found: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     cases: list[CaseCheck] = field(default_factory=list)
 
     def num_annotated(self, name: str) -> int:
@@ -172,7 +174,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
     except UserError as error:
         check.problems.append(str(error))
         return []
-    check.num_found = len(cases)
+    check.num_found, check.remarks = len(cases), entry.source.remarks(entry.root, cases)
     if require_all and check.expected not in (None, len(cases)):
         check.problems.append(f"{len(cases)} labelled cases found, the complete download has {check.expected}")
     good = []

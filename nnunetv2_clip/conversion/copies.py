@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +21,7 @@ from nnunetv2_clip.conversion.same_scan import (
     find_copies,
     fingerprint_of,
 )
-from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
+from nnunetv2_clip.conversion.source import Key, Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
@@ -136,21 +136,43 @@ def decide(
     pairs = {(first, second): found for first, second, found in find_copies(fingerprints)}
     confirmed = _confirm(target, pairs, records, scans, num_processes)
     decisions = Decisions(groups={case_id: record.presence.group for case_id, record in records.items()})
+    reasons = {key: scan.reason for key, scan in scans.items()}
+    if hold_out_ircadb:
+        reasons |= {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
     order = {case_id: number for number, case_id in enumerate(records)}
-    by_number = {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
-    for cluster in _clusters(fingerprints, confirmed):
-        cases = sorted((key for key in cluster if key in order), key=order.__getitem__)
-        for case_id in cases:
-            decisions.groups[case_id] = records[cases[0]].presence.group
-        reasons = [scans[key].reason for key in cluster if key in scans]
-        if hold_out_ircadb:
-            reasons += sorted({by_number[case_id] for case_id in cases} - {""})
-        if reasons:
-            decisions.left_out.update({case_id: reasons[0] for case_id in cases})
-        elif not keep_copies:
-            _absorb(target, cases, confirmed, decisions)
+    for patient in _patients(_clusters(fingerprints, confirmed), records, scans):
+        clusters = [sorted((key for key in cluster if key in order), key=order.__getitem__) for cluster in patient]
+        cases = sorted(chain(*clusters), key=order.__getitem__)
+        decisions.groups.update({case_id: records[cases[0]].presence.group for case_id in cases})
+        why = [_reason(cluster, reasons) for cluster in patient]
+        for cluster, reason in zip(clusters, why, strict=True):
+            if any(why):
+                reason = reason or f"shows the same patient as a scan that {next(filter(None, why))}"
+                decisions.left_out.update(dict.fromkeys(cluster, reason))
+            elif not keep_copies:
+                _absorb(target, cluster, confirmed, decisions)
     _check_against_known_numbers(records, decisions, known_scan)
     return decisions
+
+
+def _patients(
+    clusters: Sequence[set[str]], records: Mapping[str, CaseRecord], outside: Mapping[str, ComparedScan]
+) -> list[list[set[str]]]:
+    """The clusters of equal scans by patient, as far as the sources tell who is who."""
+    named = {key: (record.presence.dataset, record.presence.patient) for key, record in records.items()}
+    for key, scan in outside.items():
+        if scan.case:
+            named[key] = (scan.case.source.name, scan.case.source.patient_of(scan.case))
+    first: dict[tuple[str, str], int] = {}
+    number_of = {key: number for number, cluster in enumerate(clusters) for key in cluster}
+    same = [(number_of[key], first.setdefault(name, number_of[key])) for key, name in named.items() if name[1]]
+    return [[clusters[number] for number in sorted(found)] for found in _clusters(range(len(clusters)), same)]
+
+
+def _reason(cluster: set[str], reasons: Mapping[str, str]) -> str:
+    """Why these equal scans must not be in the dataset; empty where they may."""
+    found = sorted((not key.startswith(OUTSIDE), key) for key in cluster if reasons.get(key))
+    return reasons[found[0][1]] if found else ""
 
 
 def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions: Decisions) -> None:
@@ -245,7 +267,7 @@ def _outside_fingerprint(target: Target, scan: ComparedScan) -> Fingerprint:
         return Fingerprint(tuple(int(size) for size in stored["shape"]), stored["picks"])
 
 
-def _clusters(keys: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[set[str]]:
+def _clusters(keys: Iterable[Key], pairs: Iterable[tuple[Key, Key]]) -> list[set[Key]]:
     """Connected sets of keys, single ones included."""
     cluster_of = {key: {key} for key in keys}
     for first, second in pairs:

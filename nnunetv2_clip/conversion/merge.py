@@ -81,7 +81,7 @@ class Summary:
     Attributes:
         num_cases: source -> cases.
         classes: annotated in some case.
-        num_groups: different scans.
+        num_groups: different patients, as far as scans and sources tell.
         num_merged: cases whose annotation went into that of another case of the same scan.
         num_left_out: cases that are held out.
         warnings: what people should look at.
@@ -107,7 +107,7 @@ def run_merge(merge: Merge) -> Summary:
     """
     cases = find_all_cases(merge)
     convert_cases(merge, cases)
-    return finish(merge, [case.case_id for case in cases])
+    return finish(merge, cases)
 
 
 def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
@@ -138,7 +138,7 @@ def run_finish(merge: Merge) -> Summary:
             "all parts before --finish",
             "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
         )
-    return finish(merge, [case.case_id for case in cases])
+    return finish(merge, cases)
 
 
 def convert_cases(merge: Merge, cases: Sequence[SourceCase], own: Sequence[SourceCase] | None = None) -> None:
@@ -193,6 +193,8 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
         print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
         for case, reason in entry.source.left_out.items():
             print(f"  without {case}: {reason}")
+        for remark in entry.source.remarks(entry.root, cases):
+            print(f"  {remark}")
         for case in cases:
             if case.case_id in found:
                 raise UserError(
@@ -213,14 +215,14 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
     return [case for case_id, case in found.items() if case_id not in merge.skip]
 
 
-def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
+def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     """Copies, final label values, manifest, splits and dataset.json; the same records always give the same files.
 
     Args:
-        case_ids: of all converted cases, those of the source named first come first.
+        found: all converted cases, those of the source named first come first.
     """
     target = merge.target
-    own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
+    own_records = {case.case_id: target.read_record(case.case_id) for case in found}
     options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
     decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
@@ -239,7 +241,7 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(merge, own_records, decisions)
-    splits = _write_description(merge, cases, labels, order, decisions, warnings)
+    splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
     return Summary(
@@ -293,6 +295,15 @@ def _write_description(
     write_json(target.report, report)
     write_json(target.dataset_json, _dataset_json(merge, labels, order, len(cases)))
     return splits
+
+
+def _remarks(merge: Merge, found: Sequence[SourceCase]) -> list[str]:
+    """What was printed when the cases were found; it is part of the report as well."""
+    remarks = []
+    for source, root in ((entry.source, entry.root) for entry in merge.inputs):
+        own = [case for case in found if case.source.name == source.name]
+        remarks += [f"{source.name}: {remark}" for remark in source.remarks(root, own)]
+    return remarks
 
 
 def _warnings(merge: Merge, records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:

@@ -352,3 +352,55 @@ def test_what_is_unknown_in_one_is_unknown():
     second = annotation([1, 1, PENDING_UNKNOWN], {1: ["spleen"]}, ["spleen"])
     union, _ = unite(first, second, UNIVERSAL)
     assert list(union.labels.known()) == [True, False, False]
+
+
+@pytest.fixture
+def clinic(folder):
+    """clinic(name, *(case, seed), patient=expression) writes a source of one's own; gives its table."""
+
+    def write(name, *cases, patient=""):
+        for case, seed in cases:
+            folder.image(f"{name}/images/{case}.nii.gz", seed)
+            folder.label(f"{name}/labels/{case}.nii.gz", 1)
+        table = folder.path / f"{name}.yaml"
+        key = f"patient: {patient}\n" if patient else ""
+        files = f"images: {name}/images/{{case}}.nii.gz\nlabels: {name}/labels/{{case}}.nii.gz\n"
+        table.write_text(f"name: {name}\n{files}values: {{1: liver}}\n{key}")
+        return f"custom={table}"
+
+    return write
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep-copies",)])
+def test_a_copy_joins_the_patients_of_two_sources(keep, clinic, nnunet, convert):
+    """a_1 and b_9 are one scan: so patients a and 9 are one, and b_8 is of it."""
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("c_0", 2), patient="^.")
+    two = clinic("two", ("9_b", 1), ("9_c", 3), ("8_b", 4), patient="^.")
+    assert convert("--source", one, "--source", two, *keep)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    together = {"one_a_0", "one_a_1", "two_9_c"} | ({"two_9_b"} if keep else set())
+    assert {case_id for case_id, case in cases.items() if case.group == cases["one_a_0"].group} == together
+    assert ("two_9_b" in cases) == bool(keep)
+    for fold in json.loads((nnunet.raw / "splits_final.json").read_text()):
+        assert set(fold["val"]) >= together or not set(fold["val"]) & together
+
+
+def test_all_scans_of_a_patient_who_is_held_out_are_left_out(clinic, folder, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("b_0", 2), patient="^.")
+    test = clinic("test", ("x", 1))
+    assert convert("--source", one, "--hold-out", test)[0] == 0
+    assert set(Manifest.load(nnunet.raw / "label_presence.json").cases) == {"one_b_0"}
+    assert report(nnunet)["left_out"] == {
+        "one_a_0": "shows the same patient as a scan that shows test_x, which is held out",
+        "one_a_1": "shows test_x, which is held out",
+    }
+
+
+def test_a_patient_of_the_training_is_recognised_in_an_evaluation(clinic, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("b_0", 2), patient="^.")
+    assert convert("--source", one, "--skip", "one_a_1", "--skip", "one_b_0")[0] == 0
+    assert convert("--source", one, "--skip", "one_a_0", dataset="901")[0] == 0
+    training, evaluated = (
+        Manifest.load(nnunet.raw.with_name(f"Dataset{i}_Universal") / "label_presence.json") for i in (900, 901)
+    )
+    assert leaked_cases(evaluated, training) == {"one_a_1": "same patient as training case one_a_0"}

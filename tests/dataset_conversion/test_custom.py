@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
 from nnunetv2_clip.conversion.patterns import find_by_pattern
 from nnunetv2_clip.dataset_conversion.custom import read_table
 from nnunetv2_clip.errors import UserError
@@ -256,3 +258,86 @@ def test_two_modalities_do_not_become_one_dataset(folder, table, nnunet, convert
     assert code == 2
     assert "CT and MRI" in text
     assert not (nnunet.raw / "imagesTr").exists()
+
+
+NAMES = tuple(f"pat{patient}_t{time}" for patient in range(4) for time in (0, 1))
+
+
+@pytest.fixture
+def patients(folder):
+    """patients(key: text) writes two scans of each of four patients and a table with these keys."""
+
+    def write(**keys):
+        for seed, name in enumerate(NAMES):
+            folder.image(f"images/{name}.nii.gz", seed)
+            folder.label(f"labels/{name}.nii.gz", 1)
+        lines = ["name: k", "images: images/{case}.nii.gz", "labels: labels/{case}.nii.gz", "values: {1: liver}"]
+        table = folder.path / "k.yaml"
+        table.write_text("\n".join([*lines, *(f"{key}: '{text}'" for key, text in keys.items())]))
+        return f"custom={table}"
+
+    return write
+
+
+@pytest.mark.parametrize("expression", ["^[^_]+", r"pat(\d)", r"(x)?pat\d"])
+def test_scans_of_one_patient_stand_in_one_fold(expression, patients, convert, converted, nnunet):
+    assert convert("--source", patients(patient=expression))[0] == 0
+    folds = json.loads((nnunet.raw / "splits_final.json").read_text())
+    assert any(fold["val"] for fold in folds)
+    for fold in folds:
+        held_out = {case_id[:6] for case_id in fold["val"]}
+        assert set(fold["val"]) == {f"k_{name}" for name in NAMES if f"k_{name}"[:6] in held_out}
+    assert len({case.group for case in converted.cases.values()}) == 4
+    assert {case.patient[-1] for case in converted.cases.values()} == set("0123")
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("(", "Expected: a regular expression"),
+        ("pat[0-2]", "finds no patient in pat3_t0, pat3_t1"),
+        ("", "finds no patient in pat0_t0"),
+    ],
+)
+def test_an_expression_that_does_not_tell_every_patient_is_refused(expression, words, patients, convert):
+    code, message = convert("--source", patients(patient=expression))
+    assert code == 2 and words in message
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("pat0_t0", "pat0_t1"), True),
+        (("12-baseline", "12-followup"), True),
+        (("case_1", "case_2"), False),
+        (("liver_0", "liver_1"), False),
+        (("scan1", "scan2"), False),
+        (("p1_t0", "p2_t0"), False),
+        (("Case_00001", "Case_00002"), False),
+        (("2020_01_01", "2020_01_02"), False),
+    ],
+)
+def test_names_that_suggest_one_patient_give_a_hint(names, hint, folder):
+    for seed, name in enumerate(names):
+        folder.image(f"images/{name}.nii.gz", seed)
+        folder.label(f"labels/{name}.nii.gz", 1)
+    path = folder.path / "k.yaml"
+    path.write_text("name: k\nimages: images/{case}.nii.gz\nlabels: labels/{case}.nii.gz\nvalues: {1: liver}\n")
+    source, root = read_table(path, UNIVERSAL)
+    assert len(source.remarks(root, source.find_cases(root))) == hint
+    path.write_text(path.read_text() + "patient: .*\n")
+    source, root = read_table(path, UNIVERSAL)
+    assert source.remarks(root, source.find_cases(root)) == []
+
+
+def test_convert_prints_the_hint_and_reports_it(patients, nnunet, capsys):
+    assert main(["convert", "-d", "900", "-np", "1", "--source", patients()]) == 0
+    assert "pat0_t0 and pat0_t1 may be one patient" in capsys.readouterr().out
+    assert "k: pat0_t0 and" in json.loads((nnunet.raw / "conversion_report.json").read_text())["warnings"][0]
+
+
+def test_cases_that_the_table_leaves_out_are_not_converted(patients, convert, converted):
+    table = Path(patients().removeprefix("custom="))
+    table.write_text(table.read_text() + "\nleft_out: {pat0_t0: wrong organ}\n")
+    assert convert("--source", f"custom={table}")[0] == 0
+    assert set(converted.cases) == {f"k_{name}" for name in NAMES[1:]}
