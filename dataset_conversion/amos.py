@@ -83,24 +83,27 @@ def read_patients(path: Path) -> dict[int, Patient]:
     """
     rows = read_rows(path, "AMOS's table of patients")
     columns = list(rows[0]) if rows else []
-    named = lambda words: next((name for name in columns if re.search(words, name or "", re.IGNORECASE)), None)  # noqa: E731
-    number, sex, born, scanner = (named(words) for words in COLUMNS)
+    number, sex, born, scanner = (_column(columns, words) for words in COLUMNS)
     if number is None or sex is None:
         expected = "columns such as amos_id and Patient's Sex"
         raise UserError(path, f"has the columns {columns}", expected, "download it again, or move it away")
     found: dict[int, list[Patient]] = defaultdict(list)
     for row in rows:
-        digits = re.search(r"\d+$", (row[number] or "").strip())
-        if digits and (row.get(scanner) or "").strip().lower() not in MR_SCANNERS:
-            word = SEXES.get((row[sex] or "").strip().lower(), "unknown")
-            found[int(digits[0])].append(Patient(word, (row.get(born) or "").strip()))
+        case, word, day, model = ((row[name] or "").strip() if name else "" for name in (number, sex, born, scanner))
+        digits = re.search(r"\d+$", case)
+        if digits and model.lower() not in MR_SCANNERS:
+            found[int(digits[0])].append(Patient(SEXES.get(word.lower(), Patient.sex), day))
     return {case: _agreed(patients) for case, patients in found.items()}
 
 
+def _column(columns: list[str], words: str) -> str | None:
+    """The first column whose name fits."""
+    return next((name for name in columns if re.search(words, name or "", re.IGNORECASE)), None)
+
+
 def _agreed(patients: list[Patient]) -> Patient:
-    same = lambda values, otherwise: values.pop() if len(values) == 1 else otherwise  # noqa: E731
-    sex = same({patient.sex for patient in patients}, "unknown")
-    return Patient(sex, same({patient.born for patient in patients}, ""))
+    sexes, days = {patient.sex for patient in patients}, {patient.born for patient in patients}
+    return Patient(sexes.pop() if len(sexes) == 1 else Patient.sex, days.pop() if len(days) == 1 else Patient.born)
 
 
 SOURCES = (

@@ -396,6 +396,15 @@ def test_all_scans_of_a_patient_who_is_held_out_are_left_out(clinic, folder, nnu
     }
 
 
+def test_another_scan_of_a_held_out_patient_of_the_same_source_is_left_out(clinic, folder, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("b_0", 2), patient="^.")
+    test = clinic("test", ("a_9", 9), patient="^.")
+    table = folder.path / "test.yaml"
+    table.write_text(table.read_text().replace("name: test", "name: one"))
+    assert convert("--source", one, "--hold-out", test)[0] == 0
+    assert set(Manifest.load(nnunet.raw / "label_presence.json").cases) == {"one_b_0"}
+
+
 def test_a_patient_of_the_training_is_recognised_in_an_evaluation(clinic, nnunet, convert):
     one = clinic("one", ("a_0", 0), ("a_1", 1), ("b_0", 2), patient="^.")
     assert convert("--source", one, "--skip", "one_a_1", "--skip", "one_b_0")[0] == 0

@@ -79,6 +79,13 @@ def test_rows_of_mr_do_not_count_and_what_rows_contradict_is_unknown(rows, sex, 
     assert read_patients(tmp_path / "t.csv") == {500: Patient(sex, born)}
 
 
+@pytest.mark.parametrize("row", ["500,19500101,M,Aquilion ONE,more,cells\n", "500,19500101,M\n", "500\n"])
+def test_rows_of_another_length_are_read_as_far_as_they_go(row, tmp_path):
+    for head in (FULL, "amos_id,Patient's Sex\n"):
+        (tmp_path / "t.csv").write_text(head + row)
+        assert set(read_patients(tmp_path / "t.csv")) == {500}
+
+
 def test_a_number_with_an_mr_row_alone_is_unknown(tmp_path):
     (tmp_path / "t.csv").write_text(f"{FULL}500,19600101,F,Ingenia\n")
     assert read_patients(tmp_path / "t.csv") == {}
