@@ -32,7 +32,10 @@ PLANS = {
             "batch_size": 2,
             "architecture": {
                 "network_class_name": NETWORK,
-                "arch_kwargs": {"backbone_class": "some.where.PlainConvUNet", "class_names": CLASSES},
+                "arch_kwargs": {
+                    "backbone_class": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                    "class_names": CLASSES,
+                },
             },
         }
     },
