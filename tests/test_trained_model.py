@@ -20,9 +20,10 @@ from nnunetv2_clip.trained_model import NETWORK, ModelTables, TrainedModel, find
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
 CLASSES = ("liver", "spleen", "liver_tumor")  # in painting order
 UNIVERSAL_CONFIGURATION = {"architecture": {"network_class_name": NETWORK, "arch_kwargs": {"class_names": CLASSES}}}
+STOCK_NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 STOCK_CONFIGURATION = {
     "architecture": {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "network_class_name": STOCK_NETWORK,
         "arch_kwargs": {},
     }
 }
