@@ -45,6 +45,7 @@ FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # read by torch.load
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 MAX_CHECKPOINT_BYTES = 32 << 30
 NETWORK_PACKAGES = ("nnunetv2_clip", "dynamic_network_architectures", "monai")  # whose classes plans may name
+IMPORTED = "_kw_requires_import"  # nnU-Net's list of the arguments that name code
 OPERATION_PACKAGES = (*NETWORK_PACKAGES, "torch.nn")
 _FILES = ("*.json", "fold_*/*", "fold_*/validation/summary.json")
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
@@ -346,10 +347,11 @@ def require_known_classes(plans: Mapping, where: object) -> None:
     for settings in configurations.values() if isinstance(configurations, Mapping) else ():
         entry = _table(_table(settings).get("architecture"))
         arguments = _table(entry.get("arch_kwargs"))
-        named = [
-            (name, NETWORK_PACKAGES) for name in (entry.get("network_class_name"), arguments.get("backbone_class"))
-        ]
-        named += [(arguments.get(str(key)), OPERATION_PACKAGES) for key in entry.get("_kw_requires_import") or ()]
+        imported = entry.get(IMPORTED)
+        operations = imported if isinstance(imported, Iterable) else ()
+        networks = entry.get("network_class_name"), arguments.get("backbone_class")
+        named = [(name, NETWORK_PACKAGES) for name in networks]
+        named += [(arguments.get(str(key)), OPERATION_PACKAGES) for key in operations]
         for name, packages in named:
             if name is not None and not _is_class_of(name, packages):
                 expected = f"the name of a class below {', '.join(packages)}"
