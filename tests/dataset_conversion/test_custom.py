@@ -140,6 +140,20 @@ def test_two_sides_under_one_value_are_split_with_their_lesions(patient, folder,
     assert set(converted.cases["mine_p1"].annotated) == {"right_kidney", "left_kidney", "kidney_tumor", "liver"}
 
 
+def test_a_pair_is_not_split_where_the_spine_cannot_be_told_from_the_rest(patient, folder, table, convert, nnunet):
+    stored = make_phantom(6, (8.0, 8.0, 10.0))
+    for name, phantom, offset in (("good", patient, 0), ("stored", stored, 1024)):
+        kidneys = phantom.masks["right_kidney"] | phantom.masks["left_kidney"]
+        label = np.select([kidneys, phantom.masks["liver"]], (1, 2)).astype(np.uint8)
+        folder.save(f"images/{name}.nii.gz", phantom.image + offset, affine=phantom.affine)
+        folder.save(f"labels/{name}_seg.nii.gz", label, affine=phantom.affine)
+    convert("--source", f"custom={table(values='{1: [right_kidney, left_kidney], 2: liver}')}")
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert cases["mine_good"].annotated == ("right_kidney", "left_kidney", "liver")
+    assert cases["mine_stored"].annotated == ("liver",)
+    assert "right_kidney and left_kidney: side unknown: no spine is seen" in cases["mine_stored"].geometry_fixes[-1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
