@@ -26,6 +26,7 @@ FAR = 8.0  # times larger or smaller than usual
 MIN_CASES = 3  # for a median, for an organ whose neighbours are seen, and where no class of the source occurs
 MIN_CASES_UNSURE = 30  # where no neighbour tells that the organ is in the field of view, or not everybody has it
 MIN_CASES_OF_PART = 100  # for lesions, which may be rare
+MIN_WHOLE = 1 / 3  # of the neighbours
 NOT_EVERYBODYS = ("prostate",)
 NEIGHBOURS = (  # what is whole in an image brings the others into the field of view
     ("right_lung", "left_lung", "esophagus", "aorta"),
@@ -111,8 +112,8 @@ def wrong_sides(extents: Mapping[str, Extent], taxonomy: Taxonomy, image: Volume
         if distance is not None and distance < -MIN_WRONG_MM:
             found.append(f"wrong-sided: {pair[0]} lies {-distance:.0f} mm to the left of {pair[1]}")
         single = [name for name in pair if name in extents]
-        if image is not None and len(single) == 1 and extents[single[0]].centre_mm is not None:
-            found += _beyond_plane(taxonomy.find(single[0]), extents[single[0]].centre_mm, image)
+        if image is not None and len(single) == 1:
+            found += _beyond_plane(taxonomy.find(single[0]), extents[single[0]], image)
     return tuple(found)
 
 
@@ -122,14 +123,17 @@ def _distance_mm(pair: tuple[str, str], extents: Mapping[str, Extent]) -> float 
     return centres[0][0] - centres[1][0] if len(centres) == 2 and None not in centres else None
 
 
-def _beyond_plane(row: ClassRow, centre_mm: tuple[float, float, float], image: Volume) -> list[str]:
+def _beyond_plane(row: ClassRow, extent: Extent, image: Volume) -> list[str]:
+    """Only a whole organ in a whole body is judged: a narrow image shows other bone where the spine should be."""
+    if extent.is_cut or extent.centre_mm is None:
+        return []
     body = find_body(image).mask
     if body[[0, -1]].mean(axis=(1, 2)).max() > MAX_CUT * body.any(axis=0).mean():  # its middle need not be the body's
         return []
     plane = find_midplane(image)
     if not plane.is_certain:
         return []
-    x, _, z, _ = np.linalg.inv(image.turned_to_ras().affine) @ (*centre_mm, 1)
+    x, _, z, _ = np.linalg.inv(image.turned_to_ras().affine) @ (*extent.centre_mm, 1)
     distance = (x - plane.x[int(np.clip(round(z), 0, len(plane.x) - 1))]) * ras_spacing(image.affine)[0]
     distance = distance if row.side == "right" else -distance
     if distance > -MIN_WRONG_OF_PLANE_MM:
@@ -154,11 +158,11 @@ def doubtful_classes(cases: Iterable[Seen], taxonomy: Taxonomy) -> list[str]:
 
 def _never_occurs(row: ClassRow, cases: list[Seen]) -> list[str]:
     needed = MIN_CASES_OF_PART if row.parents else MIN_CASES_UNSURE
-    neighbours = {name for region in NEIGHBOURS if row.name in region for name in region}
+    neighbours = {name for region in NEIGHBOURS if row.name in region for name in region if name != row.name}
     if not any(extents for _, extents in cases):
-        needed = MIN_CASES
-    elif any(neighbours.intersection(names) - {row.name} for names, _ in cases):
-        cases = [(names, extents) for names, extents in cases if _shows(extents, neighbours)]
+        needed = MIN_CASES_UNSURE if row.parents else MIN_CASES
+    elif any(neighbours.intersection(names) for names, _ in cases):
+        cases = [case for case in cases if _shows(*case, neighbours)]
         needed = MIN_CASES_UNSURE if row.name in NOT_EVERYBODYS else MIN_CASES
     if len(cases) < needed:
         return []
@@ -166,8 +170,11 @@ def _never_occurs(row: ClassRow, cases: list[Seen]) -> list[str]:
     return [f"{row.name} is annotated in {len(cases)} cases that should show it and occurs in none{SUSPECT}{remedy}"]
 
 
-def _shows(extents: Mapping[str, Extent], neighbours: Collection[str]) -> bool:
-    return any(not extents[name].is_cut for name in neighbours if name in extents)
+def _shows(annotated: Collection[str], extents: Mapping[str, Extent], neighbours: set[str]) -> bool:
+    """Is the place of an organ in the field of view: enough of its neighbours are whole."""
+    looked_for = neighbours.intersection(annotated)
+    whole = [name for name in looked_for if name in extents and not extents[name].is_cut]
+    return bool(whole) and len(whole) >= MIN_WHOLE * len(looked_for)
 
 
 def _wrong_volume(row: ClassRow, occurring: list[Extent]) -> list[str]:
