@@ -23,7 +23,8 @@ from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap, value_counts
 
 FAR = 8.0  # times larger or smaller than usual
-MIN_CASES = 3  # for a median, for an organ whose neighbours are seen, and where no class of the source occurs
+MIN_LARGE = 2  # for the median of something too large
+MIN_CASES = 3  # for other medians, for an organ whose neighbours are seen, and where no class of the source occurs
 MIN_CASES_UNSURE = 30  # where no neighbour tells that the organ is in the field of view, or not everybody has it
 MIN_CASES_OF_PART = 100  # for lesions, which may be rare
 MIN_WHOLE = 1 / 3  # of the neighbours
@@ -151,7 +152,7 @@ def doubtful_classes(cases: Iterable[Seen], taxonomy: Taxonomy) -> list[str]:
         occurring = [extents[row.name] for extents in own if row.name in extents]
         if not occurring:
             found += _never_occurs(row, [(names, extents) for names, extents in cases if row.name in names])
-        elif row.volume_ml:
+        elif row.volume_ml and not row.parents:  # lesions have any size
             found += _wrong_volume(row, occurring)
     return found + _exchanged(cases, taxonomy)
 
@@ -178,15 +179,15 @@ def _shows(annotated: Collection[str], extents: Mapping[str, Extent], neighbours
 
 
 def _wrong_volume(row: ClassRow, occurring: list[Extent]) -> list[str]:
-    """What is cut off is at least as large as it looks."""
-    for extents, sign in ((occurring, 1), ([extent for extent in occurring if not extent.is_cut], -1)):
-        if len(extents) >= MIN_CASES:
-            median = float(np.median([extent.ml for extent in extents]))
-            times = (median / row.volume_ml) ** sign
-            if times > FAR:
-                usual = f"{times:.0f} times {'more' if sign > 0 else 'less'} than the usual {row.volume_ml:g} ml"
-                amount = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
-                return [f"{row.name} takes up {amount} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
+    """What is cut off is at least as large as it looks. Empty organs are small, but none is far too large."""
+    whole = [extent for extent in occurring if not extent.is_cut]
+    for extents, needed, sign, word in ((occurring, MIN_LARGE, 1, "more"), (whole, MIN_CASES, -1, "less")):
+        median = float(np.median([extent.ml for extent in extents])) if len(extents) >= needed else row.volume_ml
+        times = (median / row.volume_ml) ** sign
+        if times > FAR:
+            amount = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+            usual = f"{times:.0f} times {word} than the usual {row.volume_ml:g} ml"
+            return [f"{row.name} takes up {amount} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
     return []
 
 
