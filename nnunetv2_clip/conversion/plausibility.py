@@ -10,7 +10,7 @@ outside the field of view, are no reason for doubt.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ class Extent:
 
     Attributes:
         ml: its volume.
-        is_cut: it touches the border of the image, or the case has unknown voxels.
+        is_cut: it touches the border of the image, or unknown voxels.
         centre_mm: mean position; None where a coarse look does not see it.
     """
 
@@ -74,9 +74,7 @@ def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
         affine: (4, 4) of the label map, voxel index -> RAS mm.
     """
     counts = value_counts(labels.values)
-    faces = [np.take(labels.values, end, axis) for axis in range(3) for end in (0, -1)]
-    touching = {value for face in faces for value in value_counts(face)}
-    is_open = any(counts.get(value) for value in labels.unknown_values)
+    cut = {value for part in _at_borders(labels) for value in value_counts(part)}
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     sums = _sums(labels.values, affine)
     found = {}
@@ -86,8 +84,20 @@ def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
             total = np.sum([sums[value] for value in values if value in sums], axis=0)
             centre = tuple(np.round(total[:3] / total[3], 1).tolist()) if np.ndim(total) else None
             ml = round(sum(counts[value] for value in values) * voxel_ml, 4)
-            found[name] = Extent(ml, is_open or not touching.isdisjoint(values), centre)
+            found[name] = Extent(ml, not cut.isdisjoint(values), centre)
     return found
+
+
+def _at_borders(labels: ClassMap) -> Iterator[np.ndarray]:
+    """Values at the borders of the image, and of what is known."""
+    known = labels.known()
+    for axis in range(3):
+        values = np.moveaxis(labels.values, axis, 0)
+        yield values[[0, -1]]
+        if known is not None:
+            unknown = ~np.moveaxis(known, axis, 0)
+            yield values[1:][unknown[:-1]]
+            yield values[:-1][unknown[1:]]
 
 
 def _sums(values: np.ndarray, affine: np.ndarray) -> dict[int, np.ndarray]:

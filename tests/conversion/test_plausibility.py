@@ -102,6 +102,23 @@ def test_partners_that_are_exchanged_are_a_matter_of_the_case_and_of_the_table()
     assert text.startswith("right_kidney and left_kidney are exchanged in 2 of 3 cases")
 
 
+def test_nothing_is_raised_by_random_parts_of_a_body():
+    rng = np.random.default_rng(0)
+    drawn = ClassMap.of_masks(patient().image.shape, ((mask, [name]) for name, mask in patient().masks.items()))
+    cases = []
+    for _ in range(40):
+        shape = np.array(drawn.values.shape)
+        size = rng.integers(shape * (0.35, 0.5, 0.2), shape + 1)
+        start = rng.integers(0, shape - size + 1)
+        box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+        affine = patient().affine @ np.block([[np.eye(3), start[:, None]], [np.zeros(3), 1]])
+        extents = extents_of(ClassMap(drawn.values[box], drawn.sets), affine)
+        assert wrong_sides(extents, UNIVERSAL, Volume(patient().image[box], affine)) == (), box
+        cases.append((UNIVERSAL.names, extents))
+    assert doubts(*cases) == []
+    assert [doubts(*cases[number : number + 3]) for number in range(38)] == [[]] * 38
+
+
 @cache
 def patient():
     return make_phantom(5, (8.0, 8.0, 10.0))
