@@ -10,7 +10,7 @@ outside the field of view, are no reason for doubt.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,11 @@ from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap, value_counts
 
 FAR = 8.0  # times larger or smaller than usual
-MIN_CASES = 3  # for a median, for an organ whose neighbours are seen, and where no class of the source occurs
+MIN_LARGE = 2  # for the median of something too large
+MIN_CASES = 3  # for other medians, for an organ whose neighbours are seen, and where no class of the source occurs
 MIN_CASES_UNSURE = 30  # where no neighbour tells that the organ is in the field of view, or not everybody has it
 MIN_CASES_OF_PART = 100  # for lesions, which may be rare
+MIN_WHOLE = 1 / 3  # of the neighbours
 NOT_EVERYBODYS = ("prostate",)
 NEIGHBOURS = (  # what is whole in an image brings the others into the field of view
     ("right_lung", "left_lung", "esophagus", "aorta"),
@@ -48,7 +50,7 @@ class Extent:
 
     Attributes:
         ml: its volume.
-        is_cut: it touches the border of the image, or the case has unknown voxels.
+        is_cut: it touches the border of the image, or unknown voxels.
         centre_mm: mean position; None where a coarse look does not see it.
     """
 
@@ -73,9 +75,7 @@ def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
         affine: (4, 4) of the label map, voxel index -> RAS mm.
     """
     counts = value_counts(labels.values)
-    faces = [np.take(labels.values, end, axis) for axis in range(3) for end in (0, -1)]
-    touching = {value for face in faces for value in value_counts(face)}
-    is_open = any(counts.get(value) for value in labels.unknown_values)
+    cut = {value for part in _at_borders(labels) for value in value_counts(part)}
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     sums = _sums(labels.values, affine)
     found = {}
@@ -85,8 +85,20 @@ def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
             total = np.sum([sums[value] for value in values if value in sums], axis=0)
             centre = tuple(np.round(total[:3] / total[3], 1).tolist()) if np.ndim(total) else None
             ml = round(sum(counts[value] for value in values) * voxel_ml, 4)
-            found[name] = Extent(ml, is_open or not touching.isdisjoint(values), centre)
+            found[name] = Extent(ml, not cut.isdisjoint(values), centre)
     return found
+
+
+def _at_borders(labels: ClassMap) -> Iterator[np.ndarray]:
+    """Values at the borders of the image, and of what is known."""
+    known = labels.known()
+    for axis in range(3):
+        values = np.moveaxis(labels.values, axis, 0)
+        yield values[[0, -1]]
+        if known is not None:
+            unknown = ~np.moveaxis(known, axis, 0)
+            yield values[1:][unknown[:-1]]
+            yield values[:-1][unknown[1:]]
 
 
 def _sums(values: np.ndarray, affine: np.ndarray) -> dict[int, np.ndarray]:
@@ -110,8 +122,8 @@ def wrong_sides(extents: Mapping[str, Extent], taxonomy: Taxonomy, image: Volume
     found = list(organs_on_wrong_side(centres, {name: extents[name].ml for name in centres}, taxonomy))
     for pair in pairs_of(taxonomy):
         single = [name for name in pair if name in extents]
-        if image is not None and len(single) == 1 and extents[single[0]].centre_mm is not None:
-            found += _beyond_plane(taxonomy.find(single[0]), extents[single[0]].centre_mm, image)
+        if image is not None and len(single) == 1:
+            found += _beyond_plane(taxonomy.find(single[0]), extents[single[0]], image)
     return tuple(found)
 
 
@@ -121,14 +133,17 @@ def _distance_mm(pair: tuple[str, str], extents: Mapping[str, Extent]) -> float 
     return centres[0][0] - centres[1][0] if len(centres) == 2 and None not in centres else None
 
 
-def _beyond_plane(row: ClassRow, centre_mm: tuple[float, float, float], image: Volume) -> list[str]:
+def _beyond_plane(row: ClassRow, extent: Extent, image: Volume) -> list[str]:
+    """Only a whole organ in a whole body is judged: a narrow image shows other bone where the spine should be."""
+    if extent.is_cut or extent.centre_mm is None:
+        return []
     body = find_body(image).mask
     if body[[0, -1]].mean(axis=(1, 2)).max() > MAX_CUT * body.any(axis=0).mean():  # its middle need not be the body's
         return []
     plane = find_midplane(image)
     if not plane.is_certain:
         return []
-    x, _, z, _ = np.linalg.inv(image.turned_to_ras().affine) @ (*centre_mm, 1)
+    x, _, z, _ = np.linalg.inv(image.turned_to_ras().affine) @ (*extent.centre_mm, 1)
     distance = (x - plane.x[int(np.clip(round(z), 0, len(plane.x) - 1))]) * ras_spacing(image.affine)[0]
     distance = distance if row.side == "right" else -distance
     if distance > -MIN_WRONG_OF_PLANE_MM:
@@ -146,18 +161,18 @@ def doubtful_classes(cases: Iterable[Seen], taxonomy: Taxonomy) -> list[str]:
         occurring = [extents[row.name] for extents in own if row.name in extents]
         if not occurring:
             found += _never_occurs(row, [(names, extents) for names, extents in cases if row.name in names])
-        elif row.volume_ml:
+        elif row.volume_ml and not row.parents:  # lesions have any size
             found += _wrong_volume(row, occurring)
     return found + _exchanged(cases, taxonomy)
 
 
 def _never_occurs(row: ClassRow, cases: list[Seen]) -> list[str]:
     needed = MIN_CASES_OF_PART if row.parents else MIN_CASES_UNSURE
-    neighbours = {name for region in NEIGHBOURS if row.name in region for name in region}
+    neighbours = {name for region in NEIGHBOURS if row.name in region for name in region if name != row.name}
     if not any(extents for _, extents in cases):
-        needed = MIN_CASES
-    elif any(neighbours.intersection(names) - {row.name} for names, _ in cases):
-        cases = [(names, extents) for names, extents in cases if _shows(extents, neighbours)]
+        needed = MIN_CASES_UNSURE if row.parents else MIN_CASES
+    elif any(neighbours.intersection(names) for names, _ in cases):
+        cases = [case for case in cases if _shows(*case, neighbours)]
         needed = MIN_CASES_UNSURE if row.name in NOT_EVERYBODYS else MIN_CASES
     if len(cases) < needed:
         return []
@@ -165,20 +180,23 @@ def _never_occurs(row: ClassRow, cases: list[Seen]) -> list[str]:
     return [f"{row.name} is annotated in {len(cases)} cases that should show it and occurs in none{SUSPECT}{remedy}"]
 
 
-def _shows(extents: Mapping[str, Extent], neighbours: Collection[str]) -> bool:
-    return any(not extents[name].is_cut for name in neighbours if name in extents)
+def _shows(annotated: Collection[str], extents: Mapping[str, Extent], neighbours: set[str]) -> bool:
+    """Is the place of an organ in the field of view: enough of its neighbours are whole."""
+    looked_for = neighbours.intersection(annotated)
+    whole = [name for name in looked_for if name in extents and not extents[name].is_cut]
+    return bool(whole) and len(whole) >= MIN_WHOLE * len(looked_for)
 
 
 def _wrong_volume(row: ClassRow, occurring: list[Extent]) -> list[str]:
-    """What is cut off is at least as large as it looks."""
-    for extents, sign in ((occurring, 1), ([extent for extent in occurring if not extent.is_cut], -1)):
-        if len(extents) >= MIN_CASES:
-            median = float(np.median([extent.ml for extent in extents]))
-            times = (median / row.volume_ml) ** sign
-            if times > FAR:
-                usual = f"{times:.0f} times {'more' if sign > 0 else 'less'} than the usual {row.volume_ml:g} ml"
-                amount = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
-                return [f"{row.name} takes up {amount} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
+    """What is cut off is at least as large as it looks. Empty organs are small, but none is far too large."""
+    whole = [extent for extent in occurring if not extent.is_cut]
+    for extents, needed, sign, word in ((occurring, MIN_LARGE, 1, "more"), (whole, MIN_CASES, -1, "less")):
+        median = float(np.median([extent.ml for extent in extents])) if len(extents) >= needed else row.volume_ml
+        times = (median / row.volume_ml) ** sign
+        if times > FAR:
+            amount = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+            usual = f"{times:.0f} times {word} than the usual {row.volume_ml:g} ml"
+            return [f"{row.name} takes up {amount} ml (median of {len(extents)} cases), {usual}{SUSPECT}"]
     return []
 
 

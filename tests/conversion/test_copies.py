@@ -276,6 +276,16 @@ def test_a_part_that_begins_while_another_makes_the_folders_takes_them_for_its_o
     assert asked and (folders[0] / "imagesTr").is_dir()
 
 
+def test_a_conversion_that_an_older_version_began_is_refused_by_name(msd, nnunet, convert):
+    """What it remembers of images is too coarse to tell small values apart."""
+    arguments = ("--source", f"msd_liver={msd('msd_liver', 2, 1)}")
+    assert convert(*arguments)[0] == 0
+    plan = nnunet.raw / ".conversion" / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"format": 2}))
+    code, text = convert(*arguments)
+    assert code == 2 and "was begun with other format" in text and "convert anew" in text
+
+
 def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
     arguments = sources(msd)
     assert convert(*arguments)[0] == 0
