@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
+from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks
+from nnunetv2_clip.imaging.boxes import union_box
 
 # Shapes: X Y Z voxels of the box of both masks; S surface elements (surfels), at the corners between voxels.
 
@@ -30,7 +31,7 @@ def surface_metrics(
 
     Rules: both masks empty: NaN and NaN. One empty: NSD 0 (no surface is matched), HD95 NaN (no distance exists).
     """
-    box = union_box(reference.box(name), prediction.box(name))
+    box = union_box((reference.box(name), prediction.box(name)))
     if box is None:
         return float("nan"), float("nan")
     masks = known_masks(reference, prediction, name, box)

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.inference.masks import Box, inside, overlap
+from nnunetv2_clip.imaging.boxes import Box, inside, overlap
 from nnunetv2_clip.inference.streaming import Probability
 from nnunetv2_clip.labels import ClassMap, ClassSet
 from nnunetv2_clip.painting import paint, unpaint
