@@ -218,12 +218,9 @@ def _in_pool(
 
 
 def _worker_died(name: str) -> UserError:
-    return UserError(
-        name,
-        "its worker process was ended from outside, most likely for lack of memory",
-        "a few GB of memory for each worker process",
-        "run the same command again with a smaller -np; what is done stays done",
-    )
+    found = "its worker process was ended from outside, most likely for lack of memory"
+    expected = "a few GB of memory for each worker process"
+    return UserError(name, found, expected, "run the same command again with a smaller -np; what is done stays done")
 
 
 def _prepare_worker() -> None:

@@ -84,12 +84,9 @@ def dataset_taxonomy(dataset: str) -> tuple:
     folders = [Path(os.environ[variable]) / name for variable in variables if os.environ.get(variable)]
     folder = next((each for each in folders if (each / FILE_NAME).is_file()), None)
     if folder is None:
-        raise UserError(
-            f"-d {dataset}",
-            f"there is no {FILE_NAME} in {' or '.join(map(str, folders))}",
-            "a dataset merged by nnunetv2_clip",
-            "run 'nnunetv2_clip convert'; for a table of the universal classes leave -d out and give -o FILE.npz",
-        )
+        found = f"there is no {FILE_NAME} in {' or '.join(map(str, folders))}"
+        remedy = "run 'nnunetv2_clip convert'; for a table of the universal classes leave -d out and give -o FILE.npz"
+        raise UserError(f"-d {dataset}", found, "a dataset merged by nnunetv2_clip", remedy)
     return Manifest.load(folder / FILE_NAME).taxonomy, folder
 
 
@@ -112,12 +109,9 @@ def save_unless_different(table, target, overwrite: bool) -> str:
         return "unchanged"
     if not overwrite:
         found = f"another table is there ({before.encoder}, hash {before.sha256[:12]})" if before else "is damaged"
-        raise UserError(
-            target,
-            found,
-            f"no table, or the same as the new one ({table.encoder}, hash {table.sha256[:12]})",
-            "add --overwrite to replace it (a model trained with it needs it to go on training), or give -o FILE",
-        )
+        expected = f"no table, or the same as the new one ({table.encoder}, hash {table.sha256[:12]})"
+        remedy = "add --overwrite to replace it (a model trained with it needs it to go on training), or give -o FILE"
+        raise UserError(target, found, expected, remedy)
     table.save(target)
     return "replaced"
 

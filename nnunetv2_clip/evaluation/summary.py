@@ -107,12 +107,9 @@ def is_painted(dataset_json: dict, taxonomy: Taxonomy) -> bool:
         return False
     expected = [taxonomy.find(name).index for name in class_names(labels)]
     if order != expected:
-        raise UserError(
-            "dataset.json",
-            f"regions_class_order is {order}",
-            f"the universal indices of the classes, {expected}",
-            "use the dataset.json that 'nnunetv2_clip convert' wrote",
-        )
+        found = f"regions_class_order is {order}"
+        remedy = "use the dataset.json that 'nnunetv2_clip convert' wrote"
+        raise UserError("dataset.json", found, f"the universal indices of the classes, {expected}", remedy)
     return True
 
 

@@ -176,12 +176,9 @@ def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
 def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:
     difference = other.difference(image)
     if difference:
-        raise UserError(
-            f"case {files.case_id!r}",
-            f"{path} does not lie on the grid of {files.image}: {difference}",
-            "files of the same scan in its own geometry",
-            "check that -i, -pred and -ref belong together",
-        )
+        found = f"{path} does not lie on the grid of {files.image}: {difference}"
+        expected = "files of the same scan in its own geometry"
+        raise UserError(f"case {files.case_id!r}", found, expected, "check that -i, -pred and -ref belong together")
 
 
 def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[str, Overlap]) -> str | None:

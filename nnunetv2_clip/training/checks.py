@@ -24,12 +24,9 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
     """
     undeclared = sorted(set(manifest.supervised_classes()) - set(classes))
     if undeclared:
-        raise UserError(
-            folder / MANIFEST_FILE,
-            f"supervises {undeclared}, which dataset.json does not declare",
-            "only classes of dataset.json",
-            "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again",
-        )
+        found = f"supervises {undeclared}, which dataset.json does not declare"
+        remedy = "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again"
+        raise UserError(folder / MANIFEST_FILE, found, "only classes of dataset.json", remedy)
 
 
 def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
@@ -62,12 +59,10 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
         locations = load_pickle(str(folder / f"{case_id}.pkl"))["class_locations"]  # without the images
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
         if shown - drawn:
-            raise UserError(
-                f"{manifest.where}, case {case_id!r}",
-                f"its label map contains {sorted(shown - drawn)}, which the manifest does not call annotated",
-                "every class that occurs in a label map among 'annotated' of the case",
-                "correct the manifest, or convert and preprocess again",
-            )
+            found = f"its label map contains {sorted(shown - drawn)}, which the manifest does not call annotated"
+            expected = "every class that occurs in a label map among 'annotated' of the case"
+            remedy = "correct the manifest, or convert and preprocess again"
+            raise UserError(f"{manifest.where}, case {case_id!r}", found, expected, remedy)
     if waiting:
         write_json(note, {**agreed, **state})
 

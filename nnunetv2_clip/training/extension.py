@@ -98,11 +98,9 @@ class Extension:
         rows = dict(zip(text.class_names, text.vectors, strict=True))
         changed = [name for name in self.known if name not in rows or not np.array_equal(rows[name], old[name].numpy())]
         if changed:
+            expected = f"the table that 'nnunetv2_clip extend' wrote for {self.model}"
             raise UserError(
-                text.where,
-                f"the text embedding of {', '.join(changed)} is not that of the old model",
-                f"the table that 'nnunetv2_clip extend' wrote for {self.model}",
-                REMAKE,
+                text.where, f"the text embedding of {', '.join(changed)} is not that of the old model", expected, REMAKE
             )
         state = network.state_dict()
         wanted = {key: value.shape for key, value in state.items() if CLASS_ROWS not in key}

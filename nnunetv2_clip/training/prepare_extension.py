@@ -190,11 +190,9 @@ def check_channels(old: TrainedFold, new: RawDataset) -> None:
     channels = new.dataset_json.get("channel_names", {})
     expected = len(old.model.dataset_json["channel_names"])
     if len(channels) != expected:
+        found = f"has {len(channels)} channels"
         raise UserError(
-            new.folder / "dataset.json",
-            f"has {len(channels)} channels",
-            f"{expected}, as the model {old.model.title} has",
-            "give another model",
+            new.folder / "dataset.json", found, f"{expected}, as the model {old.model.title} has", "give another model"
         )
 
 
