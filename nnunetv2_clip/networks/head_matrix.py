@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnunetv2_clip.networks.head_layout import CHANNELS, affine_matrices, gradient_of_parameters, split_parameters
+from nnunetv2_clip.networks.head_layout import CHANNELS, WIDE, affine_matrices, gradient_of_parameters, split_parameters
 
-WIDE = CHANNELS + 1
 # Values of one hidden map alive at once: two maps forward, three backward stay in the cache of each core.
 FORWARD_VALUES_PER_THREAD = 128 << 10
 BACKWARD_VALUES_PER_THREAD = 72 << 10
