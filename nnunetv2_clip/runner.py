@@ -144,9 +144,7 @@ def require_some(
     return good, errors
 
 
-def good_and_bad(
-    outcomes: Iterable[Outcome[Task, Result]],
-) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
+def good_and_bad(outcomes: Iterable[Outcome[Task, Result]]) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
     """The cases that went well, and case -> what went wrong, when all have been tried."""
     outcomes = list(outcomes)
     errors = {outcome.name: outcome.error for outcome in outcomes if outcome.error}

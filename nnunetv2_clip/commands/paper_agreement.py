@@ -13,15 +13,7 @@ def add_arguments(parser):
         metavar="NAME=FOLDER",
         help="reference label maps of a reader, in the label values of --dataset-json, or one folder of masks per case",
     )
-    add(
-        parser,
-        "-pred",
-        nargs="+",
-        type=str,
-        default=[],
-        metavar="NAME=FOLDER",
-        help="predictions of a model",
-    )
+    add(parser, "-pred", nargs="+", type=str, default=[], metavar="NAME=FOLDER", help="predictions of a model")
     add(parser, "--manifest", help="label_presence.json: annotated classes per case (default: every class everywhere)")
     add(parser, "--dataset-json", "-np")
     add(parser, "-o", required=True, help="output folder")

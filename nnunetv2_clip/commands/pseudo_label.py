@@ -14,11 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "--name", default="Completed")
     add(parser, "--classes")
     parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="probability above which a voxel belongs to a class",
+        "--threshold", type=float, default=0.5, metavar="P", help="probability above which a voxel belongs to a class"
     )
     parser.add_argument(
         "--max-uncertainty",

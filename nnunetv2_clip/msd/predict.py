@@ -104,9 +104,7 @@ def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: P
         predictor.predict_from_files_sequential(*files)
     else:
         predictor.predict_from_files(
-            *files,
-            num_processes_preprocessing=setup.processes,
-            num_processes_segmentation_export=setup.processes,
+            *files, num_processes_preprocessing=setup.processes, num_processes_segmentation_export=setup.processes
         )
     for job in turned:
         turn_back(job)

@@ -93,12 +93,7 @@ def complete_case(
 
 
 def _predicted(
-    name: str,
-    labels: ClassMap,
-    known: Collection[str],
-    probability: Probability,
-    taxonomy: Taxonomy,
-    threshold: float,
+    name: str, labels: ClassMap, known: Collection[str], probability: Probability, taxonomy: Taxonomy, threshold: float
 ) -> tuple[tuple[Box, np.ndarray] | None, float, int]:
     """The mask in its box (None: nowhere), its uncertainty, and how many predicted voxels the truth rules out."""
     if probability.box is None:
