@@ -1,7 +1,5 @@
 """Painted label maps: one class per voxel, sub-structures on top of their organ, and how to undo the painting."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ Every exception of a case is caught and named with the case. A worker that is ki
 costs only the case that it was at. Workers end with their parent, however that ends.
 """
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """nnunetv2_clip embed: the text table of a dataset's classes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

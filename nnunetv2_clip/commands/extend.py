@@ -1,7 +1,5 @@
 """`nnunetv2_clip extend`: prepare a training that starts from a trained model: more classes, or others."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

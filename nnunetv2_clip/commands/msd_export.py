@@ -1,7 +1,5 @@
 """nnunetv2_clip msd export"""
 
-from __future__ import annotations
-
 import argparse
 
 from nnunetv2_clip.commands._arguments import DECATHLON, FOLDER, add, model_or_predictions, require_ending

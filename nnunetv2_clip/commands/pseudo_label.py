@@ -1,7 +1,5 @@
 """`nnunetv2_clip pseudo-label`: complete a partly labelled dataset with a model's predictions."""
 
-from __future__ import annotations
-
 import argparse
 
 from nnunetv2_clip.commands._arguments import add, next_steps

@@ -1,7 +1,5 @@
 """`nnunetv2_clip report`: one self-contained HTML page for predictions, a training, or both."""
 
-from __future__ import annotations
-
 import argparse
 
 from nnunetv2_clip.commands._arguments import FOLDER, add, require_ending

@@ -1,7 +1,5 @@
 """Cross-validation: the validation predictions of all folds as one evaluation, and the spread between folds."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tumour detection: who is found and who is wrongly suspected, by patient and by lesion (paper, Table 4); its files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

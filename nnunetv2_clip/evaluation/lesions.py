@@ -1,7 +1,5 @@
 """Lesions of one case: components of reference and prediction, and which of them meet."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

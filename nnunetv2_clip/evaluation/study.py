@@ -1,7 +1,5 @@
 """An evaluation from end to end: which pairs are scored, which cases the model has seen, what is left out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from nnunetv2_clip.classes import Taxonomy

@@ -6,8 +6,6 @@ look at the nearest corners and a search tree for the rest, and the library's lo
 left. A test holds both equal.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from functools import lru_cache

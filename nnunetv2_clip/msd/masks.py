@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels in the order of the file (as nibabel reads it).
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Predict the Decathlon's CT test images with a trained model, each task with its own classes and label values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

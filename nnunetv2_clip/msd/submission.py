@@ -1,7 +1,5 @@
 """A submission to the Medical Segmentation Decathlon: one zip with ten task folders, or a list of what is wrong."""
 
-from __future__ import annotations
-
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The Medical Segmentation Decathlon as data: its ten tasks, their label values, their test images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath

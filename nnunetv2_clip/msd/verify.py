@@ -1,7 +1,5 @@
 """Check a Decathlon submission that anyone has made: names, paths, geometry and label values."""
 
-from __future__ import annotations
-
 import gzip
 import stat
 import zipfile

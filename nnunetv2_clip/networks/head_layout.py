@@ -2,8 +2,6 @@
 
 # Shapes: P (case, class) pairs, C = 8 channels.
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

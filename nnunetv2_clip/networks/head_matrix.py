@@ -5,8 +5,6 @@ The backward pass computes the hidden maps again instead of keeping them.
 
 # Shapes: B cases, P pairs, p pairs of one case, N voxels; 9 channels: 8 and a constant 1.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels in the file's own axis order; probabilities lie in a box of them.
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels, turned to RAS.
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Training curves as small inline drawings (SVG paths) of one fold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report page: everything in one HTML file that opens without a network."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

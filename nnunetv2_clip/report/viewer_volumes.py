@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels, turned to RAS.
 
-from __future__ import annotations
-
 import base64
 import gzip
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 
 # Shapes: K classes, T sentences per class (one per template), E width of the text embedding.
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 
 # Shapes: E width of the text embedding.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 # Shapes: N sentences, E width of the text embedding.
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import logging

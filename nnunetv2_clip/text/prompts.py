@@ -1,7 +1,5 @@
 """Prompts: the sentences that a text encoder reads for each class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from nnunetv2_clip.classes import ClassRow

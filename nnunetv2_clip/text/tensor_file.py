@@ -2,8 +2,6 @@
 
 # Shapes: K classes, E width of the text embedding.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

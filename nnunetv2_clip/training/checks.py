@@ -1,7 +1,5 @@
 """What must fit before a night of GPU time is spent: manifest, labels, text embeddings and earlier folds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ universal checkpoint fulfils that for any class list. A stock checkpoint lacks c
 added here from a fresh initialisation.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

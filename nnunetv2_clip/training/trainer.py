@@ -2,8 +2,6 @@
 
 # Shapes: B cases, K classes, P annotated (case, class) pairs.
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext

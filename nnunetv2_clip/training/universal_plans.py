@@ -1,7 +1,5 @@
 """Stock plans in, plans that name the universal network out."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 from nnunetv2_clip import __version__

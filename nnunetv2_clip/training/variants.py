@@ -1,7 +1,5 @@
 """Variants of the trainer, each a small override; named as nnU-Net names its own."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Our evaluations in the layout of the paper's tables, its own rows beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
