@@ -87,11 +87,7 @@ class ClassMap:
         return found
 
     def require_declared(self, where: object, meaning: str = "values out of", remedy: str = "") -> list[int]:
-        """The values that occur.
-
-        Raises:
-            UserError: some of them mean nothing.
-        """
+        """The values that occur. Raises UserError: some of them mean nothing."""
         occurring = list(value_counts(self.values))
         unknown = sorted(set(occurring) - set(self.sets))
         if unknown:
@@ -244,11 +240,7 @@ class LabelTable:
         return dict(enumerate((frozenset(), *self.class_sets)))
 
     def encode(self, classes: Iterable[str]) -> int:
-        """The label value of a set of classes.
-
-        Raises:
-            KeyError: the set is not in the table.
-        """
+        """The label value of a set of classes. Raises KeyError: the set is not in the table."""
         return self._values[frozenset(classes)]
 
     def values_of(self, name: str) -> tuple[int, ...]:
@@ -318,11 +310,7 @@ def class_names(labels: Mapping) -> tuple[str, ...]:
 
 
 def load_dataset_json(path: Path, remedy: str) -> dict:
-    """nnU-Net's dataset.json.
-
-    Raises:
-        UserError: not there, no JSON, or without `labels`.
-    """
+    """nnU-Net's dataset.json. Raises UserError: not there, no JSON, or without `labels`."""
     return require_labels(read_json(path, remedy), path)
 
 

@@ -102,11 +102,7 @@ class Manifest:
         return any(case.pseudo for case in self.cases.values())
 
     def case(self, case_id: str) -> CasePresence:
-        """The entry of one case.
-
-        Raises:
-            UserError: the case is not in the manifest.
-        """
+        """The entry of one case. Raises UserError: the case is not in the manifest."""
         if case_id not in self.cases:
             found = f"case {case_id!r} is missing.{suggestion(case_id, self.cases)}"
             remedy = "run 'nnunetv2_clip convert' again, or add the case with its annotated classes"

@@ -117,11 +117,7 @@ def run_cases(
 
 
 def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = AGAIN) -> list[Result]:
-    """The results of all cases, when all have been tried.
-
-    Raises:
-        CasesFailed: some failed; every one is named.
-    """
+    """The results of all cases, when all have been tried. Raises CasesFailed: some failed; every one is named."""
     good, errors = good_and_bad(outcomes)
     if errors:
         raise CasesFailed(title, errors, len(good) + len(errors), remedy)

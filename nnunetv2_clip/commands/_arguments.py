@@ -141,11 +141,7 @@ def require_ranges(args) -> None:
 
 
 def named_path(option: str, text: str) -> tuple[str, Path]:
-    """(NAME, PATH) of a text NAME=PATH.
-
-    Raises:
-        UserError: no =, or nothing on one side of it.
-    """
+    """(NAME, PATH) of a text NAME=PATH. Raises UserError: no =, or nothing on one side of it."""
     name, _, path = text.partition("=")
     if not name or not path:
         raise UserError(option, repr(text), "NAME=PATH")
@@ -153,11 +149,7 @@ def named_path(option: str, text: str) -> tuple[str, Path]:
 
 
 def named_paths(option: str, texts) -> dict[str, Path]:
-    """NAME -> PATH of texts NAME=PATH.
-
-    Raises:
-        UserError: one that is not, or a name twice.
-    """
+    """NAME -> PATH of texts NAME=PATH. Raises UserError: one that is not, or a name twice."""
     pairs = [named_path(option, text) for text in texts]
     if len(dict(pairs)) < len(pairs):
         raise UserError(option, f"names one twice: {', '.join(texts)}", "one name each")

@@ -151,11 +151,7 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -
 
 
 def make_mask(entry: Entry) -> bytes:
-    """The file of one mask.
-
-    Raises:
-        UserError: the prediction cannot be used.
-    """
+    """The file of one mask. Raises UserError: the prediction cannot be used."""
     path = entry.source.path(entry.image)
     try:
         reference, prediction = open_image(entry.image.path), open_image(path)

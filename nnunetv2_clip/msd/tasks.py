@@ -63,11 +63,7 @@ MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")
 
 
 def find_task(name: str, where: object) -> MsdTask:
-    """The task of a folder name.
-
-    Raises:
-        UserError: no such task.
-    """
+    """The task of a folder name. Raises UserError: no such task."""
     folders = {task.folder.lower(): task for task in TASKS}
     if name.lower() not in folders:
         near = suggestion(name, folders)

@@ -74,11 +74,7 @@ class RawDataset:
         return IGNORE in self.dataset_json["labels"]
 
     def case_ids(self) -> tuple[str, ...]:
-        """Every case, sorted.
-
-        Raises:
-            UserError: a label file without an entry in the manifest, or the reverse.
-        """
+        """Every case, sorted. Raises UserError: a label file without an entry in the manifest, or the reverse."""
         paths = (self.folder / "labelsTr").glob(f"*{FILE_ENDING}")
         files = {path.name.removesuffix(FILE_ENDING) for path in paths if not path.name.startswith(".")}
         for case_id in sorted(files):

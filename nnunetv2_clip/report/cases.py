@@ -149,11 +149,7 @@ def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
 
 
 def read_case_arrays(files: CaseFiles) -> CaseArrays:
-    """The arrays of a case.
-
-    Raises:
-        UserError: as `describe_case`.
-    """
+    """The arrays of a case. Raises UserError: as `describe_case`."""
     hu, grid = read_ct(files.image)
     prediction = PaintedCoding(files.taxonomy, files.names).read(files.prediction)
     _same_grid(files, grid, prediction.grid, files.prediction)

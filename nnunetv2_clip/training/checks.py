@@ -15,11 +15,7 @@ from nnunetv2_clip.trained_model import PLANS_JSON, ModelTables
 
 
 def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
-    """Every class that the manifest supervises is an output channel.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Raises UserError unless every class that the manifest supervises is an output channel."""
     undeclared = sorted(set(manifest.supervised_classes()) - set(classes))
     if undeclared:
         found = f"supervises {undeclared}, which dataset.json does not declare"
@@ -66,11 +62,7 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
 
 
 def check_batch_feeds_all(batch_size: int, num_processes: int) -> None:
-    """nnU-Net divides the batch of the plans among the processes: each needs a case.
-
-    Raises:
-        UserError: the batch is smaller than the number of processes.
-    """
+    """Raises UserError unless every process gets a case: nnU-Net divides the batch of the plans among them."""
     if batch_size < num_processes:
         raise UserError(
             "the plans",

@@ -48,11 +48,7 @@ class Extension:
 
     @classmethod
     def of_plans(cls, plans: Mapping) -> Extension | None:
-        """The entry in the plans; None for a training that starts afresh.
-
-        Raises:
-            UserError: the entry is damaged.
-        """
+        """The entry in the plans; None for a training that starts afresh. Raises UserError: the entry is damaged."""
         entry = (plans.get(PLANS_KEY) or {}).get(EXTENSION_ENTRY)
         if entry is None:
             return None
@@ -115,11 +111,7 @@ class Extension:
             parameter.requires_grad_(self.learns(key))
 
     def check_frozen(self, network: nn.Module, start: Path) -> None:
-        """What is frozen must be what the old model has: weights that were loaded later may have replaced it.
-
-        Raises:
-            UserError: otherwise.
-        """
+        """Raises UserError unless what is frozen is the old model's: weights loaded later may have replaced it."""
         if not self.is_frozen:
             return
         weights = read_start(start)[0]

@@ -173,11 +173,7 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
 
 
 def check_plans_name(name: str) -> None:
-    """The name becomes that of files, and must not be the name of a file that is none of plans.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Raises UserError unless the name can be that of files and is not that of a file which is none of plans."""
     taken = {"dataset", "dataset_fingerprint", *(Path(file).stem for file in (MANIFEST_FILE, SPLITS_FILE))}
     if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         found = f"{name!r}, which is another file of the dataset" if name in taken else f"{name!r}"
@@ -197,11 +193,7 @@ def check_channels(old: TrainedFold, new: RawDataset) -> None:
 
 
 def check_classes(old: TrainedFold, new: RawDataset, added: tuple[str, ...]) -> None:
-    """Every class of the model means the same in the dataset, and the dataset knows the truth of one that is new.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Raises UserError unless the model's classes mean the same in the dataset, which knows the truth of a new one."""
     where = new.folder / MANIFEST_FILE
     taxonomy = {row.name: row for row in new.manifest.taxonomy}
     table = "give 'nnunetv2_clip convert --taxonomy' a table with the rows of the model and new ones after them"

@@ -65,11 +65,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
 
 
 def read_checkpoint(path: Path | str) -> dict:
-    """A checkpoint of nnU-Net, on the CPU.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A checkpoint of nnU-Net, on the CPU. Raises UserError: it is none."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net's checkpoints hold its plans
     except Exception as error:
