@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -119,16 +119,7 @@ def _viewer_data(viewer: Sequence[ViewerCase], taxonomy: Taxonomy) -> str:
     content = {
         "window": CT_WINDOW_HU,
         "classes": [{"index": row.index, "name": row.name, "color": color_of(row)} for row in taxonomy],
-        "cases": [
-            {
-                "id": case.case_id,
-                "focus": case.focus_mm,
-                "ct": case.ct,
-                "prediction": case.prediction,
-                "reference": case.reference,
-            }
-            for case in viewer
-        ],
+        "cases": [asdict(case) for case in viewer],
     }
     return json.dumps(content).replace("<", "\\u003c")
 
