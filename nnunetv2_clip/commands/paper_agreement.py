@@ -43,9 +43,7 @@ def run(args):
         name: {pair: (statistic.mean, statistic.std) for pair, statistic in row.items() if statistic.n}
         for name, row in summarise_agreement(found).items()
     }
-    svg = save_figure(
-        grouped_bars(values, "Agreement", "Dice, mean and standard deviation over cases"), args.o, "agreement"
-    )
+    svg = save_figure(grouped_bars(values, "Agreement"), args.o, "agreement")
     write_tables([table], args.o, "agreement", "Agreement", pictures=[svg])
     print(table.markdown())
     print(f"Written: {args.o}/agreement.md, .html, .tex, .svg and .png")
