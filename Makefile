@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo demo-small test test-slow lint schema clean
+.PHONY: install demo demo-small test test-slow lint tables clean
 
 install: $(VENV)/.installed
 
@@ -26,10 +26,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The JSON schema of the manifest, after a change of its model.
-schema: install
+# What docs/ shows of the code's own tables: the schema of the manifest, and what is checked in a scan.
+tables: install
 	$(BIN)/python -c "from nnunetv2_clip.files import write_json; from nnunetv2_clip.manifest import json_schema; \
 	  write_json('docs/label_presence.schema.json', json_schema())"
+	$(BIN)/python -c "import re; from nnunetv2_clip.files import write_text; from nnunetv2_clip.imaging.findings import table; \
+	  page = open('docs/intake.md').read(); write_text('docs/intake.md', re.sub(r'(\\|.*\\n)+', lambda _: table(), page, count=1))"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"

@@ -36,8 +36,9 @@ from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, re
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
-from nnunetv2_clip.conversion.source import CT, MaskSource, Source, SourceCase, match_pairs
+from nnunetv2_clip.conversion.source import MaskSource, Source, SourceCase, match_pairs
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
 from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 

@@ -71,7 +71,7 @@ def test_edited_by_hand(saved, change, message):
 
 def test_the_schema_in_the_documentation_is_that_of_the_code():
     published = Path(__file__).parents[1] / "docs" / "label_presence.schema.json"
-    assert json.loads(published.read_text()) == json_schema(), "run 'make schema'"
+    assert json.loads(published.read_text()) == json_schema(), "run 'make tables'"
 
 
 def test_truncated_file(saved):

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     max_ram = parse_size(args.max_ram) if args.max_ram else None
     cases = find_cases(args.i)
     _keep_input(args, cases)
-    _predict(args, model, cases[args.part_id :: args.num_parts], max_ram)
+    images = args.i.parent if [case.path for case in cases] == [args.i] else args.i
+    _predict(args, model, images.resolve(), cases[args.part_id :: args.num_parts], max_ram)
 
 
 def _keep_input(args: argparse.Namespace, cases) -> None:
@@ -56,7 +57,7 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
 
 
-def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> None:
+def _predict(args: argparse.Namespace, trained, images: Path, cases, max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
@@ -79,36 +80,30 @@ def _predict(args: argparse.Namespace, trained, cases, max_ram: int | None) -> N
         "model": str(trained.where.resolve()),
         "folds": model.folds,
         "checkpoint": args.chk,
+        "weights": trained.checksums(model.folds, args.chk),
+        "images": str(images),
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
         "device": str(model.predictor.device),
-        "never_learnt": _never_learnt(model),
+        "never_learnt": list(model.never_learnt),
     }
+    if model.never_learnt:
+        names = ", ".join(model.never_learnt)
+        print(f"Warning: the model has never learnt {names}: left out of every output.", file=sys.stderr)
     tasks = _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {}
     outputs = Outputs(args.o, tuple(args.outputs), model.classes, model.probabilities, model.taxonomy, tasks)
     job = Job(outputs, model.rules, settings, args.continue_prediction)
     _make_folder(args.o)
-    output = PredictionFolder(job, f"_part{args.part_id}" if args.num_parts > 1 else "")
+    output = PredictionFolder(job, cases, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()
     write_model_tables(trained, model.classes, args.o)
-    errors = predict_cases(predictor, cases, output)
+    errors = predict_cases(predictor, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}
     args.result = {"output": str(args.o), "written": written, "failed": failed}
     print(f"{args.o}: {len(written)} of {len(cases)} cases are there.")
     if errors:
         raise CasesFailed("predict", errors, len(cases), "correct them and go on with --continue_prediction")
-
-
-def _never_learnt(model) -> list[str]:
-    """The wanted classes that no training case has shown to the model: their masks are empty whatever the CT holds."""
-    from nnunetv2_clip.inference.restricted import learnt_classes
-
-    learnt = learnt_classes(model.predictor)
-    names = [name for name in dict.fromkeys((*model.classes, *model.probabilities)) if name not in learnt]
-    if names:
-        print(f"Warning: the model has never learnt {', '.join(names)}: empty in every output.", file=sys.stderr)
-    return names
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
-from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase, complete
+from nnunetv2_clip.conversion.source import LoadedCase, SourceCase, complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
-from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.imaging.anatomy import check_anatomy
+from nnunetv2_clip.imaging.findings import settle
+from nnunetv2_clip.imaging.intake import header_findings, is_wide, voxel_findings
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.job_folder import file_states
 from nnunetv2_clip.labels import ClassMap, ClassSet, LabelTable, occurring_values, ordered_sets
@@ -73,7 +73,7 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
     """
     target, case_id = job.target, case.case_id
     inputs = file_states(case.files.values())
-    loaded, labels = load_checked(case, job.taxonomy)
+    loaded, labels, warnings = load_checked(case, job.taxonomy)
     label_map, facts = job.pending(labels, ", ".join(map(str, case.labels.values())))
     # The group may become that of a copy. "voxels" stays the case's own, so that the scan is recognised later.
     scan = f"scan_{fingerprint(loaded.image)}"
@@ -86,7 +86,6 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,
     )
-    warnings = anatomy_warnings(case.source, loaded.image, labels)
     record = CaseRecord(presence, **facts, inputs=inputs, shape=loaded.image.data.shape, warnings=warnings)
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
@@ -98,13 +97,6 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
     target.write_record(case_id, asdict(record))
 
 
-def anatomy_warnings(source: Source, image: Volume, labels: ClassMap) -> tuple[str, ...]:
-    """What the test of the anatomy finds wrong; it knows Hounsfield values only."""
-    if source.modality != CT:
-        return ()
-    return tuple(filter(None, [check_anatomy(image, labels).problem]))
-
-
 def write_label_map(
     path: Path, label_map: np.ndarray, affine: np.ndarray, compression: int = COMPRESSION_LEVEL
 ) -> None:
@@ -113,26 +105,22 @@ def write_label_map(
     write_nifti(path, data, affine, compression)
 
 
-def load_checked(case: SourceCase, taxonomy: Taxonomy) -> tuple[LoadedCase, ClassMap]:
-    """A case as it can be converted, and its labels with the organs that hold each class.
+def load_checked(case: SourceCase, taxonomy: Taxonomy) -> tuple[LoadedCase, ClassMap, tuple[str, ...]]:
+    """A case as it can be converted, its labels with the organs that hold each class, and what looks wrong in it.
 
     Raises:
         UserError: naming the file that is wrong.
     """
+    headers = settle(header_findings(case.image), case.image, "convert")
     loaded = load_case(case.source, case, taxonomy)
     assert loaded.labels.values.shape == loaded.image.data.shape, case.case_id
     assert not set(loaded.annotated) & set(loaded.absent), case.case_id
-    data = loaded.image.data
-    if 0 in data.shape or data.min() == data.max():
-        raise UserError(case.image, "all voxels have the same value", "a CT", "download the file again")
-    if _is_wide(data) and not np.array_equal(data, data.astype(np.int32)):
-        raise UserError(case.image, f"values from {data.min()} to {data.max()}", "Hounsfield units", "export it again")
-    return loaded, loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, taxonomy))
-
-
-def _is_wide(data: np.ndarray) -> bool:
-    """Integers of 64 bits, which few programs read from a NIfTI file."""
-    return data.dtype.kind in "iu" and data.dtype.itemsize > 4
+    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, taxonomy))
+    voxels = settle(voxel_findings(case.image, loaded.image, case.source.modality, labels), case.image, "convert")
+    repaired = tuple(f"written anew: {row.found}" for row in headers if row.action("convert") == "repaired")
+    if repaired:
+        loaded = replace(loaded, image=replace(loaded.image, path=None), fixes=(*loaded.fixes, *repaired))
+    return loaded, labels, tuple(str(row) for row in (*headers, *voxels) if row.action("convert") == "warning")
 
 
 def _place_image(image: Volume, job: MergeJob, case_id: str) -> None:
@@ -141,6 +129,6 @@ def _place_image(image: Volume, job: MergeJob, case_id: str) -> None:
         job.target.place_image(case_id, image.path, job.copy_images)
         return
     data = image.data
-    if data.dtype.kind == "f" or _is_wide(data):
+    if data.dtype.kind == "f" or is_wide(data.dtype):
         data = data.astype(np.float32 if data.dtype.kind == "f" else np.int32)
     write_nifti(job.target.image(case_id), data, image.affine, job.compression)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.conversion.case import anatomy_warnings, load_checked
+from nnunetv2_clip.conversion.case import load_checked
 from nnunetv2_clip.conversion.merge import Input, check_headers
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import Source, SourceCase
@@ -120,7 +120,7 @@ class Check:
         for check in self.sources:
             found += [f"{check.source.name}: {text}" for text in check.problems]
             found += [f"{case.case_id}: {case.problem}" for case in check.cases if case.problem]
-            found += [f"{case.case_id} looks {text}" for case in check.cases for text in case.warnings]
+            found += [f"{case.case_id}: {text}" for case in check.cases for text in case.warnings]
         return found
 
     @property
@@ -183,20 +183,19 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 
 def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
-    loaded, labels = load_checked(case, taxonomy)
+    loaded, labels, warnings = load_checked(case, taxonomy)
     labels.require_declared(case.labels.get("label", case.image))
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
-    voxel_ml = float(np.abs(np.linalg.det(loaded.image.affine[:3, :3]))) / 1000
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
     picture, overlay, size = thumbnail(loaded.image, labels, taxonomy)
     return CaseCheck(
         case_id=case.case_id,
-        warnings=anatomy_warnings(case.source, loaded.image, labels),
+        warnings=warnings,
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,
-        volumes_ml={name: count * voxel_ml for name, count in voxels.items()},
+        volumes_ml={name: count * loaded.image.geometry.voxel_ml for name, count in voxels.items()},
         absent=loaded.absent,
         num_bytes=int(loaded.image.data.size * (LABEL_BYTES + (0 if is_linked else IMAGE_BYTES))),
         fingerprint=fingerprint_of(loaded.image.data),

@@ -1,8 +1,9 @@
 """Right or left: a mask drawn for both sides of the body is split by position against the mid-plane.
 
 The mid-plane is a sagittal plane through the spine (where no spine is seen, through the middle of the body), found in
-each slice of each image. Connected components only keep an organ whole and tell specks from organs; their order or
-size never decides a side: a single kidney, a horseshoe kidney and lungs that touch come out right.
+each slice of each image. Both are told by Hounsfield units: without these no side is certain. Connected components only
+keep an organ whole and tell specks from organs; their order or size never decides a side: a single kidney, a horseshoe
+kidney and lungs that touch come out right.
 """
 
 # Shapes: X Y Z voxels in the image's own axis order; x y z the same axes turned to RAS.
@@ -17,6 +18,7 @@ from scipy import ndimage
 
 from nnunetv2_clip.imaging.body import Body, find_body, from_ras, ras_spacing, to_ras
 from nnunetv2_clip.imaging.components import connected_components
+from nnunetv2_clip.imaging.hounsfield import not_hounsfield
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap
 
@@ -24,6 +26,7 @@ BONE_HU = 200
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
 SPINE_DEPTH = 0.45  # the spine stands in this part of the body, counted from the back
 MIN_SPINE_AREA_MM2, MIN_SPINE_MM = 250.0, 20.0  # in a slice, in length
+MAX_BONE_SHARE = 0.5  # of a slice of the body; where more is as bright as bone, no spine is told from the rest
 SMOOTHING_MM = 60.0
 
 SPECK_SHARE, SPECK_ML = 0.01, 2.0  # below both a component is no organ
@@ -178,10 +181,13 @@ def side_of_lesions(lesion: np.ndarray, sides: Sides) -> tuple[np.ndarray, np.nd
 
 def find_midplane(image: Volume) -> MidPlane:
     """The mid-plane of the body in a CT: through the spine, else through the middle of the body's outline."""
-    body = find_body(image)
     num_slices = to_ras(image.data, image.affine).shape[2]
+    nowhere, unseen = np.zeros(num_slices), not_hounsfield(image)
+    if unseen:
+        return MidPlane(nowhere, image.affine, False, f"no spine is seen, {unseen}")
+    body = find_body(image)
     if not body.mask.any():
-        return MidPlane(np.zeros(num_slices), image.affine, False, "no body is seen in the image")
+        return MidPlane(nowhere, image.affine, False, "no body is seen in the image")
     spine = _spine_middle(body)
     has_spine = np.isfinite(spine).sum() * body.edges_mm[2] >= MIN_SPINE_MM or np.isfinite(spine).mean() > 0.3
     is_cut = body.mask[[0, -1]].any()
@@ -269,6 +275,8 @@ def _spine_middle(body: Body) -> np.ndarray:
     area = float(body.edges_mm[0] * body.edges_mm[1])
     middle = np.full(len(body.middle), np.nan)
     for k in np.flatnonzero(np.isfinite(body.middle)):
+        if bone[:, :, k].sum() > MAX_BONE_SHARE * body.mask[:, :, k].sum():
+            continue
         rows = np.flatnonzero(body.mask[:, :, k].any(axis=0))
         back = slice(rows[0], rows[0] + int(np.ceil(SPINE_DEPTH * (rows[-1] + 1 - rows[0]))))
         x = np.nonzero(bone[:, back, k])[0]

@@ -15,7 +15,8 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.laterality import MidPlane, Sides, find_midplane, side_of_lesions
-from nnunetv2_clip.conversion.source import CT, LoadedCase, Source, SourceCase
+from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase
+from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap, occurring_values
 

@@ -295,7 +295,7 @@ def _write_description(
 
 
 def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
-    looks = [f"{case_id} looks {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
+    looks = [f"{case_id}: {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
     return (*looks, *sorted(decisions.notes))
 
 

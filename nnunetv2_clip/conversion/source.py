@@ -19,6 +19,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
 from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
+from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.imaging.nifti import (
     SUFFIXES,
     Geometry,
@@ -87,9 +88,6 @@ class LoadedCase:
     annotated: ClassNames
     absent: ClassNames = ()
     fixes: tuple[str, ...] = ()
-
-
-CT = "CT"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.body import Body, find_body, thinned
+from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.imaging.header_repairs import half_turn
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.labels import ClassMap
@@ -27,10 +29,17 @@ LEVELS = {  # from the head to the feet
     "pelvis": ("bladder", "prostate", "rectum", "left_femur_head", "right_femur_head"),
 }
 MIN_DISTANCE_MM = 15.0
+SPECK_SHARE = 0.05  # of the typical volume of an organ
 BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
+MIN_CUT_SHARE, MAX_END_SHARE = 0.5, 0.1  # of the body's largest section
+MIN_ASPECT, MIN_OFFSET = 1.1, 0.05  # of depth to width; of bone's centre from the body's, in parts of its width
 MIN_SPINE_DEPTH, MIN_SLICES = 0.12, 0.7  # of the body's depth, from its middle; of the slices that show bone
-SOLID_HU, CORE_RADIUS_MM, MIN_ASYMMETRY = (20, 220), 20.0, 0.5
-LUNG_HU, MIN_LUNG_SHARE = -500, 0.12
+SOLID_HU, CORE_RADIUS_MM, MIN_CORE_ML, MIN_CORE_DISTANCE_MM = (20, 220), 20.0, 20.0, 35.0
+MIN_ASYMMETRY, MAX_RIVAL = 0.5, 0.33
+LUNG_HU, MIN_LUNG_SHARE, LUNG_DEPTH, MIN_LUNG_ML = -500, 0.12, 0.3, 20.0
+MIN_LUNG_DISTANCE_MM = 8.0  # of the liver's core; the recesses of the lungs reach down beside it
+HIP_THICKNESS_MM, MIN_HIPS_ML, MIN_HIP_HEIGHT_MM = 12.0, 20.0, 100.0
+BESIDE_SPINE_MM = 45.0
 
 
 @dataclass(frozen=True)
@@ -46,20 +55,23 @@ UNDECIDED = Finding(0, "nothing to tell it by")
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What the test found along the three axes."""
+    """What the test found along the three axes, and whether these are the body's axes at all."""
 
     left_right: Finding
     front_back: Finding
     up_down: Finding
+    axes: Finding = UNDECIDED
 
     @property
     def is_half_turned(self) -> bool:
         """Without doubt rotated by 180 degrees about the long axis: two independent signs and none against it."""
-        return self._wrong == (True, True, False)
+        return self._wrong == (True, True, False) and self.axes.verdict >= 0
 
     @property
     def problem(self) -> str:
         """What is wrong, in words; empty when nothing is known to be wrong."""
+        if self.axes.verdict < 0:
+            return f"turned by 90 degrees, or with axes exchanged: {self.axes.evidence}"
         kind = {
             (True, False, False): "mirrored (right and left exchanged), or a patient with exchanged organs",
             (False, True, False): "front and back exchanged",
@@ -91,10 +103,12 @@ def check_anatomy(image: Volume, labels: ClassMap | None = None) -> Anatomy:
     centres = {}
     if labels is not None:
         centres = class_centres(ClassMap(thinned(labels.values, image.affine, body.step), labels.sets), body.edges_mm)
+    core, front_back = _liver_core(body), _front_back(body)
     return Anatomy(
-        left_right=_left_right_by_labels(centres, body) or _left_right_by_image(body),
-        front_back=_front_back(body),
-        up_down=_up_down_by_labels(centres) or _up_down_by_image(body),
+        left_right=_left_right_by_labels(centres, body) or _left_right_by_image(core, body),
+        front_back=front_back,
+        up_down=_up_down_by_labels(centres) or _up_down_by_image(core, body, front_back.verdict < 0),
+        axes=_axes(body),
     )
 
 
@@ -109,6 +123,26 @@ def mend_half_turn(image: Volume, labels: ClassMap) -> tuple[Volume, str]:
 def class_centres(labels: ClassMap, edges_mm: np.ndarray) -> dict[str, np.ndarray]:
     """Class -> mean position in mm from the corner of the (x, y, z) label map; classes without voxels are left out."""
     return {name: np.argwhere(labels.mask(name)).mean(axis=0) * edges_mm for name in labels.num_voxels()}
+
+
+def organs_on_wrong_side(
+    centres_mm: Mapping[str, np.ndarray], volumes_ml: Mapping[str, float], taxonomy: Taxonomy
+) -> tuple[str, ...]:
+    """What lies on the wrong side, in words: a right organ to the left of its partner, the liver left of the spleen.
+
+    Args:
+        centres_mm: class -> (3,) position in RAS.
+        volumes_ml: class -> what was found of it. A speck of an organ lies anywhere and is not asked.
+    """
+    large = [row for row in taxonomy.subset(centres_mm) if volumes_ml[row.name] >= SPECK_SHARE * row.volume_ml]
+    found = {row.name: float(centres_mm[row.name][0]) for row in large}
+    first = [next((name for name in names if name in found), None) for names in (RIGHT_CLASSES, LEFT_CLASSES)]
+    pairs = [tuple(first), *((row.name, row.partner) for row in large if row.side == "right")]
+    return tuple(
+        f"{right} lies left of {left}: a mirrored or turned image, or exchanged organs"
+        for right, left in pairs
+        if right in found and left in found and found[right] < found[left] - MIN_DISTANCE_MM
+    )
 
 
 def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Finding | None:
@@ -127,24 +161,39 @@ def _left_right_by_labels(centres: Mapping[str, np.ndarray], body: Body) -> Find
     return None
 
 
-def _left_right_by_image(body: Body) -> Finding:
-    """The liver is the only solid organ of its depth in the abdomen: its core lies on the right.
+def _liver_core(body: Body) -> np.ndarray:
+    """(N, 3) voxels deep inside the liver: the only organ of its depth that lies on one side; none if unsure.
 
-    The heart is excluded by looking below the dome of the diaphragm only: at slices with little lung.
+    The heart is excluded by looking below the dome of the diaphragm only: at slices with little lung. Thighs have a
+    partner on the other side; a brain, a full bladder and the muscles of the pelvic floor lie in the middle.
     """
     solid = (body.hu > SOLID_HU[0]) & (body.hu < SOLID_HU[1]) & body.mask
-    solid = ndimage.median_filter(solid, size=3)
+    solid = ndimage.uniform_filter(solid.astype(np.float32), 3) > 0.5  # a median, in a fifth of its time
     solid[:, :, _lung_share(body) > MIN_LUNG_SHARE] = False
     rounds = max(1, round(CORE_RADIUS_MM / float(body.edges_mm.mean())))
-    core = ndimage.binary_erosion(solid, iterations=rounds)
-    x = np.nonzero(core)[0]
-    if len(x) * float(np.prod(body.edges_mm)) < 20_000:  # 20 ml
+    numbers, sizes = connected_components(ndimage.binary_erosion(solid, iterations=rounds, border_value=1), 6)
+    large = [number for number in np.argsort(sizes)[::-1] if _ml(sizes[number], body) >= MIN_CORE_ML]
+    cores = [np.argwhere(numbers == number) for number in large]
+    one_sided = [core for core in cores if abs(_asymmetry(core, body)) >= MIN_ASYMMETRY]
+    for core in one_sided[:1]:
+        rivals = [len(other) for other in one_sided if _asymmetry(other, body) * _asymmetry(core, body) < 0]
+        if max(rivals, default=0) < MAX_RIVAL * len(core):
+            return core
+    return np.empty((0, 3), int)
+
+
+def _asymmetry(core: np.ndarray, body: Body) -> float:
+    """From -1, all on the left, to 1, all on the right; 0 for what lies near the middle."""
+    offset = core[:, 0] - np.nanmedian(body.middle)
+    is_near = abs(offset.mean()) * body.edges_mm[0] < MIN_CORE_DISTANCE_MM
+    return 0.0 if is_near else 2 * float((offset > 0).mean()) - 1
+
+
+def _left_right_by_image(core: np.ndarray, body: Body) -> Finding:
+    if not len(core):
         return UNDECIDED
-    on_right = float((x > np.nanmedian(body.middle)).mean())
-    asymmetry = 2 * on_right - 1
-    if abs(asymmetry) < MIN_ASYMMETRY:
-        return UNDECIDED
-    return _finding(asymmetry, "the largest solid organ lies on the right", "the largest solid organ lies on the left")
+    organ = "the largest solid organ lies on the"
+    return _finding(_asymmetry(core, body), f"{organ} right", f"{organ} left")
 
 
 def _front_back(body: Body) -> Finding:
@@ -168,6 +217,37 @@ def _front_back(body: Body) -> Finding:
     return _finding(behind - before, "the spine lies behind", "the spine lies in front")
 
 
+def _axes(body: Body) -> Finding:
+    """A scan cuts the body at its upper and lower end, and the spine lies between right and left."""
+    faces = [_cut_share(body.mask, axis) for axis in range(3)]
+    if max(faces[:2]) > MIN_CUT_SHARE and faces[2] < MAX_END_SHARE:
+        return Finding(-1, "the body leaves the image at its sides and not at its ends")
+    bone = [_bone_beside(body, k) for k in np.flatnonzero(np.isfinite(body.middle))]
+    seen = [is_beside for is_beside in bone if is_beside is not None]
+    if len(seen) < 0.25 * len(bone) or np.mean(seen) < MIN_SLICES:
+        return UNDECIDED
+    return Finding(-1, "the spine lies at the side")
+
+
+def _cut_share(mask: np.ndarray, axis: int) -> float:
+    """How much of its largest section along an axis the body has where it leaves the image, at the smaller end."""
+    areas = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+    return float(min(areas[0], areas[-1]) / max(areas.max(), 1))
+
+
+def _bone_beside(body: Body, k: int) -> bool | None:
+    """Is a slice deeper than wide, with bone to one side and not behind or in front; None if it shows too little."""
+    outline = np.argwhere(body.mask[:, :, k])
+    bone = np.argwhere((body.hu[:, :, k] > BONE_HU) & body.mask[:, :, k])
+    if len(bone) * body.edges_mm[0] * body.edges_mm[1] < MIN_BONE_MM2:
+        return None
+    first, last = outline.min(axis=0), outline.max(axis=0)
+    size = last + 1 - first
+    across, along = abs(bone.mean(axis=0) - (first + last) / 2) / size
+    width, depth = size * body.edges_mm[:2]
+    return bool(depth > MIN_ASPECT * width and across > max(MIN_OFFSET, 2 * along))
+
+
 def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:
     heights = {title: [centres[name][2] for name in names if name in centres] for title, names in LEVELS.items()}
     known = [(float(np.mean(level)), title) for title, level in heights.items() if level]
@@ -179,14 +259,52 @@ def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:
     return _finding(upper - lower, f"{above} above {below}", f"{above} below {below}")
 
 
-def _up_down_by_image(body: Body) -> Finding:
-    """Lungs are the only large air inside the body; they lie at the upper end."""
-    share = _lung_share(body)[np.isfinite(body.middle)]
-    quarter = max(1, len(share) // 4)
-    difference = float(share[-quarter:].mean() - share[:quarter].mean())
-    if abs(difference) < MIN_LUNG_SHARE:
+def _up_down_by_image(core: np.ndarray, body: Body, is_front_behind: bool) -> Finding:
+    """Lungs lie above the liver, hips far below it."""
+    if not len(core):
         return UNDECIDED
-    return _finding(difference, "air of the lungs at the upper end", "air of the lungs at the lower end")
+    liver = float(core[:, 2].mean())
+    lungs = _lung_voxels(body, is_front_behind)
+    if _ml(lungs.sum(), body) >= MIN_LUNG_ML:
+        distance = (_height(lungs) - liver) * body.edges_mm[2]
+        if abs(distance) >= MIN_LUNG_DISTANCE_MM:
+            return _finding(distance, "air of the lungs above the liver", "air of the lungs below the liver")
+    hips = _hip_voxels(body)
+    if _ml(hips.sum(), body) >= MIN_HIPS_ML:
+        distance = (liver - _height(hips)) * body.edges_mm[2]
+        if abs(distance) >= MIN_HIP_HEIGHT_MM:
+            return _finding(distance, "hip bones below the liver", "hip bones above the liver")
+    return UNDECIDED
+
+
+def _lung_voxels(body: Body, is_front_behind: bool) -> np.ndarray:
+    """(z,) voxels of air in the back of the body beside the spine, where there is no bowel gas."""
+    seen = body.mask.any(axis=0)
+    first, last = seen.argmax(axis=0), seen.shape[0] - seen[::-1].argmax(axis=0)
+    depth = (np.arange(seen.shape[0])[:, None] + 0.5 - first) / np.maximum(last - first, 1)  # 0 at the back
+    is_back = depth > 1 - LUNG_DEPTH if is_front_behind else depth < LUNG_DEPTH
+    return _beside_spine((body.hu < LUNG_HU) & body.mask & is_back, body)
+
+
+def _hip_voxels(body: Body) -> np.ndarray:
+    """(z,) voxels deep inside bone beside the spine, where ribs are too thin."""
+    rounds = max(1, round(HIP_THICKNESS_MM / 2 / float(body.edges_mm[:2].mean())))
+    bone = (body.hu > BONE_HU) & body.mask
+    return _beside_spine(ndimage.binary_erosion(bone, np.ones((3, 3, 1), bool), iterations=rounds), body)
+
+
+def _beside_spine(mask: np.ndarray, body: Body) -> np.ndarray:
+    """(z,) voxels of a mask that lie to the side of the middle; none where there is no body."""
+    distance = np.abs(np.arange(len(mask))[:, None] - body.middle) * body.edges_mm[0]
+    return (mask & (distance > BESIDE_SPINE_MM)[:, None]).sum(axis=(0, 1))
+
+
+def _height(voxels: np.ndarray) -> float:
+    return float(np.average(np.arange(len(voxels)), weights=voxels))
+
+
+def _ml(num_voxels: int, body: Body) -> float:
+    return num_voxels * float(np.prod(body.edges_mm)) / 1000
 
 
 def _lung_share(body: Body) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
+from nnunetv2_clip.imaging.findings import refuse_scan
 
 # Shapes: X Y Z voxels in the file's own axis order. Affines: 4 x 4, voxel index -> RAS+ position in mm.
 
@@ -30,7 +32,10 @@ POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
 COMPRESSION_LEVEL = 1  # label maps compress well at any level, and writing is the slow part
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError, WrapStructError)
-_REMEDY = "download or unpack the file again"
+LARGEST_OFFSET = 1 << 30  # bytes; header extensions are far smaller
+SPACING_RANGE_MM, LARGEST_EXTENT_MM = (0.05, 50.0), 3000.0  # the inner ear to a scout; a tall patient and the table
+SMALLEST_ANGLE_VOLUME = 0.3  # spanned by unit vectors along the axes; 0.87 for a gantry tilted by 30 degrees
+_SILENT = logging.Logger("nibabel's repairs", logging.CRITICAL + 1)  # what matters of them is refused or reported here
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,7 @@ class Geometry:
     def describe(self) -> str:
         spacing = ", ".join(f"{edge:.4g}" for edge in self.spacing_mm)
         origin = ", ".join(f"{x:.4g}" for x in self.affine[:3, 3])
-        axes = "".join(nib.orientations.aff2axcodes(self.affine))
+        axes = "".join(axis or "?" for axis in nib.orientations.aff2axcodes(self.affine))
         return f"spacing ({spacing}) mm, axes {axes}, origin ({origin})"
 
 
@@ -97,27 +102,41 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.stem)
 
 
+def is_nifti(path: Path) -> bool:
+    """By its name."""
+    return path.name.endswith(SUFFIXES)
+
+
+def stored_header(path: Path) -> nib.Nifti1Header:
+    """The header as it is stored.
+
+    Raises:
+        UserError: not a NIfTI file, or one without a usable position.
+    """
+    header = _parse_header(path, _first_bytes(path, 540))
+    _geometry_of(path, header)
+    return header
+
+
 def inspect(path: Path) -> Geometry:
     """The grid of a NIfTI file from its header, after the cheap tests for a truncated file.
 
     Raises:
-        UserError: no NIfTI file, truncated, not three-dimensional, or without a usable position.
+        UserError: not a NIfTI file, truncated, not three-dimensional, or without a usable position.
     """
     path = Path(path)
     header = _parse_header(path, _first_bytes(path, 540))
     geometry = _geometry_of(path, header)
-    with _damaged_header(path):
-        expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    expected = _num_bytes(path, header)
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 4, 0))
         stored = int.from_bytes(file.read(4), "little")
-    if path.name.endswith(".gz"):
-        # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
-        if stored != expected % 2**32:
-            _check_length(path, len(_read_bytes(path)), expected)
-    else:
+    if not path.name.endswith(".gz"):
         _check_length(path, size, expected)
+    elif stored != expected % 2**32:
+        # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
+        _check_length(path, len(_read_bytes(path, expected + 1)), expected)
     return geometry
 
 
@@ -135,8 +154,18 @@ def read_image(path: Path) -> Volume:
 def require_finite(where: object, data: np.ndarray) -> None:
     """Raises UserError: some voxels of an image are NaN or infinite."""
     if data.dtype.kind == "f" and not np.isfinite(data).all():
-        count = int(data.size - np.isfinite(data).sum())
-        raise UserError(where, f"{count} voxels are NaN or infinite", "Hounsfield units", "mend or exclude the case")
+        refuse_scan("finite", where, f"{int(data.size - np.isfinite(data).sum())} voxels are NaN or infinite")
+
+
+def require_plausible(where: object, grid: Geometry) -> None:
+    """Raises UserError: no part of a human body has such a voxel grid."""
+    shape, spacing = grid.shape, grid.spacing_mm
+    low, high = SPACING_RANGE_MM
+    if min(spacing) < low or max(spacing) > high or max(np.multiply(shape, spacing)) > LARGEST_EXTENT_MM:
+        sizes = ", ".join(f"{edge:.4g}" for edge in spacing)
+        refuse_scan("voxel size", where, f"has {' x '.join(map(str, shape))} voxels of {sizes} mm")
+    if abs(np.linalg.det(grid.affine[:3, :3])) < SMALLEST_ANGLE_VOLUME * np.prod(spacing):
+        refuse_scan("position", where, "has axes that lie almost in one plane")
 
 
 def read_label_map(path: Path) -> Volume:
@@ -221,9 +250,10 @@ def checksum(path: Path) -> str:
 
 def _read(path: Path) -> Volume:
     """All voxels of a file; a trailing axis of length 1 is dropped (then `path` is None, as the voxels moved)."""
-    content = _read_bytes(path)
-    header = _parse_header(path, content)
-    geometry = _geometry_of(path, header)
+    header = _parse_header(path, _first_bytes(path, 540))
+    geometry, expected = _geometry_of(path, header), _num_bytes(path, header)
+    content = _read_bytes(path, expected + 1)
+    _check_length(path, len(content), expected)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     with _blaming(path, "is truncated or damaged"):
         data = np.asanyarray(image_class.from_bytes(content).dataobj)
@@ -232,11 +262,21 @@ def _read(path: Path) -> Volume:
     return Volume(data, geometry.affine, path)
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The uncompressed content; gzip's checksum is verified."""
-    with _blaming(path, "cannot be read"):
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.name.endswith(".gz") else content
+def _read_bytes(path: Path, limit: int) -> bytes:
+    """The uncompressed content, of a file that unpacks to more (a "bomb") no more than `limit` bytes; gzip's checksum
+    is verified."""
+    with _blaming(path, "cannot be read"), open(path, "rb") as file:
+        if not path.name.endswith(".gz"):
+            return file.read(limit)
+        packed, members = file.read(), []
+        while packed and limit:
+            unpacker = zlib.decompressobj(wbits=31)
+            members.append(unpacker.decompress(packed, limit))
+            limit -= len(members[-1])
+            if limit and not unpacker.eof:
+                raise EOFError("the compressed data end too early")
+            packed = unpacker.unused_data.lstrip(b"\0")
+    return b"".join(members)
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
@@ -246,46 +286,61 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 
 @contextmanager
-def _blaming(path: Path, found: str, expected: str = "a complete NIfTI file") -> Iterator[None]:
+def _blaming(path: Path, found: str, kind: str = "file") -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise UserError(path, f"{found} ({error})", expected, _REMEDY) from None
+        refuse_scan(kind, path, f"{found} ({error})")
 
 
 def _damaged_header(path: Path) -> AbstractContextManager[None]:
-    return _blaming(path, "has a damaged header", "a NIfTI file")
+    return _blaming(path, "has a damaged header", "header")
 
 
 def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
+    """The header as it is stored, where nibabel can read its file."""
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         length = header_class.template_dtype.itemsize
         if len(content) >= length and header_class.may_contain_header(content[:length]):
             with _damaged_header(path):
-                return header_class(content[:length])
-    raise UserError(path, "is no NIfTI file", "a file written as .nii or .nii.gz", _REMEDY)
+                header = header_class(content[:length], check=False)
+                header.copy().check_fix(logger=_SILENT)
+            offset, magic = header["vox_offset"], header["magic"]
+            if magic != header.single_magic or not header.single_vox_offset <= offset < LARGEST_OFFSET:
+                found = f"has a damaged header: its voxels begin at byte {offset}, magic {magic.item()!r}"
+                refuse_scan("header", path, found)
+            return header
+    refuse_scan("header", path, "is not a NIfTI file")
 
 
 def _geometry_of(path: Path, header: nib.Nifti1Header) -> Geometry:
     shape = tuple(int(size) for size in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or 0 in shape:
-        raise UserError(
-            path,
-            f"has shape {shape}",
-            "one three-dimensional volume",
-            "split series into single volumes and name the one that was labelled",
-        )
+    if len(shape) != 3 or min(shape) < 1:
+        refuse_scan("dimensions", path, f"has shape {shape}")
     if header.get_data_dtype().kind not in "iufb":
-        raise UserError(path, f"has voxels of type {header.get_data_dtype()}", "plain numbers", "export grey values")
+        refuse_scan("number type", path, f"has voxels of type {header.get_data_dtype()}")
     with _damaged_header(path):  # a quaternion that is none
         affine = header.get_best_affine()
+    pixdim = header["pixdim"][1:4]
+    if header["sform_code"] == 0 and not (np.isfinite(pixdim) & (pixdim > 0)).all():
+        refuse_scan("voxel size", path, f"has voxels of {', '.join(f'{edge:.4g}' for edge in pixdim)} mm")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(path, "has no usable voxel size or direction in its header", "an invertible affine", _REMEDY)
-    return Geometry(shape, affine)
+        refuse_scan("position", path, "has no usable voxel size or direction in its header")
+    grid = Geometry(shape, affine)
+    require_plausible(path, grid)
+    return grid
+
+
+def _num_bytes(path: Path, header: nib.Nifti1Header) -> int:
+    """Of the uncompressed file, as its header tells."""
+    with _damaged_header(path):
+        return int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
 
 
 def _check_length(path: Path, found: int, expected: int) -> None:
     if found < expected:
-        raise UserError(path, f"is truncated: {found} of {expected} bytes", "a complete NIfTI file", _REMEDY)
+        refuse_scan("file", path, f"is truncated: {found} of {expected} bytes")
+    if found > expected:
+        refuse_scan("file", path, f"holds more than the {expected} bytes of its header's shape")

@@ -70,6 +70,11 @@ class CasePredictor:
         self._probabilities = tuple(probabilities)
         self._max_ram = max_ram
 
+    @property
+    def modality(self) -> str:
+        """nnU-Net's name of the image channel that the model was trained with."""
+        return next(iter(self._predictor.dataset_json["channel_names"].values()))
+
     def check_size(self, where: object, shape: Sequence[int]) -> None:
         """Can an image of this shape be read and preprocessed within the budget.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,19 @@ from tqdm import tqdm
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_record, write_json
+from nnunetv2_clip.files import read_record, remove_leftovers, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
 from nnunetv2_clip.job_folder import JobFolder, digest, file_states
 from nnunetv2_clip.runner import run_cases
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON
 
 RECORD = "prediction"
-# What decides the voxels, and may not change in the middle of a folder.
-SAME_WHEN_CONTINUED = ("model", "folds", "checkpoint", "step_size", "mirroring", "classes", "postprocessing")
+# What makes a job: it decides which voxels a folder holds, and may not change in the middle of one.
+JOB = ("model", "weights", "folds", "checkpoint", "images", "step_size", "mirroring", "classes", "postprocessing")
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ class PredictionFolder(JobFolder):
     """The output folder; its prediction*.json say how it was made, and how each case went.
 
     Args:
+        cases: of this process.
         part: set when several processes share the folder: keeps their records apart.
     """
 
-    same = "the options with which the folder was begun"
-    remedy = "choose another -o, or leave out --continue_prediction"
+    same = "the model, images and options with which the folder was begun"
+    remedy = "choose another -o, or remove what is in this one"
 
-    def __init__(self, job: Job, part: str = ""):
-        self.job, self.folder = job, job.outputs.folder
+    def __init__(self, job: Job, cases: Sequence[Case], part: str = ""):
+        self.job, self.cases, self.folder = job, cases, job.outputs.folder
         self._own = self.folder / f"{RECORD}{part}.json"
         self._plan = {
             "nnunetv2_clip": __version__,
@@ -59,24 +62,49 @@ class PredictionFolder(JobFolder):
             "classes": list(job.outputs.classes),
             "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
         }
-        before = dict(self._records())
-        self._written: dict[str, dict] = before.get(self._own, {}).get("cases", {})
-        entries = [pair for record in before.values() for pair in record.get("cases", {}).items()]
-        self._done = {name: entry for name, entry in entries if "error" not in entry}
+        self._written: dict[str, dict] = {}
 
     def claim(self) -> None:
-        """A folder is continued as it was begun: its cases keep one meaning, that of the dataset.json beside them.
+        """A folder belongs to one job: its cases keep one meaning, that of the dataset.json beside them.
 
         Raises:
-            UserError: its records name another model, other classes or other options.
+            UserError: its records name another model, other images, classes or options; or it has no record but files
+                that this job would replace.
         """
-        for path, before in self._records():
-            self.require_same(before, self._plan, path, SAME_WHEN_CONTINUED)
+        tables = [self.folder / name for name in (DATASET_JSON, PLANS_JSON)]
+        results = [path for case in self.cases for path in self.job.outputs.possible_files(case.name)]
+        foreign = [path for path in (*tables, *results) if path.exists()]
+        records = self._record_files()  # looked for last: another part writes its record first
+        if foreign and not records:
+            found = f"holds {foreign[0].name}, which no 'nnunetv2_clip predict' has written"
+            raise UserError(self.folder, found, "an empty folder, or one to go on with", self.remedy)
+        for path in records:
+            before = read_record(path)
+            if before is not None:  # what a broken one recorded is not done
+                self.require_same(before, self._plan, path, JOB)
+        self._written = (read_record(self._own) or {}).get("cases", {})
         self.remove_leftovers()
+        remove_leftovers(*{path.parent for path in results})
         self._write()
 
     def record(self, case_id: str) -> dict | None:
-        return self._done.get(case_id)
+        return self.done_cases().get(case_id)
+
+    def done_cases(self) -> dict[str, dict]:
+        """The records of the cases that this and other parts have predicted; what this one wrote counts."""
+        records = [read_record(path) or {} for path in self._record_files()]
+        entries = {name: entry for record in records for name, entry in record.get("cases", {}).items()}
+        return {name: entry for name, entry in {**entries, **self._written}.items() if "error" not in entry}
+
+    def is_done(self, case_id: str, inputs: object) -> bool:
+        return self.job.continues and super().is_done(case_id, inputs)
+
+    def forget(self, case_id: str) -> None:
+        """Remove everything that was written of a case; the record goes first."""
+        if self._written.pop(case_id, None):
+            self._write()
+        for path in self.job.outputs.possible_files(case_id):
+            path.unlink(missing_ok=True)
 
     def files(self, case_id: str) -> list[Path]:
         return self.job.outputs.files(case_id)
@@ -85,25 +113,29 @@ class PredictionFolder(JobFolder):
         self._written[case_id] = entry
         self._write()
 
-    def _records(self) -> Iterator[tuple[Path, dict]]:
-        for path in sorted(self.folder.glob(f"{RECORD}*.json")) if self.job.continues else ():
-            record = read_record(path)
-            if record is not None:  # what a broken one recorded is not done
-                yield path, record
+    def _record_files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{RECORD}*.json"))
 
     def _write(self) -> None:
         write_json(self._own, {**self._plan, "cases": self._written})
 
 
-def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: PredictionFolder) -> dict[str, UserError]:
+def predict_cases(predictor: CasePredictor, folder: PredictionFolder) -> dict[str, UserError]:
     """Predict and write all cases that are not done; case -> what went wrong, for those that failed.
+
+    What the folder holds of another image goes before the case is predicted, and what it holds of a failed case after.
 
     Args:
         folder: claimed.
     """
     errors = {}
-    waiting = [case for case in cases if not folder.is_done(case.name, _inputs(case))]
-    predict = lambda case: predict_case(predictor, case, folder.job)  # noqa: E731
+    waiting = [case for case in folder.cases if not folder.is_done(case.name, _inputs(case))]
+
+    def predict(case: Case) -> dict:
+        if (folder.record(case.name) or {}).get("inputs") != _inputs(case):
+            folder.forget(case.name)
+        return predict_case(predictor, case, folder.job)
+
     for seen in run_cases(predict, waiting, "cases", name_of=lambda case: case.name, file_of=lambda case: case.path):
         entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
@@ -111,9 +143,10 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: Predi
         if seen.error:
             tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error
+            folder.forget(seen.name)
         folder.write_record(seen.name, entry)
     if "statistics" in folder.job.outputs.kinds:
-        collect_statistics(folder.folder)
+        collect_statistics(folder.job.outputs, folder.done_cases())
     return errors
 
 
@@ -124,7 +157,7 @@ def _inputs(case: Case) -> str:
 def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
     start, inputs = time.perf_counter(), _inputs(case)
-    image = read_case(case, predictor.check_size)
+    image = read_case(case, predictor.check_size, predictor.modality)
     read = time.perf_counter()
     preprocessed = predictor.preprocess(image)
     ready = time.perf_counter()
@@ -140,8 +173,9 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     }
     rounded = {key: round(value, 3) for key, value in seconds.items()}
     entry = {"image": str(case.path), "inputs": inputs, "seconds": rounded}
-    if image.warnings:
-        entry["warnings"] = list(image.warnings)
+    wanted = {name: masks[name] for name in job.outputs.classes}
+    if warnings := [*image.warnings, *organ_warnings(wanted, image.volume.affine, job.outputs.taxonomy)]:
+        entry["warnings"] = warnings
     if prediction.num_passes > 1:
         entry["passes"] = prediction.num_passes
     return entry

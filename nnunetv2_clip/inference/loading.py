@@ -27,9 +27,10 @@ from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import preprocess
 from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
 from nnunetv2_clip.inference.masks import Mask
+from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import paint_masks
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
-from nnunetv2_clip.inference.restricted import restrict, restricted_dataset_json
+from nnunetv2_clip.inference.restricted import learnt_classes, restrict, restricted_dataset_json
 from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Segmentation:
         rows: of these classes, in painting order.
         affine: 4 x 4, voxel index -> RAS+ position in mm.
         probabilities: class -> (X, Y, Z) uint16 in steps of 1/65535, of the classes for which it was asked.
-        warnings: what looks unlike a CT.
+        warnings: what looks wrong, in the CT or in its masks.
     """
 
     packed: Mapping[str, Mask]
@@ -97,6 +98,7 @@ class LoadedModel:
         predictor: nnU-Net's, restricted to `classes`, `probabilities` and what the rules look at.
         classes: to predict, in painting order.
         probabilities: classes whose probabilities are wanted as well.
+        never_learnt: classes that are left out of both, because no training case has shown them to the model.
         rules: post-processing of the predictor's classes; empty: none.
         folds: that are averaged.
     """
@@ -107,6 +109,7 @@ class LoadedModel:
     taxonomy: Taxonomy
     rules: Mapping[str, Rule]
     folds: tuple[str, ...]
+    never_learnt: tuple[str, ...] = ()
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -122,12 +125,14 @@ class LoadedModel:
         Raises:
             UserError: no CT, or a damaged one.
         """
-        image, where = read_scan(scan)
+        image, where = read_scan(scan, self._predictor.modality)
         predicted = self._predictor.predict(self._predictor.preprocess(image), where)
         masks = postprocess(predicted.masks, self.rules) if self.rules else predicted.masks
         wanted = {name: masks[name] for name in self.classes}
         rows = self.taxonomy.subset(self.classes)
-        return Segmentation(wanted, rows, image.volume.affine, predicted.probabilities, image.warnings)
+        affine = image.volume.affine
+        warnings = (*image.warnings, *organ_warnings(wanted, affine, self.taxonomy))
+        return Segmentation(wanted, rows, affine, predicted.probabilities, warnings)
 
     @cached_property
     def _predictor(self) -> CasePredictor:
@@ -157,7 +162,8 @@ def load_model(
         step_size: of the sliding window, in patches.
 
     Raises:
-        UserError: no model, no such fold, an unknown class, no rules, or damaged weights.
+        UserError: no model, no such fold, only classes that it does not know or never learnt, no rules, or damaged
+            weights.
     """
     model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
     if not 0 < step_size <= 1:
@@ -174,7 +180,13 @@ def load_model(
     folds = model.folds(checkpoint, folds)
     predictor = load_predictor(model, needed, None, folds, checkpoint, device, use_mirroring, step_size)
     own_rules = {name: rule for name, rule in rules.items() if name in needed}
-    return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds)
+    learnt = learnt_classes(predictor)
+    never = tuple(name for name in _in_order((*wanted, *likely), model) if name not in learnt)
+    wanted, likely = (tuple(name for name in names if name in learnt) for names in (wanted, likely))
+    if not wanted and not likely:
+        found, remedy = f"the model has never learnt {', '.join(never)}", "see 'nnunetv2_clip info', and ask for others"
+        raise UserError("--classes", found, "classes of its training", remedy)
+    return LoadedModel(predictor, wanted, likely, model.taxonomy, own_rules, folds, never)
 
 
 def load_predictor(

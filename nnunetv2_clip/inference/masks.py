@@ -11,6 +11,8 @@ import numpy as np
 
 from nnunetv2_clip.imaging.boxes import Box, bounding_box, inside, moved, overlap, size_of
 
+MAX_SAMPLES = 64  # along each axis of a box, for the centre
+
 
 @dataclass(frozen=True, eq=False)
 class Mask:
@@ -40,6 +42,13 @@ class Mask:
     def voxels(self) -> np.ndarray:
         """(box) bool; an array without voxels for an empty mask."""
         return np.zeros((0, 0, 0), bool) if self.box is None else unpacked(self.bits, self.box)
+
+    def centre(self) -> tuple[np.ndarray, int]:
+        """(3,) mean position of the voxels of a mask that is not empty, and their number; both from a sample."""
+        steps = [-(-size // MAX_SAMPLES) for size in size_of(self.box)]
+        found = self.voxels()[tuple(slice(None, None, step) for step in steps)].nonzero()
+        position = [np.mean(axis) * step for axis, step in zip(found, steps, strict=True)]
+        return np.add(position, [part.start for part in self.box]), len(found[0]) * int(np.prod(steps))
 
     def within(self, box: Box) -> np.ndarray:
         """(box) bool: the mask inside another box."""

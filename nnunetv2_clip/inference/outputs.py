@@ -8,18 +8,20 @@ import csv
 import gzip
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from nnunetv2_clip.choices import OUTPUTS
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.files import replacing, write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.job_folder import is_readable
+from nnunetv2_clip.msd.tasks import CT_TASKS
 
 STATISTICS = "statistics"
 PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
@@ -65,6 +67,11 @@ class Outputs:
         files += [self.mask(case, name) for name in self.classes if "masks" in self.kinds]
         files += [self.label_map(f"{task}/{case}") for task in self.tasks if "msd" in self.kinds]
         return files + [self.probability(case, name) for name in self.probabilities]
+
+    def possible_files(self, case: str) -> list[Path]:
+        """Every file that a case may have, whatever was wanted when it was predicted."""
+        names, tasks = self.taxonomy.names, {task.folder: task.values for task in CT_TASKS}
+        return replace(self, kinds=OUTPUTS, classes=names, probabilities=names, tasks=tasks).files(case)
 
 
 def write_outputs(
@@ -160,14 +167,17 @@ def statistics(case: str, name: str, mask: Mask, image: InputImage) -> dict:
     return row
 
 
-def collect_statistics(folder: Path) -> None:
-    """statistics.csv and statistics.json of all cases that the folder holds, whichever run has predicted them."""
-    files = sorted(filter(is_readable, (folder / STATISTICS).glob("*.json")))
+def collect_statistics(outputs: Outputs, cases: Iterable[str]) -> None:
+    """statistics.csv and statistics.json of these cases; neither is there if none has statistics."""
+    files = filter(is_readable, map(outputs.statistics, sorted(cases)))
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    table, tree = (outputs.folder / f"{STATISTICS}{ending}" for ending in (".csv", ".json"))
     if not rows:
+        table.unlink(missing_ok=True)
+        tree.unlink(missing_ok=True)
         return
-    write_json(folder / "statistics.json", rows)
-    with replacing(folder / "statistics.csv") as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+    write_json(tree, rows)
+    with replacing(table) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*list(rows[0])[:-2], *_BOX_COLUMNS, "at_border"])
         writer.writeheader()
         writer.writerows(_flat(row) for row in rows)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from nnunetv2_clip import __version__
 from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.conversion.case import write_label_map
@@ -185,7 +187,10 @@ def _completer(
         options = {"probabilities": wanted, "lowest": LOWEST, "makes_masks": False}
         probabilities = {}
         if wanted:
-            case = predictor.preprocess(read_case(Case(case_id, source.image(case_id))))
+            image = read_case(Case(case_id, source.image(case_id)), modality=predictor.modality)
+            for warning in image.warnings:
+                tqdm.write(f"Warning: {case_id}: {warning}")
+            case = predictor.preprocess(image)
             exports, _ = predictor.run(case, case_id, lambda names: StreamingExport(names, case.maps, **options))
             for export in exports:
                 probabilities |= export.finish_probabilities(case.placement)

@@ -104,7 +104,7 @@ def test_errors_of_headers_and_of_voxels_are_listed_together(msd, folder, nnunet
     code, text = convert("--source", f"msd_liver={root}")
     assert code == 3
     assert "2 of 4 cases failed" in text and "--skip msd_liver_1 --skip msd_liver_3" in text
-    assert "unknown label values [8]" in text and "is no NIfTI file" in text
+    assert "unknown label values [8]" in text and "is not a NIfTI file" in text
     assert len(list((nnunet.raw / "labelsTr").iterdir())) == 2 and not (nnunet.raw / "dataset.json").exists()
     assert convert("--source", f"msd_liver={root}", "--skip", "msd_liver_1", "--skip", "msd_liver_3")[0] == 0
 

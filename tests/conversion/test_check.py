@@ -95,8 +95,8 @@ def test_damage_mirrored_volumes_and_copies_are_found(liver, check, tmp_path):
     broken.write_bytes(broken.read_bytes()[:-30])
     code, text, page = check("--source", f"msd_liver={root}", "--partial")
     assert code == 1
-    assert "msd_liver_60 looks mirrored" in text
-    assert "msd_liver_61" in text and "complete NIfTI file" in text
+    assert "msd_liver_60: looks mirrored" in text
+    assert "msd_liver_61" in text and "the file is complete" in text
     assert "1 pairs of cases show the same scan" in text
     assert "<td>msd_liver_99</td><td>msd_liver_62</td>" in page
 

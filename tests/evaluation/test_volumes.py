@@ -27,7 +27,7 @@ def test_file_in_another_orientation_is_read_alike(tmp_path):
 def test_damaged_file_is_refused_by_name(tmp_path):
     path = save(np.zeros((30, 30, 30), np.uint8), tmp_path / "case.nii.gz")
     path.write_bytes(gzip.compress(b"no image"))
-    with pytest.raises(UserError, match="case.nii.gz.*no NIfTI"):
+    with pytest.raises(UserError, match="case.nii.gz.*not a NIfTI"):
         read_labels(path)
     save(np.random.default_rng(0).integers(0, 9, (30, 30, 30)).astype(np.uint8), path)
     path.write_bytes(path.read_bytes()[:2000])

@@ -1,6 +1,7 @@
 """Reading NIfTI: a file is read completely or refused with its name; grids are compared by where voxels lie."""
 
 import gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -71,6 +72,17 @@ def test_several_gzip_members_are_one_file(ct):
     assert np.array_equal(read_image(ct).data, voxels)
 
 
+def test_a_file_that_unpacks_to_more_than_its_shape_is_refused_and_not_unpacked(ct):
+    content = gzip.decompress(ct.read_bytes())
+    ct.write_bytes(gzip.compress(content + bytes(1 << 26), 1))  # 64 MB behind the voxels
+    tracemalloc.start()
+    for read in (inspect, read_image):
+        with pytest.raises(UserError, match=f"ct.nii.gz: holds more than the {len(content)} bytes"):
+            read(ct)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
 def test_four_axes_are_refused_and_a_last_axis_of_one_is_dropped(tmp_path):
     series = save(tmp_path / "series.nii.gz", np.zeros((*SHAPE, 2), np.int16))
     with pytest.raises(UserError, match=r"series.nii.gz: has shape \(4, 5, 6, 2\)"):
@@ -139,6 +151,7 @@ def test_pair_takes_the_affine_of_the_image(ct, tmp_path):
 def test_affine_without_volume_is_refused(tmp_path):
     image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE)
     image.header.set_sform(np.zeros((4, 4)), code=1)
+    image.header["vox_offset"] = 352
     image._affine = None
     content = image.header.binaryblock + bytes(4) + bytes(240)
     (tmp_path / "a.nii").write_bytes(content)

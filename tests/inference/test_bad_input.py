@@ -55,7 +55,7 @@ BAD = {
     "colours": (rgb, "voxels of type"),
     "four dimensions": (lambda path: save(path, np.zeros((*SHAPE, 2), np.int16)), r"shape \(6, 6, 6, 2\)"),
     "a single slice": (lambda path: save(path, np.zeros((6, 6, 1), np.int16)), "single slice"),
-    "spacing of zero": (zero_spacing, "voxel size"),
+    "spacing of zero": (zero_spacing, "voxels of 0, 0, 0 mm"),
     "NaN": (with_nan, "1 voxels are NaN"),
     "metres": (lambda path: save(path, np.zeros(SHAPE, np.int16), np.diag([1000, 1000, 1000, 1])), "1000 mm"),
     "no rotation": (
@@ -64,7 +64,8 @@ BAD = {
         ),
         "almost in one plane",
     ),
-    "no image": (lambda path: path.write_bytes(gzip.compress(b"word" * 200)) and path, "no NIfTI"),
+    "no image": (lambda path: path.write_bytes(gzip.compress(b"word" * 200)) and path, "not a NIfTI"),
+    "one value": (lambda path: save(path, np.full(SHAPE, 7, np.int16)), "all voxels have the same value"),
 }
 
 
@@ -80,8 +81,7 @@ def test_what_is_no_ct_is_named(tmp_path, kind):
     ("data", "warning"),
     [
         (np.arange(216).reshape(SHAPE) * 4, "MR"),
-        (np.full(SHAPE, 7), "every voxel is 7"),
-        (np.arange(216).reshape(SHAPE) * 1000 - 50_000, "no Hounsfield units"),
+        (np.arange(216).reshape(SHAPE) * 1000 - 50_000, "not Hounsfield units"),
     ],
 )
 def test_what_looks_unlike_a_ct_is_warned_of(tmp_path, data, warning):

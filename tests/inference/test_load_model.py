@@ -16,9 +16,9 @@ import torch
 from nnunetv2_clip import UserError, __version__, load_model
 from nnunetv2_clip.inference.postprocessing import Rule
 from nnunetv2_clip.trained_model import TrainedModel
-from tests.inference.conftest import CLASSES, make_ct, make_model, reoriented, save_ct
+from tests.inference.conftest import make_ct, make_model, reoriented, save_ct
 from tests.inference.test_bad_input import write_series, zipped
-from tests.inference.test_predict import predict, voxels
+from tests.inference.test_predict import LEARNT, predict, voxels
 
 
 def all_voxels(segmentation) -> list[np.ndarray]:
@@ -35,10 +35,10 @@ def test_a_file_and_its_array_get_the_voxels_of_the_command(tmp_path, model, ct,
     assert predict(image, tmp_path / "out", model, "--outputs", "labels", "masks") == 0
     loaded, file = load_model(model, device="cpu"), nib.load(image)
     found = loaded.predict(image)
-    assert loaded.classes == CLASSES == tuple(found.masks)
+    assert loaded.classes == LEARNT == tuple(found.masks) and loaded.never_learnt == ("kidney_tumor",)
     assert np.array_equal(found.label_map, voxels(tmp_path / "out" / "ct.nii.gz"))
     assert found.label_map.any() and np.array_equal(found.affine, file.affine)
-    for name in CLASSES:
+    for name in LEARNT:
         mask = found.masks[name]
         assert mask.dtype == bool
         assert np.array_equal(mask, voxels(tmp_path / "out" / "ct" / f"{name}.nii.gz").astype(bool))

@@ -20,6 +20,9 @@ from tests.inference.conftest import CLASSES, make_ct, make_model, reoriented, s
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_ct" / "ct.nii.gz"
 
 
+LEARNT = tuple(name for name in CLASSES if name != "kidney_tumor")  # by the fixture `model`
+
+
 def predict(image: Path, output: Path, model: Path, *more: object) -> int:
     return main(["predict", "-i", str(image), "-o", str(output), "-m", str(model), "-device", "cpu", *map(str, more)])
 
@@ -122,14 +125,14 @@ def test_all_outputs_of_one_pass_agree(tmp_path, model, ct):
     outputs = ["--outputs", "labels", "masks", "statistics", "preview", "--probabilities", "liver"]
     assert predict(ct, tmp_path / "out", model, *outputs) == 0
     folder = tmp_path / "out"
-    masks = {name: voxels(folder / "case" / f"{name}.nii.gz").astype(bool) for name in CLASSES}
+    masks = {name: voxels(folder / "case" / f"{name}.nii.gz").astype(bool) for name in LEARNT}
     painted = np.zeros(make_ct().shape, int)
-    for row in UNIVERSAL.subset(CLASSES):
+    for row in UNIVERSAL.subset(LEARNT):
         painted[masks[row.name]] = row.index
     assert (painted == voxels(folder / "case.nii.gz")).all()
     probability = nib.load(folder / "case" / "probabilities" / "liver.nii.gz").get_fdata()
     assert ((probability > 0.5) == masks["liver"]).mean() > 0.9999
-    assert not masks["kidney_tumor"].any()  # never trained
+    assert {path.name for path in (folder / "case").glob("*.nii.gz")} == {f"{name}.nii.gz" for name in LEARNT}
 
     with open(folder / "statistics.csv", newline="") as file:
         rows = {row["class"]: row for row in csv.DictReader(file)}
@@ -139,7 +142,7 @@ def test_all_outputs_of_one_pass_agree(tmp_path, model, ct):
     assert [int(liver["x_first"]), int(liver["z_last"])] == [spots[:, 0].min(), spots[:, 2].max()]
     touches = any((spots[:, axis] == edge).any() for axis in range(3) for edge in (0, painted.shape[axis] - 1))
     assert liver["at_border"] == str(touches)
-    assert rows["kidney_tumor"]["mean_hu"] == ""
+    assert set(rows) == set(LEARNT)  # a class that was never looked for has no volume
     from PIL import Image
 
     assert np.unique(np.asarray(Image.open(folder / "case_preview.png")).reshape(-1, 3), axis=0).shape[0] > 10
@@ -217,6 +220,48 @@ def test_a_folder_is_continued_with_the_choices_it_was_begun_with(tmp_path, mode
     assert (tmp_path / "out" / "case" / "liver.nii.gz").is_file()
 
 
+def test_a_folder_of_another_job_is_refused(tmp_path, model, ct, capsys):
+    assert predict(ct, tmp_path / "out", model) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    elsewhere = save_ct(tmp_path / "elsewhere" / "case.nii.gz", make_ct(seed=3))
+    retrained = make_model(tmp_path / "again")
+    for image, other, what in ((elsewhere, model, "images"), (ct, retrained, "model and weights")):
+        assert predict(image, tmp_path / "out", other) == 2
+        assert f"was begun with other {what}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("name", ["case.nii.gz", "dataset.json", "case/aorta.nii.gz"])
+def test_a_folder_whose_files_nobody_recorded_is_refused(tmp_path, model, ct, capsys, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"drawn by hand")
+    assert predict(ct, tmp_path / "out", model) == 2
+    assert f"holds {path.name}, which no 'nnunetv2_clip predict' has written" in capsys.readouterr().err
+    assert path.read_bytes() == b"drawn by hand"
+
+
+def test_a_failed_case_leaves_nothing_and_is_not_done(tmp_path, model, capsys):
+    for name in ("a", "b"):
+        save_ct(tmp_path / "in" / f"{name}.nii.gz")
+    outputs = ("--outputs", "labels", "masks", "statistics", "preview")
+    assert predict(tmp_path / "in", tmp_path / "out", model, *outputs) == 0
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"no CT")
+    for more in ((), ("--continue_prediction",)):
+        assert predict(tmp_path / "in", tmp_path / "out", model, *outputs, *more) == 3
+        assert "1 of 2 cases are there" in capsys.readouterr().out
+        assert not [path for path in (tmp_path / "out").rglob("b*") if path.is_file()]
+        assert {row["case"] for row in json.loads((tmp_path / "out/statistics.json").read_text())} == {"a"}
+    assert set(json.loads((tmp_path / "out/prediction.json").read_text())["cases"]["b"]) == {"error"}
+
+
+def test_statistics_are_those_of_the_recorded_cases(tmp_path, model, ct):
+    (tmp_path / "out/statistics").mkdir(parents=True)
+    (tmp_path / "out/statistics/old.json").write_text('[{"case": "old"}]')
+    assert predict(ct, tmp_path / "out", model, "--outputs", "statistics") == 0
+    assert {row["case"] for row in json.loads((tmp_path / "out/statistics.json").read_text())} == {"case"}
+
+
 def empty(path):
     path.write_bytes(b"")
 
@@ -289,9 +334,13 @@ def test_a_ct_is_never_replaced_by_its_label_map(tmp_path, model, capsys, whole_
 
 
 def test_a_class_that_was_never_learnt_is_named(tmp_path, model, ct, capsys):
-    assert predict(ct, tmp_path / "one", model, "--classes", "kidney_tumor") == 0
-    assert "never learnt kidney_tumor" in capsys.readouterr().err
+    both = ("--classes", "kidney_tumor", "liver", "--probabilities", "kidney_tumor", "--outputs", "masks")
+    assert predict(ct, tmp_path / "one", model, *both) == 0
+    assert capsys.readouterr().err.count("never learnt kidney_tumor") == 1
     assert json.loads((tmp_path / "one" / "prediction.json").read_text())["never_learnt"] == ["kidney_tumor"]
+    assert [path.name for path in (tmp_path / "one" / "case").iterdir()] == ["liver.nii.gz"]
+    assert predict(ct, tmp_path / "none", model, "--classes", "kidney_tumor") == 2
+    assert "never learnt kidney_tumor" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert predict(ct, tmp_path / "two", model, "--classes", "liver") == 0
     assert "never learnt" not in capsys.readouterr().err
 
