@@ -12,7 +12,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.msd.masks import BadMask, check_geometry, mask_bytes, open_image, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
-from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, ListedImage, MsdTask, listed_images
 from nnunetv2_clip.runner import CasesFailed, run_cases
 from nnunetv2_clip.trained_model import DATASET_JSON, ModelTables
 
@@ -31,7 +31,7 @@ class TaskPredictions:
     folder: Path
     taxonomy: Taxonomy | None = None
 
-    def path(self, image: TestImage) -> Path:
+    def path(self, image: ListedImage) -> Path:
         in_task_folder = self.folder / image.task.folder
         return (in_task_folder if in_task_folder.is_dir() else self.folder) / image.name
 
@@ -40,7 +40,7 @@ class TaskPredictions:
 class Entry:
     """One file of the submission that is to be made."""
 
-    image: TestImage
+    image: ListedImage
     source: TaskPredictions
     post: PostProcessing | None = None
 
@@ -95,7 +95,7 @@ def plan(
     entries: list[Entry] = []
     for task in (task for task in TASKS if task.folder in sources):
         try:
-            images = list(test_images(msd_root, task))
+            images = list(listed_images(msd_root, task))
         except UserError as error:
             problems.append(str(error))
             continue
