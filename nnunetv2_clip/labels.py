@@ -268,13 +268,8 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
         # nnU-Net trains regions (one-vs-all sigmoid) only if one of them lists more than one value.
         labels[rows[0].name] = labels[rows[0].name] * 2
     if ignore:
-        labels[IGNORE] = ignore_value(labels)
+        labels[IGNORE] = max(map(max, map(region_values, labels.values()))) + 1  # what nnU-Net demands
     return labels, [row.index for row in rows]
-
-
-def ignore_value(labels: Mapping) -> int:
-    """The value that nnU-Net demands for its ignore label: one above every declared value."""
-    return max(max(region_values(region)) for name, region in labels.items() if name != IGNORE) + 1
 
 
 def region_values(region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
