@@ -202,12 +202,9 @@ class Taxonomy:
         """
         row = self._by_name.get(normalise(name))
         if row is None:
-            raise UserError(
-                where,
-                f"unknown class {name!r}.{suggestion(normalise(name), self._by_name)}",
-                f"one of {', '.join(self.names)}",
-                "correct the name, or add the class to your class table (index from 33 on)",
-            )
+            found = f"unknown class {name!r}.{suggestion(normalise(name), self._by_name)}"
+            remedy = "correct the name, or add the class to your class table (index from 33 on)"
+            raise UserError(where, found, f"one of {', '.join(self.names)}", remedy)
         return row
 
     def subset(self, names: Iterable[str]) -> tuple[ClassRow, ...]:

@@ -87,11 +87,7 @@ class ClassMap:
         return found
 
     def require_declared(self, where: object, meaning: str = "values out of", remedy: str = "") -> list[int]:
-        """The values that occur.
-
-        Raises:
-            UserError: some of them mean nothing.
-        """
+        """The values that occur. Raises UserError: some of them mean nothing."""
         occurring = list(value_counts(self.values))
         unknown = sorted(set(occurring) - set(self.sets))
         if unknown:
@@ -244,11 +240,7 @@ class LabelTable:
         return dict(enumerate((frozenset(), *self.class_sets)))
 
     def encode(self, classes: Iterable[str]) -> int:
-        """The label value of a set of classes.
-
-        Raises:
-            KeyError: the set is not in the table.
-        """
+        """The label value of a set of classes. Raises KeyError: the set is not in the table."""
         return self._values[frozenset(classes)]
 
     def values_of(self, name: str) -> tuple[int, ...]:
@@ -276,13 +268,8 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
         # nnU-Net trains regions (one-vs-all sigmoid) only if one of them lists more than one value.
         labels[rows[0].name] = labels[rows[0].name] * 2
     if ignore:
-        labels[IGNORE] = ignore_value(labels)
+        labels[IGNORE] = max(map(max, map(region_values, labels.values()))) + 1  # what nnU-Net demands
     return labels, [row.index for row in rows]
-
-
-def ignore_value(labels: Mapping) -> int:
-    """The value that nnU-Net demands for its ignore label: one above every declared value."""
-    return max(max(region_values(region)) for name, region in labels.items() if name != IGNORE) + 1
 
 
 def region_values(region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
@@ -318,11 +305,7 @@ def class_names(labels: Mapping) -> tuple[str, ...]:
 
 
 def load_dataset_json(path: Path, remedy: str) -> dict:
-    """nnU-Net's dataset.json.
-
-    Raises:
-        UserError: not there, no JSON, or without `labels`.
-    """
+    """nnU-Net's dataset.json. Raises UserError: not there, no JSON, or without `labels`."""
     return require_labels(read_json(path, remedy), path)
 
 

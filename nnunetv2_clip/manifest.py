@@ -104,18 +104,11 @@ class Manifest:
         return any(case.pseudo for case in self.cases.values())
 
     def case(self, case_id: str) -> CasePresence:
-        """The entry of one case.
-
-        Raises:
-            UserError: the case is not in the manifest.
-        """
+        """The entry of one case. Raises UserError: the case is not in the manifest."""
         if case_id not in self.cases:
-            raise UserError(
-                self.where,
-                f"case {case_id!r} is missing.{suggestion(case_id, self.cases)}",
-                "an entry for every case of the dataset",
-                "run 'nnunetv2_clip convert' again, or add the case with its annotated classes",
-            )
+            found = f"case {case_id!r} is missing.{suggestion(case_id, self.cases)}"
+            remedy = "run 'nnunetv2_clip convert' again, or add the case with its annotated classes"
+            raise UserError(self.where, found, "an entry for every case of the dataset", remedy)
         return self.cases[case_id]
 
     def supervised_classes(self) -> tuple[str, ...]:
@@ -161,12 +154,8 @@ class Manifest:
         content = content if isinstance(content, dict) else {}
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise UserError(
-                path,
-                f"schema_version is {version!r}",
-                f"{SCHEMA_VERSION}",
-                "convert again with this version, or install the version of nnunetv2_clip that wrote the file",
-            )
+            remedy = "convert again with this version, or install the version of nnunetv2_clip that wrote the file"
+            raise UserError(path, f"schema_version is {version!r}", f"{SCHEMA_VERSION}", remedy)
         taxonomy = Taxonomy.from_json(content.get("classes"), str(path))
         cases = checked(_Content, content, path, "convert again", context=taxonomy).cases
         groups = {case_id: case if case.group else replace(case, group=case_id) for case_id, case in cases.items()}

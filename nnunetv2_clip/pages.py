@@ -1,7 +1,5 @@
 """HTML pages: self-contained files from the templates of report/assets, all texts escaped."""
 
-from __future__ import annotations
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 

@@ -1,7 +1,5 @@
 """Painted label maps: one class per voxel, sub-structures on top of their organ, and how to undo the painting."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -9,6 +7,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from nnunetv2_clip.classes import ClassRow, Taxonomy
+from nnunetv2_clip.imaging.boxes import bounding_box
 from nnunetv2_clip.imaging.components import connected_components, contacts
 from nnunetv2_clip.labels import ClassMap
 
@@ -73,9 +72,10 @@ def _shared_among(
 ) -> ClassMap:
     """The labels with every component of the class given to one of its parents; a copy unless they may be changed."""
     region = labels.mask(name)
-    box = _bounding_box(region, margin=1)
-    if box is None:
+    tight = bounding_box(region)
+    if tight is None:
         return labels
+    box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in tight)  # with the neighbours
     components, sizes = connected_components(region[box])
     owner = _owners(labels, components, len(sizes) - 1, parents, box, spacing_mm)
     if (owner >= 0).any() and not may_change:  # the caller's array; 16 bits leave room for more values
@@ -136,20 +136,9 @@ def _parents_within(row: ClassRow, taxonomy: Taxonomy, names: set[str]) -> list[
     return list(dict.fromkeys(nearest(row.parents)))
 
 
-def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...] | None:
-    """The box around True with a margin inside the array; None without any True."""
-    box = ndimage.find_objects(mask.view(np.uint8))
-    if not box:
-        return None
-    return tuple(
-        slice(max(part.start - margin, 0), min(part.stop + margin, size))
-        for part, size in zip(box[0], mask.shape, strict=True)
-    )
-
-
 def _surface_voxels(mask: np.ndarray) -> np.ndarray:
     """(n, 3) positions of the voxels of `mask` that have a face neighbour outside."""
-    box = _bounding_box(mask, margin=0)
+    box = bounding_box(mask)
     if box is None:
         return np.zeros((0, mask.ndim), int)
     inside = mask[box]

@@ -4,8 +4,6 @@ Every exception of a case is caught and named with the case. A worker that is ki
 costs only the case that it was at. Workers end with their parent, however that ends.
 """
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os
@@ -119,11 +117,7 @@ def run_cases(
 
 
 def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = AGAIN) -> list[Result]:
-    """The results of all cases, when all have been tried.
-
-    Raises:
-        CasesFailed: some failed; every one is named.
-    """
+    """The results of all cases, when all have been tried. Raises CasesFailed: some failed; every one is named."""
     good, errors = good_and_bad(outcomes)
     if errors:
         raise CasesFailed(title, errors, len(good) + len(errors), remedy)
@@ -144,9 +138,7 @@ def require_some(
     return good, errors
 
 
-def good_and_bad(
-    outcomes: Iterable[Outcome[Task, Result]],
-) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
+def good_and_bad(outcomes: Iterable[Outcome[Task, Result]]) -> tuple[list[Outcome[Task, Result]], dict[str, UserError]]:
     """The cases that went well, and case -> what went wrong, when all have been tried."""
     outcomes = list(outcomes)
     errors = {outcome.name: outcome.error for outcome in outcomes if outcome.error}
@@ -218,12 +210,9 @@ def _in_pool(
 
 
 def _worker_died(name: str) -> UserError:
-    return UserError(
-        name,
-        "its worker process was ended from outside, most likely for lack of memory",
-        "a few GB of memory for each worker process",
-        "run the same command again with a smaller -np; what is done stays done",
-    )
+    found = "its worker process was ended from outside, most likely for lack of memory"
+    expected = "a few GB of memory for each worker process"
+    return UserError(name, found, expected, "run the same command again with a smaller -np; what is done stays done")
 
 
 def _prepare_worker() -> None:

@@ -4,8 +4,6 @@ The model of a table is a dataclass below `Row`. It is checked when a table is r
 validator that knows what to say raises a UserError without a place.
 """
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Iterable
 from functools import cache

@@ -27,9 +27,11 @@ RANGES = {
     "--compression": (1, 9),
 }
 
+FILE = {"type": Path, "metavar": "FILE"}
+FOLDER = {"type": Path, "metavar": "FOLDER"}
 SHARED = {
-    "-i": {"type": Path, "metavar": "FOLDER"},
-    "-o": {"type": Path, "metavar": "FOLDER"},
+    "-i": FOLDER,
+    "-o": FOLDER,
     "-d": {"metavar": "DATASET", "help": "dataset id (900) or name (Dataset900_Universal)"},
     "-m": {
         "type": Path,
@@ -51,30 +53,24 @@ SHARED = {
     "-step_size": {"type": float, "metavar": "STEP", "default": 0.5, "help": "of the sliding window, in patches"},
     "--disable_tta": {"action": "store_true", "help": "no mirroring (left and right are never mirrored)"},
     "-overwrite_plans_name": {"metavar": "PLANS", "help": "name of the plans to write, without .json"},
-    "-ref": {"type": Path, "metavar": "FOLDER", "help": "reference label maps, or one folder of masks per case"},
-    "-pred": {"type": Path, "metavar": "FOLDER", "help": "predictions (of nnUNetv2_predict or 'predict')"},
+    "-ref": {**FOLDER, "help": "reference label maps, or one folder of masks per case"},
+    "-pred": {**FOLDER, "help": "predictions (of nnUNetv2_predict or 'predict')"},
     "--classes": {"nargs": "+", "metavar": "CLASS", "help": "only these classes, by name or alias (default: all)"},
-    "--taxonomy": {"type": Path, "metavar": "FILE", "help": "YAML table of your own classes (index from 33 on)"},
+    "--taxonomy": {**FILE, "help": "YAML table of your own classes (index from 33 on)"},
     "--name": {"metavar": "NAME", "help": "name of the dataset, after its id"},
     "--copy": {"action": "store_true", "help": "copy images that need no change instead of linking them"},
     "--dataset-json": {
-        "type": Path,
-        "metavar": "FILE",
+        **FILE,
         "help": "meaning of the label values (default: dataset.json in or above the folder of the references)",
     },
     "--manifest": {
-        "type": Path,
-        "metavar": "FILE",
+        **FILE,
         "help": "label_presence.json: annotated classes per case (default: in the folder of dataset.json)",
     },
-    "--tolerances": {
-        "type": Path,
-        "metavar": "FILE",
-        "help": "YAML table of NSD tolerances in mm (docs/evaluation.md)",
-    },
+    "--tolerances": {**FILE, "help": "YAML table of NSD tolerances in mm (docs/evaluation.md)"},
     "--overlap-only": {"action": "store_true", "help": "no surface metrics (NSD, HD95): much faster"},
-    "--weights": {"type": Path, "metavar": "FILE", "help": "local weights file for open_clip, instead of the download"},
-    "--rules": {"type": Path, "metavar": "FILE", "help": "YAML table of post-processing per task (docs/msd.md)"},
+    "--weights": {**FILE, "help": "local weights file for open_clip, instead of the download"},
+    "--rules": {**FILE, "help": "YAML table of post-processing per task (docs/msd.md)"},
     "--ct-only": {"action": "store_true", "help": "only the six CT tasks (for local use)"},
     "--overwrite": {"action": "store_true", "help": "replace what is there"},
     "--json": {"action": "store_true", "help": "print the result as JSON, and nothing else"},
@@ -145,11 +141,7 @@ def require_ranges(args) -> None:
 
 
 def named_path(option: str, text: str) -> tuple[str, Path]:
-    """(NAME, PATH) of a text NAME=PATH.
-
-    Raises:
-        UserError: no =, or nothing on one side of it.
-    """
+    """(NAME, PATH) of a text NAME=PATH. Raises UserError: no =, or nothing on one side of it."""
     name, _, path = text.partition("=")
     if not name or not path:
         raise UserError(option, repr(text), "NAME=PATH")
@@ -157,11 +149,7 @@ def named_path(option: str, text: str) -> tuple[str, Path]:
 
 
 def named_paths(option: str, texts) -> dict[str, Path]:
-    """NAME -> PATH of texts NAME=PATH.
-
-    Raises:
-        UserError: one that is not, or a name twice.
-    """
+    """NAME -> PATH of texts NAME=PATH. Raises UserError: one that is not, or a name twice."""
     pairs = [named_path(option, text) for text in texts]
     if len(dict(pairs)) < len(pairs):
         raise UserError(option, f"names one twice: {', '.join(texts)}", "one name each")

@@ -1,8 +1,6 @@
 """What the evaluation commands share: which folders to compare, and what their values mean."""
 
-from pathlib import Path
-
-from nnunetv2_clip.commands._arguments import add
+from nnunetv2_clip.commands._arguments import FILE, add
 
 
 def add_folder_arguments(parser):
@@ -13,9 +11,7 @@ def add_folder_arguments(parser):
         action="store_true",
         help="the predictions hold the label values of the references",
     )
-    parser.add_argument(
-        "--train-manifest", type=Path, metavar="FILE", help="label_presence.json of the training: finds seen scans"
-    )
+    parser.add_argument("--train-manifest", **FILE, help="label_presence.json of the training: finds seen scans")
     add(parser, "-o", help="output folder (default: the folder 'evaluation' in that of the predictions)")
 
 

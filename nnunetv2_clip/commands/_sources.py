@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import add, named_path
+from nnunetv2_clip.commands._arguments import FILE, add, named_path
 from nnunetv2_clip.errors import UserError, suggestion
 
 
@@ -15,9 +15,7 @@ def add_source_arguments(parser):
         metavar="NAME=PATH",
         help="a source dataset and its folder, or custom=TABLE.yaml; give it once per source",
     )
-    parser.add_argument(
-        "--sources", type=Path, metavar="FILE", help="YAML list of sources, instead of --source or as well"
-    )
+    parser.add_argument("--sources", **FILE, help="YAML list of sources, instead of --source or as well")
     add(parser, "--taxonomy")
     parser.add_argument(
         "--no-repair",

@@ -36,8 +36,7 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.commands._evaluation import settings_of, sides_of
-    from nnunetv2_clip.evaluation.detection import detect, tumor_classes
-    from nnunetv2_clip.evaluation.detection_report import write_detection
+    from nnunetv2_clip.evaluation.detection import detect, tumor_classes, write_detection
     from nnunetv2_clip.evaluation.leaks import find_leaks
     from nnunetv2_clip.evaluation.lesions import LesionRule
     from nnunetv2_clip.runner import CasesFailed

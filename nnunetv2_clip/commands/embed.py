@@ -1,12 +1,10 @@
 """nnunetv2_clip embed: the text table of a dataset's classes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add, require_ending
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, FILE, add, require_ending
 from nnunetv2_clip.errors import UserError
 
 
@@ -26,9 +24,7 @@ def add_arguments(parser):
         "average (default: V3)",
     )
     add(parser, "--weights")
-    parser.add_argument(
-        "--class-order", type=Path, metavar="FILE", help="for file:PATH: the class of each row, one name per line"
-    )
+    parser.add_argument("--class-order", **FILE, help="for file:PATH: the class of each row, one name per line")
     add(parser, "-o", metavar="FILE", help="write this .npz file (default: text_embeddings.npz of the dataset)")
     add(parser, "-device", help=ENCODER_DEVICE)
     add(parser, "--overwrite")
@@ -84,12 +80,9 @@ def dataset_taxonomy(dataset: str) -> tuple:
     folders = [Path(os.environ[variable]) / name for variable in variables if os.environ.get(variable)]
     folder = next((each for each in folders if (each / FILE_NAME).is_file()), None)
     if folder is None:
-        raise UserError(
-            f"-d {dataset}",
-            f"there is no {FILE_NAME} in {' or '.join(map(str, folders))}",
-            "a dataset merged by nnunetv2_clip",
-            "run 'nnunetv2_clip convert'; for a table of the universal classes leave -d out and give -o FILE.npz",
-        )
+        found = f"there is no {FILE_NAME} in {' or '.join(map(str, folders))}"
+        remedy = "run 'nnunetv2_clip convert'; for a table of the universal classes leave -d out and give -o FILE.npz"
+        raise UserError(f"-d {dataset}", found, "a dataset merged by nnunetv2_clip", remedy)
     return Manifest.load(folder / FILE_NAME).taxonomy, folder
 
 
@@ -112,12 +105,9 @@ def save_unless_different(table, target, overwrite: bool) -> str:
         return "unchanged"
     if not overwrite:
         found = f"another table is there ({before.encoder}, hash {before.sha256[:12]})" if before else "is damaged"
-        raise UserError(
-            target,
-            found,
-            f"no table, or the same as the new one ({table.encoder}, hash {table.sha256[:12]})",
-            "add --overwrite to replace it (a model trained with it needs it to go on training), or give -o FILE",
-        )
+        expected = f"no table, or the same as the new one ({table.encoder}, hash {table.sha256[:12]})"
+        remedy = "add --overwrite to replace it (a model trained with it needs it to go on training), or give -o FILE"
+        raise UserError(target, found, expected, remedy)
     table.save(target)
     return "replaced"
 

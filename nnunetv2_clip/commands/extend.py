@@ -1,13 +1,10 @@
 """`nnunetv2_clip extend`: prepare a training that starts from a trained model: more classes, or others."""
 
-from __future__ import annotations
-
 import argparse
 import sys
-from pathlib import Path
 
 from nnunetv2_clip.choices import FROZEN, MODES
-from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, FILE, add
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-c", help="configuration (default: of a zip, the only one that is in it)")
     add(parser, "-f", nargs=None, help="fold (default: the first that is there)")
     add(parser, "-chk")
-    add(
-        parser,
-        "-overwrite_plans_name",
-        help="name of the plans to write (default: the model's and a suffix)",
-    )
-    parser.add_argument(
-        "--text-table", type=Path, metavar="FILE", help="text table that holds the new classes (embed -o)"
-    )
+    add(parser, "-overwrite_plans_name", help="name of the plans to write (default: the model's and a suffix)")
+    parser.add_argument("--text-table", **FILE, help="text table that holds the new classes (embed -o)")
     add(parser, "--weights")
     add(parser, "-device", help=ENCODER_DEVICE)
     add(parser, "--overwrite")

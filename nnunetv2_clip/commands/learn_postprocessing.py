@@ -1,7 +1,5 @@
 """`nnunetv2_clip learn-postprocessing`: anatomical rules that raise Dice on the validation cases."""
 
-from __future__ import annotations
-
 import argparse
 
 from nnunetv2_clip.commands._arguments import add_model_or_dataset, trained_model

@@ -1,30 +1,22 @@
 """nnunetv2_clip msd export"""
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import DECATHLON, add, model_or_predictions, require_ending
+from nnunetv2_clip.commands._arguments import DECATHLON, FOLDER, add, model_or_predictions, require_ending
 from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-i", required=True, help=DECATHLON)
     add(parser, "-m", help="trained model: its folder; each CT task is predicted with its own classes")
-    add(
-        parser,
-        "-pred",
-        help="instead of -m: predictions of the test images, one folder or one sub-folder per task",
-    )
+    add(parser, "-pred", help="instead of -m: predictions of the test images, one folder or one sub-folder per task")
     add(parser, "-f", "-chk", "-device")
     parser.add_argument(
         "--trust-headers", action="store_true", help="do not turn images whose header is rotated by 180 degrees"
     )
     parser.add_argument(
         "--mri",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="masks of the four MRI tasks made elsewhere: the folder with Task01_BrainTumour, ...",
     )
     add(parser, "--ct-only", "--rules", "-np")

@@ -13,15 +13,7 @@ def add_arguments(parser):
         metavar="NAME=FOLDER",
         help="reference label maps of a reader, in the label values of --dataset-json, or one folder of masks per case",
     )
-    add(
-        parser,
-        "-pred",
-        nargs="+",
-        type=str,
-        default=[],
-        metavar="NAME=FOLDER",
-        help="predictions of a model",
-    )
+    add(parser, "-pred", nargs="+", type=str, default=[], metavar="NAME=FOLDER", help="predictions of a model")
     add(parser, "--manifest", help="label_presence.json: annotated classes per case (default: every class everywhere)")
     add(parser, "--dataset-json", "-np")
     add(parser, "-o", required=True, help="output folder")
@@ -51,9 +43,7 @@ def run(args):
         name: {pair: (statistic.mean, statistic.std) for pair, statistic in row.items() if statistic.n}
         for name, row in summarise_agreement(found).items()
     }
-    svg = save_figure(
-        grouped_bars(values, "Agreement", "Dice, mean and standard deviation over cases"), args.o, "agreement"
-    )
+    svg = save_figure(grouped_bars(values, "Agreement"), args.o, "agreement")
     write_tables([table], args.o, "agreement", "Agreement", pictures=[svg])
     print(table.markdown())
     print(f"Written: {args.o}/agreement.md, .html, .tex, .svg and .png")

@@ -31,17 +31,11 @@ def run(args):
             raise UserError("--table", f"unknown table {key!r}.{hint}", f"one of {', '.join(PUBLISHED_TABLES)}")
         for name, evaluation in evaluations.items():
             if not args.all_datasets and not scores_of(evaluation, table):
-                raise UserError(
-                    f"-i {name}",
-                    f"no case of a dataset {table.dataset}* is in this evaluation, but {_listed(evaluation)}",
-                    f"the dataset of table {key}",
-                    "add --all-datasets if all cases belong in the table",
-                )
+                listed = ", ".join(evaluation.datasets()) or "none at all"
+                found = f"no case of a dataset {table.dataset}* is in this evaluation, but {listed}"
+                expected = f"the dataset of table {key}"
+                raise UserError(f"-i {name}", found, expected, "add --all-datasets if all cases belong in the table")
     for table in write_paper_tables(args.table, evaluations, args.o, "tables", "The paper's tables", args.all_datasets):
         print(table.markdown())
     drawn = "".join(f", {key}.png and .svg" for key in args.table if PUBLISHED_TABLES[key].is_figure)
     print(f"Written to {args.o}: tables.md, .html and .tex{drawn}")
-
-
-def _listed(evaluation):
-    return ", ".join(evaluation.datasets()) or "none at all"

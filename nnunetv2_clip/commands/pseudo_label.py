@@ -1,7 +1,5 @@
 """`nnunetv2_clip pseudo-label`: complete a partly labelled dataset with a model's predictions."""
 
-from __future__ import annotations
-
 import argparse
 
 from nnunetv2_clip.commands._arguments import add, next_steps
@@ -14,11 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "--name", default="Completed")
     add(parser, "--classes")
     parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="probability above which a voxel belongs to a class",
+        "--threshold", type=float, default=0.5, metavar="P", help="probability above which a voxel belongs to a class"
     )
     parser.add_argument(
         "--max-uncertainty",

@@ -1,11 +1,8 @@
 """`nnunetv2_clip report`: one self-contained HTML page for predictions, a training, or both."""
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import add, require_ending
+from nnunetv2_clip.commands._arguments import FOLDER, add, require_ending
 from nnunetv2_clip.errors import UserError
 
 
@@ -15,9 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(parser, "-ref", help="reference label maps in the label values of dataset.json (labelsTr)")
     add(parser, "--dataset-json", "--manifest")
     parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) as well as Dice; takes longer")
-    parser.add_argument(
-        "--log-folder", type=Path, metavar="FOLDER", help="a fold of a training (fold_0), for its curves"
-    )
+    parser.add_argument("--log-folder", **FOLDER, help="a fold of a training (fold_0), for its curves")
     parser.add_argument("--title", metavar="TEXT", help="of the page (default: name of the folder of predictions)")
     parser.add_argument(
         "--max-pictures", type=int, default=100, metavar="N", help="show pictures of so many worst cases"

@@ -4,8 +4,6 @@ By hand, because scipy.stats.bootstrap refuses a single case and gives no interv
 for one draw (a recall without any lesion drawn). Classes with one case and rare tumours are our everyday.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One case: read both sides, refuse different grids, score the classes that the reference knows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -62,12 +62,9 @@ def compare_models(first: Evaluation, second: Evaluation, metric: str = "Dice") 
     values = [_values(evaluation, metric) for evaluation in (first, second)]
     common = sorted(set(values[0]) & set(values[1]))
     if not common:
-        raise UserError(
-            "compare",
-            f"the two evaluations share no case and class in which {metric} is defined",
-            "evaluations of the same cases with this metric",
-            "evaluate both models on the same references",
-        )
+        found = f"the two evaluations share no case and class in which {metric} is defined"
+        expected = "evaluations of the same cases with this metric"
+        raise UserError("compare", found, expected, "evaluate both models on the same references")
     per_class: dict[str, list[str]] = {}
     for case_id, name in common:
         per_class.setdefault(name, []).append(case_id)

@@ -1,7 +1,5 @@
 """Cross-validation: the validation predictions of all folds as one evaluation, and the spread between folds."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +31,8 @@ def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy)
         folder = model.where / f"fold_{fold}" / "validation"
         found = {path.name[: -len(ending)]: path for path in sorted(folder.glob(f"*{ending}"))}
         if not found:
-            raise UserError(
-                folder,
-                f"has no file *{ending}",
-                f"the validation predictions of fold {fold}",
-                "finish the training of this fold, or run nnUNetv2_train with --val",
-            )
+            remedy = "finish the training of this fold, or run nnUNetv2_train with --val"
+            raise UserError(folder, f"has no file *{ending}", f"the validation predictions of fold {fold}", remedy)
         twice = sorted(set(files) & set(found))
         if twice:
             raise UserError(folder, f"case {twice[0]!r} is also predicted in fold {fold_of[twice[0]]}", "one fold each")

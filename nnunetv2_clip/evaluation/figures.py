@@ -38,8 +38,8 @@ def new_figure(width: float, height: float) -> tuple[Figure, object]:
     return figure, axis
 
 
-def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], title: str, xlabel: str) -> Figure:
-    """Group -> bar -> (mean, standard deviation), between 0 and 1: groups down the axis, one colour per bar."""
+def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], title: str) -> Figure:
+    """Group -> bar -> (mean, standard deviation) of Dice: groups down the axis, one colour per bar."""
     bars = list(dict.fromkeys(bar for group in values.values() for bar in group))
     figure, axis = new_figure(8, 1 + len(values) * (0.16 + 0.15 * len(bars)))
     height = 0.82 / max(len(bars), 1)
@@ -56,7 +56,7 @@ def grouped_bars(values: Mapping[str, Mapping[str, tuple[float, float]]], title:
     axis.grid(axis="x", color="#dde3ea", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.set_title(title, fontsize=11, loc="left")
-    axis.set_xlabel(xlabel)
+    axis.set_xlabel("Dice, mean and standard deviation over cases")
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return figure
 

@@ -1,7 +1,5 @@
 """Cases whose scan or patient also stood in the model's training: their scores say nothing about new patients."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from pathlib import Path
 

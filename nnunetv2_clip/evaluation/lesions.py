@@ -1,14 +1,13 @@
 """Lesions of one case: components of reference and prediction, and which of them meet."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from nnunetv2_clip.choices import FRACTION, IOU
 from nnunetv2_clip.evaluation.cases import CaseJob, read_label_pair
-from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
+from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks
+from nnunetv2_clip.imaging.boxes import union_box
 from nnunetv2_clip.imaging.components import connected_components
 
 # Shapes: X Y Z voxels of the box around both masks; R reference lesions, P predicted lesions.
@@ -58,7 +57,7 @@ def case_lesions(job: CaseJob, rule: LesionRule) -> dict[str, CaseLesions]:
 
 def class_lesions(reference: LabelVolume, prediction: LabelVolume, name: str, rule: LesionRule) -> CaseLesions:
     """The lesions of one class; voxels of the ignore label belong to neither side."""
-    box = union_box(reference.box(name), prediction.box(name))
+    box = union_box((reference.box(name), prediction.box(name)))
     if box is None:
         return CaseLesions(0, (), (), 0, 0)
     truth, predicted = known_masks(reference, prediction, name, box)

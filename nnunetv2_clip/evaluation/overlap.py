@@ -1,7 +1,5 @@
 """Overlap of a reference and a prediction: voxel counts of all classes in one pass, Dice and IoU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

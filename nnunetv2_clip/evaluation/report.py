@@ -1,7 +1,5 @@
 """An evaluation as files: JSON for programs, CSV for spreadsheets, Markdown and HTML for people."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An evaluation from end to end: which pairs are scored, which cases the model has seen, what is left out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from nnunetv2_clip.classes import Taxonomy
@@ -78,12 +76,9 @@ def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
     """The cases of the prediction folder; each needs a reference."""
     without = sorted(set(prediction.files) - set(reference.files))
     if without:
-        raise UserError(
-            prediction.folder,
-            f"{len(without)} predictions have no reference in {reference.folder} ({', '.join(without[:5])} ...)",
-            "a reference of the same name for every prediction",
-            "give the matching -ref folder, or move these predictions away",
-        )
+        found = f"{len(without)} predictions have no reference in {reference.folder} ({', '.join(without[:5])} ...)"
+        remedy = "give the matching -ref folder, or move these predictions away"
+        raise UserError(prediction.folder, found, "a reference of the same name for every prediction", remedy)
     return sorted(prediction.files)
 
 
@@ -104,12 +99,9 @@ def _scored_classes(
 def _require_files(case_id: str, needed: frozenset[str], present: frozenset[str], side: Side) -> None:
     missing = sorted(needed - present)
     if missing:
-        raise UserError(
-            side.files[case_id],
-            f"case {case_id!r} has no mask file of {', '.join(missing)}",
-            "a file for every class, with an empty mask where nothing was found",
-            "add the files",
-        )
+        found = f"case {case_id!r} has no mask file of {', '.join(missing)}"
+        expected = "a file for every class, with an empty mask where nothing was found"
+        raise UserError(side.files[case_id], found, expected, "add the files")
 
 
 def _notes(reference: Side, prediction: Side, manifest: Manifest | None) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """nnU-Net's summary.json with metrics only where the reference knows the class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -6,8 +6,6 @@ look at the nearest corners and a search tree for the rest, and the library's lo
 left. A test holds both equal.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from functools import lru_cache
@@ -15,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks, union_box
+from nnunetv2_clip.evaluation.volumes import LabelVolume, known_masks
+from nnunetv2_clip.imaging.boxes import union_box
 
 # Shapes: X Y Z voxels of the box of both masks; S surface elements (surfels), at the corners between voxels.
 
@@ -30,7 +29,7 @@ def surface_metrics(
 
     Rules: both masks empty: NaN and NaN. One empty: NSD 0 (no surface is matched), HD95 NaN (no distance exists).
     """
-    box = union_box(reference.box(name), prediction.box(name))
+    box = union_box((reference.box(name), prediction.box(name)))
     if box is None:
         return float("nan"), float("nan")
     masks = known_masks(reference, prediction, name, box)

@@ -1,7 +1,5 @@
 """Tables of text and numbers, written as Markdown or LaTeX (as HTML: report/assets/tables.html.j2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How far apart two surfaces may lie and still agree, per class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.boxes import Box, union_box
 from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, read_label_map, stem
-from nnunetv2_clip.labels import Box, ClassMap, ClassSet, class_names, label_sets, region_values
+from nnunetv2_clip.labels import ClassMap, ClassSet, class_names, label_sets, region_values
 from nnunetv2_clip.painting import unpaint
 
 # Shapes: X Y Z voxels of one volume along the file's axes (nibabel's order, turned to RAS).
@@ -36,7 +37,7 @@ class LabelVolume(ClassMap):
 
     def box(self, name: str) -> Box | None:
         """The smallest box around a class, None when it has no voxel."""
-        return union_box(*(self._boxes[value - 1] for value in self.values_of(name) if value <= len(self._boxes)))
+        return union_box(self._boxes[value - 1] for value in self.values_of(name) if value <= len(self._boxes))
 
 
 def known_masks(first: LabelVolume, second: LabelVolume, name: str, box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -46,14 +47,6 @@ def known_masks(first: LabelVolume, second: LabelVolume, name: str, box: Box) ->
         if known is not None:
             masks = masks[0] & known, masks[1] & known
     return masks
-
-
-def union_box(*boxes: Box | None) -> Box | None:
-    """The smallest box around all boxes that are not None."""
-    present = [box for box in boxes if box is not None]
-    if not present:
-        return None
-    return tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*present, strict=True))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+
+from nnunetv2_clip.imaging.boxes import bounding_box
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ def detail_box(mask: np.ndarray, spacing_mm: tuple[float, ...], least_mm: float)
 
     The whole volume when the mask is empty.
     """
-    box = ndimage.find_objects(mask.view(np.uint8))
-    if not box:
+    box = bounding_box(mask)
+    if box is None:
         return tuple(slice(0, size) for size in mask.shape)
     parts = []
-    for part, size, spacing in zip(box[0], mask.shape, spacing_mm, strict=True):
+    for part, size, spacing in zip(box, mask.shape, spacing_mm, strict=True):
         half = max(part.stop - part.start, least_mm / spacing / 2)
         centre = (part.start + part.stop) / 2
         parts.append(slice(max(0, int(centre - half)), min(size, int(np.ceil(centre + half)))))

@@ -11,8 +11,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, StrictFloat, StrictInt
 
+from nnunetv2_clip.imaging.boxes import size_of
 from nnunetv2_clip.imaging.components import keep_largest, keep_touching
-from nnunetv2_clip.inference.masks import Mask, size_of
+from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.tables import Names, Row, checked
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2_clip.inference.masks import Box, Mask, Placement, inside, moved, size_of, union, unpacked
+from nnunetv2_clip.imaging.boxes import Box, inside, moved, size_of, union_box
+from nnunetv2_clip.inference.masks import Mask, Placement, unpacked
 from nnunetv2_clip.inference.resampling import AxisMap
 
 BLOCK_VOXELS = 1 << 22  # output voxels that exist as floats at one time
@@ -156,7 +157,7 @@ def _joined(pieces: Pieces, name: str, placement: Placement) -> tuple[Box | None
     own = pieces.pop(name)
     if not own:
         return None, None
-    box = placement.box_in_file(union([piece_box for piece_box, _ in own]))
+    box = placement.box_in_file(union_box([piece_box for piece_box, _ in own]))
     voxels = np.zeros(size_of(box), bool if own[0][1].ndim == 1 else own[0][1].dtype)
     for piece_box, values in own:
         values = unpacked(values, piece_box) if values.ndim == 1 else values
@@ -170,7 +171,7 @@ def _positive_box_of_two(first: Tensor, second: Tensor, bound: float) -> Box | N
     if boxes[1] is not None:
         boxes[1] = moved(boxes[1], (len(first), 0, 0))
     found = [box for box in boxes if box is not None]
-    return union(found) if found else None
+    return union_box(found)
 
 
 def _rows_of_two(first: Tensor, second: Tensor, z: slice, y: slice, x: slice) -> Tensor:

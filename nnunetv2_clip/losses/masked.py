@@ -12,8 +12,6 @@ evidence.md). Where a class is absent, cross entropy alone says so.
 
 # Shapes: B cases, K classes, P pairs.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ backward pass computes them again, so that nothing but the logits and the label 
 
 # Shapes: B cases, K classes, P pairs, p pairs of one case, V label values, N voxels, n voxels of a chunk.
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels in the order of the file (as nibabel reads it).
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterable
 from pathlib import Path
@@ -97,11 +95,7 @@ def check_values(mask: np.ndarray, values: Iterable[int]) -> None:
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
-    """The header of a NIfTI file; voxels are read later.
-
-    Raises:
-        BadMask: not there or no NIfTI file.
-    """
+    """The header of a NIfTI file; voxels are read later. Raises BadMask: not there or no NIfTI file."""
     try:
         image = nib.load(path)
     except FileNotFoundError:

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels in the order of the file.
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Predict the Decathlon's CT test images with a trained model, each task with its own classes and label values."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from nnunetv2_clip.imaging.nifti import FILE_ENDING, read_image, write_nifti
 from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.masks import mask_bytes, open_image, read_integers
 from nnunetv2_clip.msd.submission import check_model, refuse
-from nnunetv2_clip.msd.tasks import CT_TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import CT_TASKS, ListedImage, MsdTask, listed_images
 from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import TrainedModel
 
@@ -67,8 +65,8 @@ def predict_tasks(setup: Setup, msd_root: Path, predictions: Path) -> None:
             _predict(setup, task, waiting, folder)
 
 
-def _existing_images(msd_root: Path, task: MsdTask) -> list[TestImage]:
-    images = list(test_images(msd_root, task))
+def _existing_images(msd_root: Path, task: MsdTask) -> list[ListedImage]:
+    images = list(listed_images(msd_root, task))
     missing = [f"{image.label}: the test image {image.path} is missing" for image in images if not image.path.is_file()]
     refuse(missing, msd_root)
     return images
@@ -86,7 +84,7 @@ def _claim(predictions: Path, setup: Setup) -> None:
     write_json(path, record)
 
 
-def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: Path) -> None:
+def _predict(setup: Setup, task: MsdTask, images: Sequence[ListedImage], folder: Path) -> None:
     from nnunetv2_clip.inference.loading import load_predictor
 
     jobs = [TurnJob(image, folder) for image in images]
@@ -104,9 +102,7 @@ def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: P
         predictor.predict_from_files_sequential(*files)
     else:
         predictor.predict_from_files(
-            *files,
-            num_processes_preprocessing=setup.processes,
-            num_processes_segmentation_export=setup.processes,
+            *files, num_processes_preprocessing=setup.processes, num_processes_segmentation_export=setup.processes
         )
     for job in turned:
         turn_back(job)
@@ -117,7 +113,7 @@ def _predict(setup: Setup, task: MsdTask, images: Sequence[TestImage], folder: P
 class TurnJob:
     """A test image, its task's folder of predictions, and there its turned copy if it needs one."""
 
-    image: TestImage
+    image: ListedImage
     folder: Path
 
     @property

@@ -1,7 +1,5 @@
 """The scores to expect from the challenge: the training folds' predictions against the tasks' own labels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

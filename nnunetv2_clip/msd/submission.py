@@ -1,7 +1,5 @@
 """A submission to the Medical Segmentation Decathlon: one zip with ten task folders, or a list of what is wrong."""
 
-from __future__ import annotations
-
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +12,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.msd.masks import BadMask, check_geometry, mask_bytes, open_image, task_mask
 from nnunetv2_clip.msd.post_processing import PostProcessing
-from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import CT_TASKS, TASKS, ListedImage, MsdTask, listed_images
 from nnunetv2_clip.runner import CasesFailed, run_cases
 from nnunetv2_clip.trained_model import DATASET_JSON, ModelTables
 
@@ -33,7 +31,7 @@ class TaskPredictions:
     folder: Path
     taxonomy: Taxonomy | None = None
 
-    def path(self, image: TestImage) -> Path:
+    def path(self, image: ListedImage) -> Path:
         in_task_folder = self.folder / image.task.folder
         return (in_task_folder if in_task_folder.is_dir() else self.folder) / image.name
 
@@ -42,7 +40,7 @@ class TaskPredictions:
 class Entry:
     """One file of the submission that is to be made."""
 
-    image: TestImage
+    image: ListedImage
     source: TaskPredictions
     post: PostProcessing | None = None
 
@@ -97,7 +95,7 @@ def plan(
     entries: list[Entry] = []
     for task in (task for task in TASKS if task.folder in sources):
         try:
-            images = list(test_images(msd_root, task))
+            images = list(listed_images(msd_root, task))
         except UserError as error:
             problems.append(str(error))
             continue
@@ -153,11 +151,7 @@ def write_submission(entries: Sequence[Entry], output: Path, workers: int = 1) -
 
 
 def make_mask(entry: Entry) -> bytes:
-    """The file of one mask.
-
-    Raises:
-        UserError: the prediction cannot be used.
-    """
+    """The file of one mask. Raises UserError: the prediction cannot be used."""
     path = entry.source.path(entry.image)
     try:
         reference, prediction = open_image(entry.image.path), open_image(path)

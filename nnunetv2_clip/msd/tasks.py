@@ -1,11 +1,8 @@
 """The Medical Segmentation Decathlon as data: its ten tasks, their label values, their test images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json
@@ -30,7 +27,7 @@ class MsdTask:
     modality: str
     values: tuple[int, ...]
     num_test: int
-    classes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    classes: Mapping[str, int] = field(default_factory=dict)
     num_training: int | None = None
     title: str = ""
 
@@ -39,12 +36,9 @@ class MsdTask:
         """What the names of its files start with."""
         return self.folder.split("_")[1].lower()
 
-    def __reduce__(self):  # the read-only table does not cross process borders by itself
-        return find_task, (self.folder, self.folder)
-
 
 def _ct(folder: str, title: str, num_training: int, num_test: int, **classes: int) -> MsdTask:
-    return MsdTask(folder, "CT", tuple(classes.values()), num_test, MappingProxyType(classes), num_training, title)
+    return MsdTask(folder, "CT", tuple(classes.values()), num_test, classes, num_training, title)
 
 
 # Label values: each task's dataset.json. Order: the challenge's.
@@ -65,11 +59,7 @@ MRI_TASKS = tuple(task for task in TASKS if task.modality == "MRI")
 
 
 def find_task(name: str, where: object) -> MsdTask:
-    """The task of a folder name.
-
-    Raises:
-        UserError: no such task.
-    """
+    """The task of a folder name. Raises UserError: no such task."""
     folders = {task.folder.lower(): task for task in TASKS}
     if name.lower() not in folders:
         near = suggestion(name, folders)
@@ -78,10 +68,8 @@ def find_task(name: str, where: object) -> MsdTask:
 
 
 @dataclass(frozen=True)
-class TestImage:
+class ListedImage:
     """One image of a task's test list: its file name (as a submission must spell it) and where it lies."""
-
-    __test__ = False  # not a test class for pytest
 
     task: MsdTask
     name: str
@@ -93,7 +81,7 @@ class TestImage:
         return f"{self.task.folder}/{self.name}"
 
 
-def test_images(msd_root: Path, task: MsdTask) -> Iterator[TestImage]:
+def listed_images(msd_root: Path, task: MsdTask) -> Iterator[ListedImage]:
     """The test images that the task's dataset.json lists, in its order; they need not exist.
 
     Raises:
@@ -116,7 +104,4 @@ def test_images(msd_root: Path, task: MsdTask) -> Iterator[TestImage]:
         if relative.name in seen:
             raise UserError(path, f"lists the test image {relative.name!r} twice", "every image once")
         seen.add(relative.name)
-        yield TestImage(task, relative.name, path.parent / relative)
-
-
-test_images.__test__ = False
+        yield ListedImage(task, relative.name, path.parent / relative)

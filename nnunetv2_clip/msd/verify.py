@@ -1,7 +1,5 @@
 """Check a Decathlon submission that anyone has made: names, paths, geometry and label values."""
 
-from __future__ import annotations
-
 import gzip
 import stat
 import zipfile
@@ -16,7 +14,7 @@ from tqdm import tqdm
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, UNREADABLE
 from nnunetv2_clip.msd.masks import BadMask, check_geometry, check_values, open_image
-from nnunetv2_clip.msd.tasks import TASKS, MsdTask, TestImage, test_images
+from nnunetv2_clip.msd.tasks import TASKS, ListedImage, MsdTask, listed_images
 from nnunetv2_clip.trained_model import leaves_its_folder
 
 MAX_BYTES_PER_VOXEL = 8
@@ -31,7 +29,7 @@ def verify(path: Path, msd_root: Path, tasks: Sequence[MsdTask] = TASKS) -> list
     Raises:
         UserError: no zip file, or the challenge's data are not where `msd_root` says.
     """
-    images = {image.label: image for task in tasks for image in test_images(msd_root, task)}
+    images = {image.label: image for task in tasks for image in listed_images(msd_root, task)}
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -46,7 +44,7 @@ def verify(path: Path, msd_root: Path, tasks: Sequence[MsdTask] = TASKS) -> list
     return problems
 
 
-def _names(archive: zipfile.ZipFile, images: Mapping[str, TestImage]) -> tuple[list[str], dict[str, zipfile.ZipInfo]]:
+def _names(archive: zipfile.ZipFile, images: Mapping[str, ListedImage]) -> tuple[list[str], dict[str, zipfile.ZipInfo]]:
     """Problems with names, and the entries that are a test image's mask."""
     problems: list[str] = []
     files: dict[str, zipfile.ZipInfo] = {}
@@ -76,7 +74,7 @@ def _evil(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _unexpected(name: str, images: Mapping[str, TestImage]) -> str:
+def _unexpected(name: str, images: Mapping[str, ListedImage]) -> str:
     """Why a file does not belong, as far as its name tells."""
     path = PurePosixPath(name)
     if path.name.startswith("._") or path.parts[0] == "__MACOSX" or path.name == ".DS_Store":
@@ -92,7 +90,7 @@ def _unexpected(name: str, images: Mapping[str, TestImage]) -> str:
     return "is not in the task's test list"
 
 
-def _missing(files: Mapping[str, object], images: Mapping[str, TestImage]) -> list[str]:
+def _missing(files: Mapping[str, object], images: Mapping[str, ListedImage]) -> list[str]:
     """Missing files, with one line for a task that is missing altogether."""
     problems = []
     for folder in dict.fromkeys(image.task.folder for image in images.values()):
@@ -103,7 +101,7 @@ def _missing(files: Mapping[str, object], images: Mapping[str, TestImage]) -> li
     return problems
 
 
-def _check_mask(archive: zipfile.ZipFile, info: zipfile.ZipInfo, image: TestImage) -> None:
+def _check_mask(archive: zipfile.ZipFile, info: zipfile.ZipInfo, image: ListedImage) -> None:
     try:
         reference = open_image(image.path)
     except BadMask as error:

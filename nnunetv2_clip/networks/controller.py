@@ -2,8 +2,6 @@
 
 # Shapes: B cases, K classes, P pairs, E text embedding, T projected text, F image feature.
 
-from __future__ import annotations
-
 import math
 
 import torch

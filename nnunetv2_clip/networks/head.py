@@ -6,8 +6,6 @@ anywhere (head_matrix.py), a fused kernel on CUDA (head_triton.py).
 
 # Shapes: B cases, P (case, class) pairs, 8 channels, N voxels.
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 

@@ -2,12 +2,11 @@
 
 # Shapes: P (case, class) pairs, C = 8 channels.
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 CHANNELS = 8
+WIDE = CHANNELS + 1  # and the constant 1 that carries the bias
 # W1 (8, 8), b1 (8), W2 (8, 8), b2 (8), w3 (8), b3 (1): 153 numbers for each class.
 LAYER_SIZES = (CHANNELS * CHANNELS, CHANNELS, CHANNELS * CHANNELS, CHANNELS, CHANNELS, 1)
 NUM_DYNAMIC_PARAMETERS = sum(LAYER_SIZES)

@@ -5,17 +5,14 @@ The backward pass computes the hidden maps again instead of keeping them.
 
 # Shapes: B cases, P pairs, p pairs of one case, N voxels; 9 channels: 8 and a constant 1.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnunetv2_clip.networks.head_layout import CHANNELS, affine_matrices, gradient_of_parameters, split_parameters
+from nnunetv2_clip.networks.head_layout import CHANNELS, WIDE, affine_matrices, gradient_of_parameters, split_parameters
 
-WIDE = CHANNELS + 1
 # Values of one hidden map alive at once: two maps forward, three backward stay in the cache of each core.
 FORWARD_VALUES_PER_THREAD = 128 << 10
 BACKWARD_VALUES_PER_THREAD = 72 << 10

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from nnunetv2_clip.networks.head_layout import CHANNELS, affine_matrices, gradient_of_parameters
+from nnunetv2_clip.networks.head_layout import CHANNELS, WIDE, affine_matrices, gradient_of_parameters
 
-WIDE = CHANNELS + 1
 PADDED = 16  # the smallest side of a matrix that a tensor core takes
 FORWARD_BLOCK, FORWARD_WARPS = 128, 4  # voxels at a time
 # One warp holds all of a block, so that sums over its voxels need no second copy in another warp; the block is the

@@ -7,8 +7,6 @@ Source of the network: Hatamizadeh et al., Swin UNETR, 2022; the paper's second 
 
 # Shapes: B cases, F feature size, spatial sizes of the input divided by 1, 2, 4, 8, 16, 32.
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

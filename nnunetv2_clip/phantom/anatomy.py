@@ -7,8 +7,6 @@ shapes with a random shift and size; one smooth random deformation bends all of 
 
 # Shapes: X Y Z voxels, RAS.
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace

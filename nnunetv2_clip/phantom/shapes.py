@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels of a RAS grid; P points.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

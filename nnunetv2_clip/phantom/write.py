@@ -1,7 +1,5 @@
 """Several phantom sources into one folder: what `nnunetv2_clip phantom` does."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels in the file's own axis order; probabilities lie in a box of them.
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.inference.masks import Box, inside, overlap
+from nnunetv2_clip.imaging.boxes import Box, inside, overlap
 from nnunetv2_clip.inference.streaming import Probability
 from nnunetv2_clip.labels import ClassMap, ClassSet
 from nnunetv2_clip.painting import paint, unpaint
@@ -93,12 +91,7 @@ def complete_case(
 
 
 def _predicted(
-    name: str,
-    labels: ClassMap,
-    known: Collection[str],
-    probability: Probability,
-    taxonomy: Taxonomy,
-    threshold: float,
+    name: str, labels: ClassMap, known: Collection[str], probability: Probability, taxonomy: Taxonomy, threshold: float
 ) -> tuple[tuple[Box, np.ndarray] | None, float, int]:
     """The mask in its box (None: nowhere), its uncertainty, and how many predicted voxels the truth rules out."""
     if probability.box is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid, write_nifti
 from nnunetv2_clip.job_folder import DatasetFolder, FileStates, is_readable
@@ -22,6 +23,8 @@ from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, class_names, label_
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.pseudo_labels.case import PairResult
+
+REMEDY = "give a raw dataset that 'nnunetv2_clip convert' wrote"
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,23 @@ class RawDataset:
     class_sets: dict[int, ClassSet | None]
 
     @classmethod
-    def read(cls, folder: Path) -> RawDataset:
-        """Raises UserError: no dataset with manifest, several channels, or one that holds pseudo labels already."""
-        remedy = "give a raw dataset that 'nnunetv2_clip convert' wrote"
+    def read(cls, folder: Path, remedy: str = REMEDY) -> RawDataset:
+        """Raises UserError: no dataset with manifest, or label values that are none."""
         content = load_dataset_json(folder / "dataset.json", remedy)
+        sets = label_sets(content["labels"], folder / "dataset.json")
+        return cls(folder, content, Manifest.load(folder / MANIFEST_FILE), sets)
+
+    def require_completable(self) -> None:
+        """Raises UserError: several channels, or pseudo labels already."""
+        where, content = self.folder / "dataset.json", self.dataset_json
         if content.get("file_ending") != FILE_ENDING:
-            found = f"has images of type {content.get('file_ending')}"
-            raise UserError(folder / "dataset.json", found, FILE_ENDING, remedy)
+            raise UserError(where, f"has images of type {content.get('file_ending')}", FILE_ENDING, REMEDY)
         if len(content.get("channel_names", ())) != 1:
-            raise UserError(folder / "dataset.json", "has several image channels", "one", remedy)
-        manifest = Manifest.load(folder / MANIFEST_FILE)
-        if manifest.has_pseudo_labels:
+            raise UserError(where, "has several image channels", "one", REMEDY)
+        if self.manifest.has_pseudo_labels:
             expected = "truth only, so that no model learns from its own mistakes twice"
             remedy = "give the dataset from which this one was made"
-            raise UserError(folder, "holds pseudo labels already", expected, remedy)
-        return cls(folder, content, manifest, label_sets(content["labels"], folder / "dataset.json"))
+            raise UserError(self.folder, "holds pseudo labels already", expected, remedy)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,15 +65,16 @@ class RawDataset:
         return class_names(self.dataset_json["labels"])
 
     @property
+    def rows(self) -> tuple[ClassRow, ...]:
+        """Of the declared classes."""
+        return tuple(self.manifest.taxonomy.find(name, self.folder / "dataset.json") for name in self.classes)
+
+    @property
     def has_ignore(self) -> bool:
         return IGNORE in self.dataset_json["labels"]
 
     def case_ids(self) -> tuple[str, ...]:
-        """Every case, sorted.
-
-        Raises:
-            UserError: a label file without an entry in the manifest, or the reverse.
-        """
+        """Every case, sorted. Raises UserError: a label file without an entry in the manifest, or the reverse."""
         paths = (self.folder / "labelsTr").glob(f"*{FILE_ENDING}")
         files = {path.name.removesuffix(FILE_ENDING) for path in paths if not path.name.startswith(".")}
         for case_id in sorted(files):

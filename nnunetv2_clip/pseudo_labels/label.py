@@ -114,6 +114,7 @@ def pseudo_label(
     """
     rules = Rules(threshold, max_uncertainty, weight)
     source = RawDataset.read(Path(raw_dataset_folder))
+    source.require_completable()
     model = model if isinstance(model, TrainedModel) else TrainedModel.open(model)
     folder = Path(output_dataset_folder)
     target = CompletedDataset(folder, nnunet_folder("nnUNet_preprocessed") / folder.name)

@@ -1,7 +1,5 @@
 """What pseudo labelling did: one line per case and class for scripts, a summary for people."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median

@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels, turned to RAS.
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,11 +152,7 @@ def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
 
 
 def read_case_arrays(files: CaseFiles) -> CaseArrays:
-    """The arrays of a case.
-
-    Raises:
-        UserError: as `describe_case`.
-    """
+    """The arrays of a case. Raises UserError: as `describe_case`."""
     hu, grid = read_ct(files.image)
     prediction = files.coding.read(files.prediction)
     _same_grid(files, grid, prediction.grid, files.prediction)
@@ -179,12 +173,9 @@ def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
 def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:
     difference = other.difference(image)
     if difference:
-        raise UserError(
-            f"case {files.case_id!r}",
-            f"{path} does not lie on the grid of {files.image}: {difference}",
-            "files of the same scan in its own geometry",
-            "check that -i, -pred and -ref belong together",
-        )
+        found = f"{path} does not lie on the grid of {files.image}: {difference}"
+        expected = "files of the same scan in its own geometry"
+        raise UserError(f"case {files.case_id!r}", found, expected, "check that -i, -pred and -ref belong together")
 
 
 def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[str, Overlap]) -> str | None:

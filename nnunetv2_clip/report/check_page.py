@@ -1,7 +1,5 @@
 """The page of `nnunetv2_clip check`: one HTML file with the matrix of sources and classes and a picture per case."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from nnunetv2_clip.imaging.pictures import hex_color

@@ -1,18 +1,17 @@
 """Training curves as small inline drawings (SVG paths) of one fold."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json
 from nnunetv2_clip.training.progress_picture import CURVES_FILE
 
 WIDTH, HEIGHT = 160, 48  # user units of every small drawing
-Series = Sequence[float | None]
+Series = Sequence[float | None] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -70,60 +69,42 @@ def read_training(fold_folder: Path) -> TrainingReport:
         raise UserError(path, f"cannot be used ({error!r})", "the file that CLIPUniversalTrainer writes") from None
     if not rows_fit or len(lengths) > 1:
         raise UserError(path, "holds lists of different lengths", "one entry per epoch and class")
+    dice, patches, loss = (np.array(rows, float).reshape(len(train), len(names)) for rows in (dice, patches, loss))
     low, high = _range([*train, *val])
-    top_loss = _range([0.0, *(value for row in loss for value in row)])[1]
-    return TrainingReport(
-        str(fold_folder),
-        len(dice),
-        tuple(_class_curve(name, k, dice, patches, loss, top_loss) for k, name in enumerate(names)),
-        svg_path(train, low, high),
-        svg_path(val, low, high),
-        (low, high),
+    top_loss = _range([0.0, *loss.flat])[1]
+    classes = tuple(
+        ClassCurve(
+            name, svg_path(own, 0, 1), _last(own), int(np.nansum(n)), svg_path(losses, 0, top_loss), _last(losses)
+        )
+        for name, own, n, losses in zip(names, dice.T, patches.T, loss.T, strict=True)
     )
-
-
-def _class_curve(
-    name: str,
-    k: int,
-    dice: Sequence[Series],
-    patches: Sequence[Series],
-    loss: Sequence[Series],
-    top_loss: float,
-) -> ClassCurve:
-    of_class, losses = [row[k] for row in dice], [row[k] for row in loss]
-    total = sum(int(row[k] or 0) for row in patches)
-    return ClassCurve(
-        name, svg_path(of_class, 0, 1), _last(of_class), total, svg_path(losses, 0, top_loss), _last(losses)
-    )
-
-
-def _last(series: Series) -> float | None:
-    """The last value that is known."""
-    return next((value for value in reversed(series) if _known(value)), None)
+    paths = svg_path(train, low, high), svg_path(val, low, high)
+    return TrainingReport(str(fold_folder), len(dice), classes, *paths, (low, high))
 
 
 def svg_path(series: Series, low: float, high: float) -> str:
     """SVG path data over the whole width; a gap where a value is not known, a dot where it stands alone."""
-    step = WIDTH / max(len(series) - 1, 1)
-    commands: list[str] = []
-    pen_down = False
-    for position, value in enumerate(series):
-        if not _known(value):
-            pen_down = False
-            continue
-        x = position * step
-        y = HEIGHT * (1 - (min(max(value, low), high) - low) / (high - low))
-        alone = not pen_down and not _known(series[position + 1] if position + 1 < len(series) else None)
-        commands.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}" + ("h0" if alone else ""))
-        pen_down = True
-    return "".join(commands)
+    values = np.array(series, float)
+    x = np.arange(len(values)) * (WIDTH / max(len(values) - 1, 1))
+    y = HEIGHT * (1 - (np.clip(values, low, high) - low) / (high - low))
+    lines = []
+    for run in np.ma.clump_unmasked(np.ma.masked_invalid(values)) if len(values) else ():
+        points = "L".join(f"{right:.1f} {down:.1f}" for right, down in zip(x[run], y[run], strict=True))
+        lines.append(f"M{points}" + ("h0" if run.stop - run.start == 1 else ""))
+    return "".join(lines)
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _known(series: Series) -> np.ndarray:
+    values = np.array(series, float)
+    return values[np.isfinite(values)]
 
 
-def _range(values: Series) -> tuple[float, float]:
-    known = [value for value in values if _known(value)] or [0.0, 1.0]
+def _last(series: Series) -> float | None:
+    """The last value that is known."""
+    return next(iter(_known(series)[::-1].tolist()), None)
+
+
+def _range(series: Series) -> tuple[float, float]:
+    known = _known(series).tolist() or [0.0, 1.0]
     low, high = min(known), max(known)
     return (low, high) if high > low else (low - 0.5, high + 0.5)

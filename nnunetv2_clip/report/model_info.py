@@ -1,7 +1,5 @@
 """What a trained model is: classes, prompts, encoder, training data, validation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,23 +1,54 @@
 """The report page: everything in one HTML file that opens without a network."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU, color_of, hex_color
 from nnunetv2_clip.pages import render
-from nnunetv2_clip.report import tables
 from nnunetv2_clip.report.cases import CaseReport
 from nnunetv2_clip.report.curves import TrainingReport
 from nnunetv2_clip.report.viewer_volumes import FINEST_MM, ViewerCase
 
+BOTH_EMPTY = "annotated, and empty in reference and prediction"
 MAX_CHIPS = 8  # Dice figures beside a case's pictures; the table has them all
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table.
+
+    Attributes:
+        value: None where there is none; such cells stay last when sorting.
+        text: what stands in the cell: a figure, empty (not annotated) or a dash (both masks empty).
+        hint: what the mouse pointer tells.
+    """
+
+    value: float | None
+    text: str
+    hint: str = ""
+
+    @property
+    def level(self) -> int | None:
+        """0..10, for the shade of the cell."""
+        return None if self.value is None else int(round(10 * min(max(self.value, 0), 1)))
+
+
+@dataclass(frozen=True)
+class ClassRowOfTable:
+    """Dice of one class over the cases that annotate it."""
+
+    name: str
+    mean: Cell
+    lowest: Cell
+    highest: Cell
+    num_cases: int
+    num_both_empty: int
+    mean_nsd: Cell
 
 
 def render_page(
@@ -42,9 +73,9 @@ def render_page(
     cases = worst_first(cases)
     cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
     names = list(taxonomy.names)
-    scored = tables.scored_classes(cases, names)
+    scored = [name for name in names if any(name in case.overlaps for case in cases)]
     predicted = [name for name in names if any(case.volumes_ml.get(name) for case in cases)]
-    class_rows = [tables.class_row(cases, name) for name in scored]
+    class_rows = [class_row(cases, name) for name in scored]
     means = [row.mean.value for row in class_rows if row.mean.value is not None]
     return render(
         "page.html.j2",
@@ -55,7 +86,7 @@ def render_page(
         predicted=predicted,
         shown=[name for name in names if name in {*scored, *predicted}],
         class_rows=class_rows,
-        overall=tables.mean_cell(means),
+        overall=mean_cell(means),
         num_pairs=sum(len(case.overlaps) for case in cases),
         num_referenced=sum(bool(case.overlaps) for case in cases),
         num_drawn=sum(bool(case.views) for case in cases),
@@ -65,11 +96,11 @@ def render_page(
         max_chips=MAX_CHIPS,
         window=CT_WINDOW_HU,
         created=datetime.now().strftime("%d %B %Y, %H:%M"),
-        dice_cell=tables.dice_cell,
+        dice_cell=dice_cell,
         has_nsd=any(case.nsd for case in cases),
-        nsd_cell=tables.nsd_cell,
-        mean_cell=tables.mean_cell,
-        volume_cell=tables.volume_cell,
+        nsd_cell=nsd_cell,
+        mean_cell=mean_cell,
+        volume_cell=volume_cell,
         failed=dict(sorted(failed.items())),
         viewer=viewer,
         viewer_data=_viewer_data(viewer, taxonomy),
@@ -88,15 +119,52 @@ def _viewer_data(viewer: Sequence[ViewerCase], taxonomy: Taxonomy) -> str:
     content = {
         "window": CT_WINDOW_HU,
         "classes": [{"index": row.index, "name": row.name, "color": color_of(row)} for row in taxonomy],
-        "cases": [
-            {
-                "id": case.case_id,
-                "focus": case.focus_mm,
-                "ct": case.ct,
-                "prediction": case.prediction,
-                "reference": case.reference,
-            }
-            for case in viewer
-        ],
+        "cases": [asdict(case) for case in viewer],
     }
     return json.dumps(content).replace("<", "\\u003c")
+
+
+def dice_cell(case: CaseReport, name: str) -> Cell:
+    """The Dice of a case; empty when the reference does not know the class."""
+    overlap = case.overlaps.get(name)
+    if overlap is None:
+        return Cell(None, "", "not annotated in this case")
+    reference, predicted = (count * case.voxel_ml for count in (overlap.num_reference, overlap.num_predicted))
+    if math.isnan(overlap.dice):
+        return Cell(None, "–", BOTH_EMPTY)
+    hint = f"reference {reference:.1f} ml, prediction {predicted:.1f} ml"
+    return Cell(overlap.dice, f"{overlap.dice:.3f}", hint)
+
+
+def mean_cell(values: Sequence[float]) -> Cell:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Cell(None, "", "no case to average")
+    mean = sum(known) / len(known)
+    return Cell(mean, f"{mean:.3f}")
+
+
+def class_row(cases: Sequence[CaseReport], name: str) -> ClassRowOfTable:
+    annotated = [case.overlaps[name] for case in cases if name in case.overlaps]
+    dice = [overlap.dice for overlap in annotated if not math.isnan(overlap.dice)]
+    return ClassRowOfTable(
+        name,
+        mean_cell(dice),
+        mean_cell([min(dice)] if dice else []),
+        mean_cell([max(dice)] if dice else []),
+        len(dice),
+        len(annotated) - len(dice),
+        mean_cell([case.nsd[name] for case in cases if name in case.nsd]),
+    )
+
+
+def nsd_cell(case: CaseReport, name: str) -> Cell:
+    """The NSD of a case, as `dice_cell`."""
+    if name in case.nsd:
+        return Cell(case.nsd[name], f"{case.nsd[name]:.3f}")
+    return dice_cell(case, name) if name not in case.overlaps else Cell(None, "–", BOTH_EMPTY)
+
+
+def volume_cell(case: CaseReport, name: str) -> Cell:
+    volume = case.volumes_ml.get(name, 0.0)
+    return Cell(volume, f"{volume:.1f}") if volume else Cell(None, "", "not predicted")

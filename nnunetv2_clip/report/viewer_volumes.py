@@ -2,8 +2,6 @@
 
 # Shapes: X Y Z voxels, turned to RAS.
 
-from __future__ import annotations
-
 import base64
 import gzip
 from dataclasses import dataclass
@@ -27,13 +25,13 @@ class ViewerJob:
 
 @dataclass(frozen=True)
 class ViewerCase:
-    """The volumes of one case, base64 of .nii.gz; `reference` is None where no truth is known."""
+    """The volumes of one case, base64 of .nii.gz (`reference` None where no truth is known), and the focus in mm."""
 
-    case_id: str
+    id: str
+    focus: tuple[float, ...]
     ct: str
     prediction: str
     reference: str | None
-    focus_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 def viewer_case(job: ViewerJob) -> ViewerCase:
@@ -47,10 +45,10 @@ def viewer_case(job: ViewerJob) -> ViewerCase:
     hu = np.clip(scan.hu, *CT_RANGE_HU) / CT_STEP_HU
     return ViewerCase(
         job.files.case_id,
+        tuple(nib.affines.apply_affine(scan.grid.affine, job.focus).tolist()),
         _packed(np.rint(hu).astype(np.int16) * np.int16(CT_STEP_HU), scan.grid.affine, steps),
         _packed(_small(scan.painted), scan.grid.affine, steps),
         None if scan.truth is None else _packed(_small(scan.truth), scan.grid.affine, steps),
-        tuple(nib.affines.apply_affine(scan.grid.affine, job.focus).tolist()),
     )
 
 

@@ -2,9 +2,6 @@
 
 # Shapes: K classes, T sentences per class (one per template), E width of the text embedding.
 
-from __future__ import annotations
-
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ import numpy as np
 from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError, suggestion
+from nnunetv2_clip.imaging.nifti import checksum
 from nnunetv2_clip.text.models import minilm_vectors, open_clip_vectors, sentence_vectors
 from nnunetv2_clip.text.prompts import DEFAULT_TEMPLATE, sentences
 from nnunetv2_clip.text.table import TextTable
@@ -158,8 +156,4 @@ def _from_shipped_table(names: Sequence[str], prompts: Sequence[Sequence[str]]) 
 
 
 def _fingerprint(path: Path | str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"{Path(path).name} sha256:{digest.hexdigest()}"
+    return f"{Path(path).name} sha256:{checksum(Path(path))}"

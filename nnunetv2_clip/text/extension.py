@@ -2,8 +2,6 @@
 
 # Shapes: E width of the text embedding.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,12 +71,8 @@ def templates_of(table: TextTable, rows: Sequence[ClassRow]) -> tuple[str, ...]:
         one_gap = all(template.count("{}") == 1 for template in templates)
         if one_gap and sentences(ordered, templates) == tuple(prompts[each.name] for each in ordered):
             return templates
-    raise UserError(
-        table.where,
-        f"the prompts, such as {table.prompts[0][:1]}, do not follow from one template and the nouns of the classes",
-        "prompts that 'nnunetv2_clip embed' made",
-        WAY_OUT,
-    )
+    found = f"the prompts, such as {table.prompts[0][:1]}, do not follow from one template and the nouns of the classes"
+    raise UserError(table.where, found, "prompts that 'nnunetv2_clip embed' made", WAY_OUT)
 
 
 def _encoded(old: TextTable, old_rows: Sequence[ClassRow], rows: Sequence[ClassRow], weights, device) -> TextTable:
@@ -91,12 +85,8 @@ def _encoded(old: TextTable, old_rows: Sequence[ClassRow], rows: Sequence[ClassR
             WAY_OUT if encoder.kind == "file" else "train a model with 'nnunetv2_clip embed --encoder open_clip:...'",
         )
     if old.weights and not weights:
-        raise UserError(
-            f"--encoder {old.encoder}",
-            f"the model was made with the weights file {old.weights}",
-            "the same file",
-            f"give it with --weights; or {WAY_OUT}",
-        )
+        found = f"the model was made with the weights file {old.weights}"
+        raise UserError(f"--encoder {old.encoder}", found, "the same file", f"give it with --weights; or {WAY_OUT}")
     try:
         return encode(encoder, rows, templates_of(old, old_rows), weights, device=device)
     except UserError as error:
@@ -110,12 +100,8 @@ def _require_same_encoder(source: TextTable, old: TextTable, control: str, where
     if control in source.class_names:
         cosine = float(np.dot(*(table.rows_for([control])[0].astype(np.float64) for table in (source, old))))
         if cosine < SAME_ENCODER:
-            raise UserError(
-                where,
-                f"the vector of {control!r} is another one than in the model (cosine {cosine:.4f})",
-                f"{expected}, of the same prompts",
-                WAY_OUT,
-            )
+            found = f"the vector of {control!r} is another one than in the model (cosine {cosine:.4f})"
+            raise UserError(where, found, f"{expected}, of the same prompts", WAY_OUT)
 
 
 def _rows_of(old: TextTable, new: TextTable, rows: Sequence[ClassRow]) -> TextTable:

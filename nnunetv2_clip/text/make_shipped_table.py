@@ -1,7 +1,5 @@
 """Makes the table that the package ships: python -m nnunetv2_clip.text.make_shipped_table (needs extra [minilm])."""
 
-from __future__ import annotations
-
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import exit_on_user_error
 from nnunetv2_clip.text.encode import SHIPPED_MINILM, minilm_table

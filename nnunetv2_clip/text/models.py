@@ -2,8 +2,6 @@
 
 # Shapes: N sentences, E width of the text embedding.
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import logging
@@ -99,19 +97,13 @@ def _check_open_clip_names(open_clip: ModuleType, model_name: str, tag: str, wei
     models = open_clip.list_models()
     if model_name not in models:
         near = get_close_matches(model_name, models, n=3, cutoff=0.5)
-        raise UserError(
-            "--encoder",
-            f"open_clip has no model {model_name!r}",
-            f"a model of open_clip.list_models(){', such as ' + ', '.join(near) if near else ''}",
-        )
+        expected = f"a model of open_clip.list_models(){', such as ' + ', '.join(near) if near else ''}"
+        raise UserError("--encoder", f"open_clip has no model {model_name!r}", expected)
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if not weights and tag not in tags:
-        raise UserError(
-            "--encoder",
-            f"open_clip has no weights {tag!r} for {model_name}.{suggestion(tag, tags)}",
-            f"one of {', '.join(tags)}" if tags else "a model with published weights",
-            "correct the tag, or give a local file with --weights",
-        )
+        found = f"open_clip has no weights {tag!r} for {model_name}.{suggestion(tag, tags)}"
+        expected = f"one of {', '.join(tags)}" if tags else "a model with published weights"
+        raise UserError("--encoder", found, expected, "correct the tag, or give a local file with --weights")
 
 
 def _load_text_tower(open_clip: ModuleType, model_name: str, tag: str | None, weights: Path | str | None):
@@ -206,19 +198,13 @@ def _not_loadable(encoder: str, local: Path | str | None, error: Exception) -> U
     """The given file or folder is wrong, or the ways out."""
     reason = textwrap.shorten(str(error), 300, placeholder=" ...")
     if local and not Path(local).is_file():
-        return UserError(
-            local,
-            f"is not loadable as the model folder of {encoder} ({reason})",
-            "configuration, weights and tokenizer as they were saved or published",
-            "fetch all files of the model again",
-        )
+        found = f"is not loadable as the model folder of {encoder} ({reason})"
+        expected = "configuration, weights and tokenizer as they were saved or published"
+        return UserError(local, found, expected, "fetch all files of the model again")
     if local:
-        return UserError(
-            local,
-            f"is not loadable as the weights of {encoder} ({reason})",
-            "a state dict of this model (.safetensors, .bin, .pt)",
-            "check that model and file belong together, and that the file is complete",
-        )
+        found = f"is not loadable as the weights of {encoder} ({reason})"
+        remedy = "check that model and file belong together, and that the file is complete"
+        return UserError(local, found, "a state dict of this model (.safetensors, .bin, .pt)", remedy)
     return UserError(
         f"--encoder {encoder}",
         f"its weights are neither in the cache nor can they be fetched ({reason})",

@@ -1,7 +1,5 @@
 """Prompts: the sentences that a text encoder reads for each class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from nnunetv2_clip.classes import ClassRow
@@ -24,12 +22,9 @@ def template_of(text: str) -> str:
     """
     template = TEMPLATES.get(text.strip().upper(), text)
     if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-        raise UserError(
-            f"--prompt {text!r}",
-            f"the template has {template.count('{}')} gaps '{{}}'",
-            "exactly one gap '{}', in which the class stands, and no other brace",
-            f"for example {DEFAULT_TEMPLATE!r}, or one of {', '.join(TEMPLATES)}",
-        )
+        expected = "exactly one gap '{}', in which the class stands, and no other brace"
+        remedy = f"for example {DEFAULT_TEMPLATE!r}, or one of {', '.join(TEMPLATES)}"
+        raise UserError(f"--prompt {text!r}", f"the template has {template.count('{}')} gaps '{{}}'", expected, remedy)
     return template
 
 

@@ -2,8 +2,6 @@
 
 # Shapes: K classes.
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,14 +121,8 @@ def rank_report(tables: dict[str, TextTable], taxonomy: Taxonomy) -> str:
     return "\n".join(line.rstrip() for line in padded)
 
 
-def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> tuple[Path, Path]:
-    """The similarity matrices side by side: `path` (PNG) and the same with the ending .svg.
-
-    One panel per table, each with its own colour scale.
-
-    Returns:
-        The two files.
-    """
+def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> None:
+    """The similarity matrices side by side, each with its own colour scale: `path` (PNG) and the same as .svg."""
     from matplotlib.figure import Figure
 
     side = max(INCHES_PER_CLASS * max(len(table.class_names) for table in tables.values()), 2.0) + MARGIN_INCHES
@@ -144,8 +136,6 @@ def save_similarity_figure(tables: dict[str, TextTable], path: Path) -> tuple[Pa
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(f"{label}\n{table.encoder}, width {table.width}, {table.sha256[:12]}", fontsize=10)
         figure.colorbar(image, ax=axis, shrink=0.7, label="cosine similarity")
-    files = path, path.with_suffix(".svg")
-    for file in files:
+    for file in (path, path.with_suffix(".svg")):
         with replacing(file) as beside:
             figure.savefig(beside, dpi=150, bbox_inches="tight", format=file.suffix[1:])
-    return files

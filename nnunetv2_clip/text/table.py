@@ -110,12 +110,9 @@ class TextTable:
                 "make the table for this dataset with 'nnunetv2_clip embed -d DATASET --overwrite'",
             )
         if width is not None and width != self.width:
-            raise UserError(
-                self.where,
-                f"the vectors of {self.encoder!r} have width {self.width}",
-                f"width {width}, with which the model was made",
-                "use the table with which the model was made, or train a new model with this one",
-            )
+            found = f"the vectors of {self.encoder!r} have width {self.width}"
+            remedy = "use the table with which the model was made, or train a new model with this one"
+            raise UserError(self.where, found, f"width {width}, with which the model was made", remedy)
         return self.vectors[[position[name] for name in names]]
 
     def restricted(self, class_names: Iterable[str]) -> TextTable:
@@ -154,12 +151,8 @@ class TextTable:
         _check_vectors(vectors, names, path)
         table = cls(names, prompts, encoder, library, vectors, metadata.get("weights", ""), str(path))
         if table.sha256 != sha256 or len(prompts) != len(names):
-            raise UserError(
-                path,
-                f"names and vectors have the hash {table.sha256[:12]}",
-                f"{sha256[:12]}, which the file states; it is damaged or was edited",
-                REMAKE,
-            )
+            expected = f"{sha256[:12]}, which the file states; it is damaged or was edited"
+            raise UserError(path, f"names and vectors have the hash {table.sha256[:12]}", expected, REMAKE)
         return table
 
 
@@ -194,12 +187,8 @@ def _check_vectors(vectors: np.ndarray, names: Sequence[str], where: object, rem
     if twice:
         raise UserError(where, f"classes named twice: {', '.join(twice)}", "each class once", remedy)
     if vectors.ndim != 2 or vectors.shape[0] != len(names) or not vectors.size or vectors.dtype != np.float32:
-        raise UserError(
-            where,
-            f"the vectors are {vectors.dtype} of shape {vectors.shape}",
-            f"float32 of shape ({len(names)} classes, width)",
-            remedy,
-        )
+        found = f"the vectors are {vectors.dtype} of shape {vectors.shape}"
+        raise UserError(where, found, f"float32 of shape ({len(names)} classes, width)", remedy)
     for usable, problem, expected in (
         (np.isfinite(vectors).all(axis=1), "holds values that are not finite", "numbers"),
         (vectors.any(axis=1), "is all zeros", "a vector with a direction"),

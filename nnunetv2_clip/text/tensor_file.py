@@ -2,8 +2,6 @@
 
 # Shapes: K classes, E width of the text embedding.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,12 +28,8 @@ def imported_vectors(path: Path, rows: Sequence[ClassRow], class_order: Path | s
     if class_order:
         order = _read_order(class_order, rows)
         if own_names and order != list(own_names):
-            raise UserError(
-                class_order,
-                f"is another order than that of the table {path}, which names its classes",
-                f"{', '.join(own_names)}",
-                "leave out --class-order",
-            )
+            found = f"is another order than that of the table {path}, which names its classes"
+            raise UserError(class_order, found, f"{', '.join(own_names)}", "leave out --class-order")
     elif own_names:
         order = list(own_names)
     elif len(tensor) == len(UNIVERSAL) and all(name in UNIVERSAL.names for name in names):
@@ -43,20 +37,14 @@ def imported_vectors(path: Path, rows: Sequence[ClassRow], class_order: Path | s
     else:
         order = [row.name for row in sorted(rows, key=lambda row: row.index)]
     if len(order) != len(tensor):
-        raise UserError(
-            path,
-            f"the tensor has {len(tensor)} rows for {len(order)} classes",
-            f"one row per class{f' of {class_order}' if class_order else ', by universal index'}",
-            "name the class of each row, one per line, in a file given with --class-order",
-        )
+        expected = f"one row per class{f' of {class_order}' if class_order else ', by universal index'}"
+        remedy = "name the class of each row, one per line, in a file given with --class-order"
+        raise UserError(path, f"the tensor has {len(tensor)} rows for {len(order)} classes", expected, remedy)
     missing = [name for name in names if name not in order]
     if missing:
-        raise UserError(
-            class_order or path,
-            f"no row for {', '.join(missing)}.{suggestion(missing[0], order)}",
-            f"the classes {', '.join(names)}",
-            "correct the names in --class-order, or make a tensor with these classes",
-        )
+        found = f"no row for {', '.join(missing)}.{suggestion(missing[0], order)}"
+        remedy = "correct the names in --class-order, or make a tensor with these classes"
+        raise UserError(class_order or path, found, f"the classes {', '.join(names)}", remedy)
     return tensor[[order.index(name) for name in names]]
 
 

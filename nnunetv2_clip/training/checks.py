@@ -1,7 +1,5 @@
 """What must fit before a night of GPU time is spent: manifest, labels, text embeddings and earlier folds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,19 +15,12 @@ from nnunetv2_clip.trained_model import PLANS_JSON, ModelTables
 
 
 def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
-    """Every class that the manifest supervises is an output channel.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Raises UserError unless every class that the manifest supervises is an output channel."""
     undeclared = sorted(set(manifest.supervised_classes()) - set(classes))
     if undeclared:
-        raise UserError(
-            folder / MANIFEST_FILE,
-            f"supervises {undeclared}, which dataset.json does not declare",
-            "only classes of dataset.json",
-            "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again",
-        )
+        found = f"supervises {undeclared}, which dataset.json does not declare"
+        remedy = "run 'nnunetv2_clip convert' and 'nnUNetv2_plan_and_preprocess' again"
+        raise UserError(folder / MANIFEST_FILE, found, "only classes of dataset.json", remedy)
 
 
 def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
@@ -62,22 +53,16 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
         locations = load_pickle(str(folder / f"{case_id}.pkl"))["class_locations"]  # without the images
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
         if shown - drawn:
-            raise UserError(
-                f"{manifest.where}, case {case_id!r}",
-                f"its label map contains {sorted(shown - drawn)}, which the manifest does not call annotated",
-                "every class that occurs in a label map among 'annotated' of the case",
-                "correct the manifest, or convert and preprocess again",
-            )
+            found = f"its label map contains {sorted(shown - drawn)}, which the manifest does not call annotated"
+            expected = "every class that occurs in a label map among 'annotated' of the case"
+            remedy = "correct the manifest, or convert and preprocess again"
+            raise UserError(f"{manifest.where}, case {case_id!r}", found, expected, remedy)
     if waiting:
         write_json(note, {**agreed, **state})
 
 
 def check_batch_feeds_all(batch_size: int, num_processes: int) -> None:
-    """nnU-Net divides the batch of the plans among the processes: each needs a case.
-
-    Raises:
-        UserError: the batch is smaller than the number of processes.
-    """
+    """Raises UserError unless every process gets a case: nnU-Net divides the batch of the plans among them."""
     if batch_size < num_processes:
         raise UserError(
             "the plans",

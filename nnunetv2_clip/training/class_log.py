@@ -2,8 +2,6 @@
 
 # Shapes: E epochs, K classes, P annotated (case, class) pairs of a step.
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

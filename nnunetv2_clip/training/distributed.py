@@ -1,7 +1,5 @@
 """Several processes as torchrun starts them, on one node or many. nnU-Net itself starts processes on one node only."""
 
-from __future__ import annotations
-
 import atexit
 import os
 

@@ -6,8 +6,6 @@ of annotated classes that exclude it. All other voxels stay unknown for it.
 
 # Shapes: B cases, K classes, V label values, P pairs.
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -48,11 +48,7 @@ class Extension:
 
     @classmethod
     def of_plans(cls, plans: Mapping) -> Extension | None:
-        """The entry in the plans; None for a training that starts afresh.
-
-        Raises:
-            UserError: the entry is damaged.
-        """
+        """The entry in the plans; None for a training that starts afresh. Raises UserError: the entry is damaged."""
         entry = (plans.get(PLANS_KEY) or {}).get(EXTENSION_ENTRY)
         if entry is None:
             return None
@@ -98,11 +94,9 @@ class Extension:
         rows = dict(zip(text.class_names, text.vectors, strict=True))
         changed = [name for name in self.known if name not in rows or not np.array_equal(rows[name], old[name].numpy())]
         if changed:
+            expected = f"the table that 'nnunetv2_clip extend' wrote for {self.model}"
             raise UserError(
-                text.where,
-                f"the text embedding of {', '.join(changed)} is not that of the old model",
-                f"the table that 'nnunetv2_clip extend' wrote for {self.model}",
-                REMAKE,
+                text.where, f"the text embedding of {', '.join(changed)} is not that of the old model", expected, REMAKE
             )
         state = network.state_dict()
         wanted = {key: value.shape for key, value in state.items() if CLASS_ROWS not in key}
@@ -117,11 +111,7 @@ class Extension:
             parameter.requires_grad_(self.learns(key))
 
     def check_frozen(self, network: nn.Module, start: Path) -> None:
-        """What is frozen must be what the old model has: weights that were loaded later may have replaced it.
-
-        Raises:
-            UserError: otherwise.
-        """
+        """Raises UserError unless what is frozen is the old model's: weights loaded later may have replaced it."""
         if not self.is_frozen:
             return
         weights = read_start(start)[0]

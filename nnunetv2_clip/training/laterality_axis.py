@@ -1,7 +1,5 @@
 """The left-right axis of a patch, along which nothing may ever be mirrored: left and right are classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from nnunetv2_clip.imaging.nifti import REORIENTING_READER

@@ -18,10 +18,9 @@ from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.conversion.splits import SPLITS_FILE
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import replacing, write_json
-from nnunetv2_clip.labels import class_names, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
-from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.paths import dataset_folder, nnunet_folder
+from nnunetv2_clip.pseudo_labels.datasets import RawDataset
 from nnunetv2_clip.text.extension import extended_table
 from nnunetv2_clip.text.similarity import warnings_of
 from nnunetv2_clip.text.table import TextTable
@@ -101,35 +100,6 @@ class TrainedFold:
         return extension.parts if extension else ()
 
 
-@dataclass(frozen=True, eq=False)
-class NewDataset:
-    """The raw dataset to train on."""
-
-    folder: Path
-    dataset_json: dict
-    manifest: Manifest
-
-    @classmethod
-    def read(cls, dataset: str | int) -> NewDataset:
-        """Raises UserError: there is no such raw dataset, or it was not made by `convert`."""
-        folder = dataset_folder("nnUNet_raw", dataset)
-        content = load_dataset_json(folder / "dataset.json", "convert the dataset first")
-        return cls(folder, content, Manifest.load(folder / MANIFEST_FILE))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return class_names(self.dataset_json["labels"])
-
-    @property
-    def rows(self) -> tuple[ClassRow, ...]:
-        return tuple(self.manifest.taxonomy.find(name, self.folder / "dataset.json") for name in self.classes)
-
-    @property
-    def truly_supervised(self) -> set[str]:
-        """Classes whose truth some case knows."""
-        return set().union(*(case.known for case in self.manifest.cases.values()))
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What was written, for the message to the user."""
@@ -162,9 +132,10 @@ def prepare_extension(
     Raises:
         UserError: model and dataset do not fit, or the new classes cannot be embedded.
     """
-    new_data = NewDataset.read(dataset)
+    new_data = RawDataset.read(dataset_folder("nnUNet_raw", dataset), "convert the dataset first")
     check_channels(old, new_data)
-    new = tuple(name for name in new_data.classes if name in new_data.truly_supervised - set(old.known))
+    truth = frozenset().union(*(case.known for case in new_data.manifest.cases.values()))
+    new = tuple(name for name in new_data.classes if name in truth.difference(old.known))
     warnings: tuple[str, ...] = ()
     if mode != TRANSFER:
         check_classes(old, new_data, new)
@@ -202,11 +173,7 @@ def _next_commands(folder: Path, plans_name: str, configuration: str) -> tuple[s
 
 
 def check_plans_name(name: str) -> None:
-    """The name becomes that of files, and must not be the name of a file that is none of plans.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """Raises UserError unless the name can be that of files and is not that of a file which is none of plans."""
     taken = {"dataset", "dataset_fingerprint", *(Path(file).stem for file in (MANIFEST_FILE, SPLITS_FILE))}
     if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         found = f"{name!r}, which is another file of the dataset" if name in taken else f"{name!r}"
@@ -214,25 +181,19 @@ def check_plans_name(name: str) -> None:
         raise UserError("-overwrite_plans_name", found, expected)
 
 
-def check_channels(old: TrainedFold, new: NewDataset) -> None:
+def check_channels(old: TrainedFold, new: RawDataset) -> None:
     """Raises UserError: the images have another number of channels than the model's."""
     channels = new.dataset_json.get("channel_names", {})
     expected = len(old.model.dataset_json["channel_names"])
     if len(channels) != expected:
+        found = f"has {len(channels)} channels"
         raise UserError(
-            new.folder / "dataset.json",
-            f"has {len(channels)} channels",
-            f"{expected}, as the model {old.model.title} has",
-            "give another model",
+            new.folder / "dataset.json", found, f"{expected}, as the model {old.model.title} has", "give another model"
         )
 
 
-def check_classes(old: TrainedFold, new: NewDataset, added: tuple[str, ...]) -> None:
-    """Every class of the model means the same in the dataset, and the dataset knows the truth of one that is new.
-
-    Raises:
-        UserError: otherwise.
-    """
+def check_classes(old: TrainedFold, new: RawDataset, added: tuple[str, ...]) -> None:
+    """Raises UserError unless the model's classes mean the same in the dataset, which knows the truth of a new one."""
     where = new.folder / MANIFEST_FILE
     taxonomy = {row.name: row for row in new.manifest.taxonomy}
     table = "give 'nnunetv2_clip convert --taxonomy' a table with the rows of the model and new ones after them"
@@ -255,7 +216,7 @@ def check_classes(old: TrainedFold, new: NewDataset, added: tuple[str, ...]) -> 
         )
 
 
-def check_not_forgotten(old: TrainedFold, new: NewDataset) -> tuple[str, ...]:
+def check_not_forgotten(old: TrainedFold, new: RawDataset) -> tuple[str, ...]:
     """Warnings about classes that will fade, because no case of the dataset holds them.
 
     Raises:
@@ -274,7 +235,7 @@ def check_not_forgotten(old: TrainedFold, new: NewDataset) -> tuple[str, ...]:
     return (f"no case supervises {', '.join(missing)}: fine-tuning may forget them",)
 
 
-def new_plans(old: TrainedFold, extension: Extension, new: NewDataset, plans_name: str) -> dict:
+def new_plans(old: TrainedFold, extension: Extension, new: RawDataset, plans_name: str) -> dict:
     """Plans for the new dataset that preprocess and build as the old model's: the one configuration that was trained.
 
     They name the stock backbone, as all plans do before training; the trainer puts the universal network on it.
@@ -299,7 +260,7 @@ def new_plans(old: TrainedFold, extension: Extension, new: NewDataset, plans_nam
     }
 
 
-def _copy_tables(new: NewDataset, preprocessed: Path) -> None:
+def _copy_tables(new: RawDataset, preprocessed: Path) -> None:
     """dataset.json, which planning would have copied, and what a raw dataset brings from another machine."""
     write_json(preprocessed / "dataset.json", new.dataset_json)
     for name in (MANIFEST_FILE, SPLITS_FILE):

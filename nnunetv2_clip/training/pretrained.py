@@ -5,8 +5,6 @@ universal checkpoint fulfils that for any class list. A stock checkpoint lacks c
 added here from a fresh initialisation.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -68,11 +66,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
 
 
 def read_checkpoint(path: Path | str) -> dict:
-    """A checkpoint of nnU-Net, on the CPU.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A checkpoint of nnU-Net, on the CPU. Raises UserError: it is none."""
     try:
         with weights_only(path):
             checkpoint = torch.load(path, map_location="cpu")

@@ -1,7 +1,5 @@
 """Which cases the training batches are drawn from: balanced over source datasets and classes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

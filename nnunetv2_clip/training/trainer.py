@@ -2,8 +2,6 @@
 
 # Shapes: B cases, K classes, P annotated (case, class) pairs.
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -34,12 +32,7 @@ from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, ModelTables
 from nnunetv2_clip.training import class_log
-from nnunetv2_clip.training.checks import (
-    check_batch_feeds_all,
-    check_cases,
-    check_labels_agree,
-    check_same_text,
-)
+from nnunetv2_clip.training.checks import check_batch_feeds_all, check_cases, check_labels_agree, check_same_text
 from nnunetv2_clip.training.class_log import ClassCounts
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
@@ -67,14 +60,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     output_folder_base: str
     preprocessed_dataset_folder_base: str
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device=torch.device("cuda"),
-    ):
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cuda")):
         with exit_on_user_error():
             folder = nnunet_folder("nnUNet_preprocessed") / plans["dataset_name"]
             self.classes = class_names(dataset_json["labels"])
@@ -197,37 +183,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     # The workers keep ONE label map per scale: regions are not handed on (see losses/pair_sums.py).
 
     @staticmethod
-    def get_training_transforms(
-        patch_size,
-        rotation_for_DA,
-        deep_supervision_scales,
-        mirror_axes,
-        do_dummy_2d_data_aug,
-        use_mask_for_norm=None,
-        is_cascaded=False,
-        foreground_labels=None,
-        regions=None,
-        ignore_label=None,
-    ):
-        return nnUNetTrainer.get_training_transforms(
-            patch_size,
-            rotation_for_DA,
-            deep_supervision_scales,
-            mirror_axes,
-            do_dummy_2d_data_aug,
-            use_mask_for_norm,
-            is_cascaded,
-            foreground_labels,
-            ignore_label=ignore_label,
-        )
+    def get_training_transforms(*arguments, regions=None, **options):
+        return nnUNetTrainer.get_training_transforms(*arguments, **options)
 
     @staticmethod
-    def get_validation_transforms(
-        deep_supervision_scales, is_cascaded=False, foreground_labels=None, regions=None, ignore_label=None
-    ):
-        return nnUNetTrainer.get_validation_transforms(
-            deep_supervision_scales, is_cascaded, foreground_labels, ignore_label=ignore_label
-        )
+    def get_validation_transforms(*arguments, regions=None, **options):
+        return nnUNetTrainer.get_validation_transforms(*arguments, **options)
 
     def get_tr_and_val_datasets(self):
         datasets = super().get_tr_and_val_datasets()

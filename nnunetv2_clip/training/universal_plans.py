@@ -1,7 +1,5 @@
 """Stock plans in, plans that name the universal network out."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 from nnunetv2_clip import __version__
@@ -28,20 +26,13 @@ def universal_plans(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     if configuration not in plans["configurations"]:
-        raise UserError(
-            f"configuration {configuration!r}",
-            f"is not in the plans {plans.get('plans_name')!r}",
-            f"one of {', '.join(sorted(plans['configurations']))}",
-            "name one of these, or plan again",
-        )
+        found = f"is not in the plans {plans.get('plans_name')!r}"
+        expected = f"one of {', '.join(sorted(plans['configurations']))}"
+        raise UserError(f"configuration {configuration!r}", found, expected, "name one of these, or plan again")
     stock = PlansManager(deepcopy(plans)).get_configuration(configuration)
     if stock.previous_stage_name is not None:
-        raise UserError(
-            f"configuration {configuration!r}",
-            "a cascade feeds a first network's label map to a second, which this trainer does not support",
-            "3d_fullres, 3d_lowres or 2d",
-            "train 3d_fullres",
-        )
+        found = "a cascade feeds a first network's label map to a second, which this trainer does not support"
+        raise UserError(f"configuration {configuration!r}", found, "3d_fullres, 3d_lowres or 2d", "train 3d_fullres")
     result = deepcopy(plans)
     names = list(text.class_names)
     extension = Extension.of_plans(plans)

@@ -1,7 +1,5 @@
 """Variants of the trainer, each a small override; named as nnU-Net names its own."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence
@@ -161,12 +159,9 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
     def _build_loss(self):
         if self.manifest.has_pseudo_labels:
             with exit_on_user_error():
-                raise UserError(
-                    self.manifest.where,
-                    "holds pseudo labels, which rule out nothing for certain",
-                    "truth only for this trainer",
-                    "train with CLIPUniversalTrainer, or on the dataset without pseudo labels",
-                )
+                found = "holds pseudo labels, which rule out nothing for certain"
+                remedy = "train with CLIPUniversalTrainer, or on the dataset without pseudo labels"
+                raise UserError(self.manifest.where, found, "truth only for this trainer", remedy)
         masked = super()._build_loss()
         exclusive = exclusive_classes(self.classes, self.manifest.taxonomy)
         return ExclusionLoss(exclusive, masked.membership, masked.ignore, masked.weights, masked.batch_dice)

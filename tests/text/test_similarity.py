@@ -79,7 +79,8 @@ def test_a_table_of_sentences_does_not_look_random():
 
 def test_the_figure_is_written_as_png_and_svg_with_every_class_name(tmp_path):
     tables = {"one": fan(liver=0, liver_tumor=5), "two": fan(spleen=0, portal_and_splenic_vein=20, aorta=50)}
-    png, svg = save_similarity_figure(tables, tmp_path / "new" / "similarity.png")
+    png, svg = (tmp_path / "new" / f"similarity.{ending}" for ending in ("png", "svg"))
+    save_similarity_figure(tables, png)
     assert png.read_bytes()[:4] == b"\x89PNG"
     text = svg.read_text()
     assert all(f"<!-- {name} -->" in text for name in ("liver tumor", "portal and splenic vein", "aorta"))

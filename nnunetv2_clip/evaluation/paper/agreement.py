@@ -1,7 +1,5 @@
 """Agreement between any number of label sources (readers, models) on the same cases (paper, Figure 4)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a forward pass costs: parameters, FLOPs, time and memory of our network and of others (paper, Figure 7)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

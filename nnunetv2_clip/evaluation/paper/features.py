@@ -146,15 +146,11 @@ def spread(places: np.ndarray, distance: float) -> np.ndarray:
 def _tiles(predictor: nnUNetPredictor, image: Path) -> Iterator[Tensor]:
     """Non-overlapping (1, channels, *patch) tiles of the preprocessed image."""
     from acvl_utils.cropping_and_padding.padding import pad_nd_image
-    from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
     configuration = predictor.configuration_manager
     preprocessor = configuration.preprocessor_class(verbose=False)
     data = preprocessor.run_case([str(image)], None, predictor.plans_manager, configuration, predictor.dataset_json)[0]
-    patch = tuple(configuration.patch_size)
-    data = pad_nd_image(np.asarray(data), patch, "constant", {"constant_values": 0})
-    assert data.ndim == len(patch) + 1, "2d configurations are refused before"
-    steps = compute_steps_for_sliding_window(data.shape[1:], patch, 1.0)
-    for start in np.array(np.meshgrid(*steps, indexing="ij")).reshape(len(patch), -1).T:
-        part = tuple(slice(low, low + size) for low, size in zip(start, patch, strict=True))
-        yield torch.from_numpy(np.ascontiguousarray(data[(slice(None), *part)]))[None].float()
+    data = pad_nd_image(np.asarray(data), tuple(configuration.patch_size), "constant", {"constant_values": 0})
+    predictor.tile_step_size = 1.0
+    for part in predictor._internal_get_sliding_window_slicers(data.shape[1:]):
+        yield torch.from_numpy(np.ascontiguousarray(data[part]))[None].float()

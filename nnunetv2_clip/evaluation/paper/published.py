@@ -7,8 +7,6 @@ methods; by the same rule Swin UNETR would have 82.23 and the Universal Model 85
 numbers per class that could be quoted.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SOURCE = "Liu et al., ICCV 2023"

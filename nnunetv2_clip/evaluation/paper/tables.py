@@ -1,7 +1,5 @@
 """Our evaluations in the layout of the paper's tables, its own rows beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,8 +59,7 @@ def write_paper_tables(
         bars = column_bars(table, evaluations, all_datasets)
         if table.is_figure and bars:
             heading = table.title.replace(", Dice in percent", "")
-            figure = grouped_bars(bars, heading, "Dice, mean and standard deviation over cases")
-            drawn.append(save_figure(figure, folder, key))
+            drawn.append(save_figure(grouped_bars(bars, heading), folder, key))
     write_tables(tables, folder, name, title, pictures=drawn)
     return tables
 
