@@ -29,7 +29,8 @@ SOURCES = (
             UNIT_SPACING: "voxel size of the 20 patients of 3D-IRCADb-01, overwritten with 1 x 1 x 1 mm, from a table",
         },
         image=r"(.*/)?Case_(?P<case>\d{5})_0000",
-        label=r"(.*/)?Case_(?P<case>\d{5})",
+        # The separate pseudo labels of tumours have the same names.
+        label=r"(?i:(?!.*tumou?r))(.*/)?Case_(?P<case>\d{5})",
         unlabelled=frozenset(f"{int(number):05d}" for number in UNLABELLED.split()),
     ),
 )

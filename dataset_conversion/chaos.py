@@ -113,7 +113,7 @@ SOURCES = (
     Chaos(
         name="chaos",
         title="CHAOS, Combined Healthy Abdominal Organ Segmentation, CT part",
-        licence="CC BY-SA 4.0 or CC BY-NC-SA 4.0 (publications disagree; see the Zenodo record)",
+        licence="CC BY-NC-SA 4.0",
         url="https://doi.org/10.5281/zenodo.3431873",
         unpack="the folder Train_Sets of CHAOS_Train_Sets.zip, with CT/<number>/DICOM_anon and Ground",
         num_cases=20,

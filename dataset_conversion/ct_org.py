@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import UNIT_SPACING, PairedSource, SourceCase
+from nnunetv2_clip.conversion.source import LABEL_HEADER, UNIT_SPACING, LoadedCase, PairedSource, SourceCase
+from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.labels import ClassMap
 
 LUNGS, KIDNEYS = Pair("right_lung", "left_lung", (3,)), Pair("right_kidney", "left_kidney", (4,))
+# Users report faulty cases, and cases whose headers they had to mend; what exactly is wrong with them is not published.
+FAULTY = frozenset({19, 70, 74, 76})
+MENDED = frozenset({20, *range(28, 48), 131, 133, *range(135, 140)})
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,21 @@ class CtOrgSource(PairedSource):
 
     def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
         return {} if labels.mask("bladder").any() else {"bladder": "the label map has none"}
+
+    def load_case(self, case: SourceCase) -> LoadedCase:
+        """Sides that were split by a header that the anatomy contradicts are not annotated."""
+        loaded = super().load_case(case)
+        problem = check_anatomy(loaded.image, loaded.labels).problem
+        if not problem:
+            return loaded
+        sided = {name for pair in self.pairs for name in (pair.right, pair.left)}
+        annotated = tuple(name for name in loaded.annotated if name not in sided)
+        return replace(loaded, annotated=annotated, fixes=(*loaded.fixes, f"sides not annotated: looks {problem}"))
+
+    def remarks(self, root: Path, cases: Sequence[SourceCase]) -> list[str]:
+        known = (("faulty", FAULTY), ("to have had wrong headers", MENDED))
+        found = [(what, [case.number for case in cases if case.number in numbers]) for what, numbers in known]
+        return [f"reported {what}, look at them: {' '.join(map(str, there))}" for what, there in found if there]
 
 
 SOURCES = (
@@ -33,6 +54,7 @@ SOURCES = (
         pairs=(LUNGS, KIDNEYS),
         repairs={
             UNIT_SPACING: "voxel size of 28 to 47, overwritten with 1 x 1 x 1 mm, from the table of 3D-IRCADb-01",
+            LABEL_HEADER: "a label takes over the position of its volume where only its header differs",
         },
         as_in_paper="the bladder counts as annotated in all cases, also where the label map has none",
         image=r"(.*/)?volume-(?P<case>\d+)",

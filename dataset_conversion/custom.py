@@ -12,6 +12,8 @@ annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
 root: /data/my_hospital               # default: the folder of the table
 modality: MRI                         # nnU-Net's channel name; default CT. Others than CT are normalised by z-score
+patient: ^[^_]+                       # regular expression: the part of the case's name that names the patient
+left_out: {case_7: wrong organ}       # case -> why it is not converted
 
 Instead of `labels` and `values`, one mask file per class:
 
@@ -23,20 +25,21 @@ masks:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, StrictInt, ValidationInfo, model_validator
 
-from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, require_one_state
+from nnunetv2_clip.classes import ClassNames, PerClass, Taxonomy, class_name, look_paired, require_one_state
 from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
-from nnunetv2_clip.conversion.source import MaskSource, Source, SourceCase, match_pairs
+from nnunetv2_clip.conversion.source import MaskSource, Source, SourceCase, listed, match_pairs, without
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
@@ -44,7 +47,51 @@ from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 
 
 @dataclass(frozen=True)
-class CustomSource(Source):
+class NamedSource(Source):
+    """A source in which a part of the case's name, the text at {case}, may tell the patient.
+
+    Attributes:
+        patient: searched in the name; its first group that is not empty, or all of it. None: nothing is known.
+    """
+
+    patient: re.Pattern[str] | None = None
+
+    def name_of(self, case: SourceCase) -> str:
+        """The text at {case}."""
+        return case.case_id.removeprefix(self.name).removeprefix("_")
+
+    def patient_of(self, case: SourceCase) -> str:
+        match = self.patient.search(self.name_of(case)) if self.patient else None
+        return next(filter(None, match.groups()), match[0]) if match else ""
+
+    def with_patients(self, cases: list[SourceCase]) -> list[SourceCase]:
+        """The cases themselves.
+
+        Raises:
+            UserError: the name of one of them does not tell the patient.
+        """
+        unnamed = [self.name_of(case) for case in cases if self.patient and not self.patient_of(case)]
+        if unnamed:
+            found = f"'patient' {self.patient.pattern!r} finds no patient in {listed(unnamed)}"
+            remedy = "correct 'patient' in the table, for instance to ^[^_]+ (all before the first _)"
+            raise UserError(self.unpack, found, "a regular expression that fits the name of every case", remedy)
+        return cases
+
+    def remarks(self, root: Path, cases: Sequence[SourceCase]) -> list[str]:
+        scans: dict[str, list[str]] = defaultdict(list)
+        for name in map(self.name_of, cases) if not self.patient else ():
+            if match := re.fullmatch(TIME_POINT, name, re.IGNORECASE):
+                scans[match["patient"]].append(name)
+        several = next((names for names in scans.values() if len(names) > 1), None)
+        hint = "may be one patient, but may stand in different folds: 'patient' in the table keeps patients together"
+        return [f"{' and '.join(several[:2])} {hint}"] if several else []
+
+    def settings(self) -> dict:
+        return {**super().settings(), **({"patient": self.patient.pattern} if self.patient else {})}
+
+
+@dataclass(frozen=True)
+class CustomSource(NamedSource):
     """Files found by pattern.
 
     Attributes:
@@ -62,7 +109,8 @@ class CustomSource(Source):
         images, labels = find_by_pattern(root, self.images), find_by_pattern(root, self.labels)
         if PLACEHOLDER not in self.labels:
             labels = dict.fromkeys(images, next(iter(labels.values()))) if len(images) == 1 else labels
-        return [self.case(key, image, {"label": label}) for key, image, label in match_pairs(images, labels, root)]
+        pairs = match_pairs(without(images, self.left_out), without(labels, self.left_out), root)
+        return self.with_patients([self.case(key, image, {"label": label}) for key, image, label in pairs])
 
     def labels_of(self, label_map: np.ndarray) -> ClassMap:
         others = dict.fromkeys(occurring_values(label_map).tolist(), ()) if self.others_are_background else {}
@@ -79,7 +127,7 @@ class CustomSource(Source):
 
 
 @dataclass(frozen=True)
-class CustomMaskSource(MaskSource):
+class CustomMaskSource(NamedSource, MaskSource):
     """Images and masks found by pattern.
 
     Attributes:
@@ -95,7 +143,7 @@ class CustomMaskSource(MaskSource):
         return len(values) <= 2 and values[0] >= 0
 
     def find_cases(self, root: Path) -> list[SourceCase]:
-        images = find_by_pattern(root, self.images)
+        images = without(find_by_pattern(root, self.images), self.left_out)
         files = {role: find_by_pattern(root, pattern) for role, pattern in self.masks.items()}
         for role, found in files.items():
             missing = sorted(set(images) - set(found))
@@ -107,7 +155,8 @@ class CustomMaskSource(MaskSource):
                     "every mask for every image (empty where the class does not occur)",
                     "correct the pattern, or convert these cases with a table of their own",
                 )
-        return [self.case(key, image, {role: files[role][key] for role in files}) for key, image in images.items()]
+        cases = [self.case(key, image, {role: files[role][key] for role in files}) for key, image in images.items()]
+        return self.with_patients(cases)
 
     def settings(self) -> dict:
         return {**super().settings(), "images": self.images, "masks": dict(self.masks)}
@@ -125,6 +174,9 @@ _Meaning = Annotated[tuple[str, ...] | None, BeforeValidator(_meaning)]
 _Values = dict[Annotated[StrictInt, Field(ge=0)], _Meaning]
 _OneOrMore = BeforeValidator(lambda given: given if given and isinstance(given, list) else [given])
 _Masks = PerClass[Annotated[tuple[Annotated[Pattern, Field(pattern=re.escape(PLACEHOLDER))], ...], _OneOrMore]]
+PATIENT = "a regular expression such as ^[^_]+ (all before the first _)"
+# Names of scans of one patient: p07_t0, p07_t1; 12_baseline, 12_followup.
+TIME_POINT = r"(?P<patient>.*\d.*?)[_-](?:t|tp|time|visit|v|ses|session|scan|fu|followup|baseline|pre|post)[-_]?\d*"
 VALUES = "a table label value -> class, values from 0 on"
 MASKS = f"for each class {PATTERN}, always a pattern with {PLACEHOLDER}"
 
@@ -145,6 +197,8 @@ class CustomTable(Row):
     title: Text = ""
     licence: Text = "not stated"
     url: Text = ""
+    patient: Annotated[re.Pattern[str] | None, Field(description=PATIENT)] = None
+    left_out: dict[str, Text] = field(default_factory=dict)
     modality: Annotated[str, Field(pattern=r"^\w+$", description="one word such as CT or MRI")] = CT
 
     def __post_init__(self):
@@ -187,7 +241,7 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
     if pairs and modality != CT:
         raise UserError(path, f"both sides under one value, modality {modality}", "CT: the split looks for the spine")
     facts = dict(
-        **{key: getattr(table, key) for key in ("name", "licence", "url", "images")},
+        **{key: getattr(table, key) for key in ("name", "licence", "url", "images", "patient", "left_out")},
         title=table.title or table.name,
         unpack=f"the folder that {path} describes",
         num_cases=None,
@@ -217,6 +271,7 @@ def _split_off_pairs(
     Values of lesions whose side is not told belong to the pair: such a lesion is on the side of its organ.
     """
     pairs = []
+    _require_partners(path, table, taxonomy)
     for organs in pairs_of(taxonomy):
         both = [value for value, classes in table.items() if set(organs) <= set(classes)]
         single = [value for value, classes in table.items() if len(set(organs) & set(classes)) == 1]
@@ -230,3 +285,13 @@ def _split_off_pairs(
             table = {value: tuple(name for name in classes if name not in organs) for value, classes in table.items()}
             pairs.append(Pair(*organs, tuple(sorted({*both, *lesions}))))
     return table, tuple(pairs)
+
+
+def _require_partners(path: Path, table: dict[int, tuple[str, ...]], taxonomy: Taxonomy) -> None:
+    """Raises UserError: a value stands for a right and a left class that the taxonomy does not know as a pair."""
+    for value, classes in table.items():
+        for first, second in combinations(classes, 2):
+            if look_paired(first, second) and taxonomy.find(first).partner != second:
+                found = f"label value {value} stands for {first} and {second}, which are not partners of each other"
+                remedy = f"add 'partner: {second}' to {first} in the table of classes (--taxonomy), and the reverse"
+                raise UserError(path, found, "a pair, which is split by position, or values for each side", remedy)

@@ -52,6 +52,7 @@ BOTH_SIDES = {
     "lungs": ("right_lung", "left_lung"),
     "surrenalgland": ("right_adrenal_gland", "left_adrenal_gland"),
 }
+MAYBE_ONE_SIDE = ("surrenalgland",)  # in the singular: a side without voxels may not have been drawn
 PARTS = {"sigmoid": "colon"}  # belong to a class, but do not say that all of it was drawn
 WITHOUT_LIVER_TUMOR = (5, 7, 11, 14, 20)  # patients whose liver is known to have no tumour
 LIVER_TUMOR = ("liver", "tum")  # livertumor, livertumor01, livertumors ...; "tumor" alone is one of an adrenal gland
@@ -110,8 +111,10 @@ class Ircadb(Source):
                 sides = split_sides(mask, image, plane)
                 fixes.extend([f"{name}: {sides.note}"] if sides.note else [])
                 if sides.certain:
-                    yield from zip((sides.right, sides.left), ([name] for name in meaning(name)), strict=True)
-                    annotated.update(meaning(name))
+                    for side, organ in zip((sides.right, sides.left), meaning(name), strict=True):
+                        yield side, (organ,)
+                        if side.any() or name.lower() not in MAYBE_ONE_SIDE:
+                            annotated.add(organ)
 
         labels = ClassMap.of_masks(series.geometry.shape, masks())
         is_healthy = case.number in WITHOUT_LIVER_TUMOR and self.repairs_with("known_absent")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.conversion.laterality import Pair
-from nnunetv2_clip.conversion.source import PairedSource
+from nnunetv2_clip.conversion.source import PairedSource, SourceCase, listed
 from nnunetv2_clip.errors import UserError
 
-IMAGE = "imaging.nii.gz"
+CASE, IMAGE = "case_[0-9][0-9][0-9][0-9][0-9]", "imaging.nii.gz"
 FIRST_ONLY_IN_KITS23 = 400
 
 
@@ -28,14 +28,24 @@ class KitsSource(PairedSource):
     num_labelled: int = 1000
 
     def find_files(self, root: Path) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-        parent = next((path for path in (root / "data", root / "dataset") if path.is_dir()), root)
-        folders = {path.name: path for path in sorted(parent.glob("case_[0-9][0-9][0-9][0-9][0-9]")) if path.is_dir()}
+        images, labels = self._files(root)
+        return images, {name: path for name, path in labels.items() if name in images or not images}
+
+    def remarks(self, root: Path, cases: Sequence[SourceCase]) -> list[str]:
+        images, labels = self._files(root)
+        missing = sorted(set(labels) - set(images))
+        return [f"left out, for their images are not downloaded: {listed(missing)}"] if missing else []
+
+    def _files(self, root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+        """All images and all labels; a clone brings all labels, its script the images one by one."""
+        parents = (root / "data", root / "dataset", root / self.name / "data", root)  # in KiTS21 below a second kits21
+        parent = next((path for path in parents if any(path.glob(CASE))), root)
+        folders = {path.name: path for path in sorted(parent.glob(CASE)) if path.is_dir()}
         self._require_release(root, parent, folders)
         images = {name: path / IMAGE for name, path in folders.items() if folder_number(name) < self.num_labelled}
         label = self.label_as_paper if self.as_paper else self.label
         labels = {name: path / label for name, path in folders.items()}
-        images, labels = ({name: path for name, path in each.items() if path.is_file()} for each in (images, labels))
-        return images, labels
+        return tuple({name: path for name, path in each.items() if path.is_file()} for each in (images, labels))
 
     def _require_release(self, root: Path, parent: Path, folders: dict[str, Path]) -> None:
         """KiTS19 and KiTS23 have the same file names, but only in KiTS23 is a cyst no kidney."""
@@ -83,7 +93,7 @@ SOURCES = (
         21,
         300,
         ("kidney_tumor", "kidney_cyst"),
-        "data",
+        "kits21/data",
         label="aggregated_MAJ_seg.nii.gz",
         label_as_paper="aggregated_OR_seg.nii.gz",
         as_in_paper="a lesion is where any annotator drew one (aggregated_OR), not where most did (aggregated_MAJ)",

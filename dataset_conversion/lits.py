@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
-from nnunetv2_clip.conversion.label_flip import find_flip
-from nnunetv2_clip.conversion.source import UNIT_SPACING, PairedSource, SourceCase
-from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image, read_label_map, require_same_grid
-
-LABEL_HEADER = "label_header"
-LIVER = 1
-
-
-@dataclass(frozen=True)
-class LitsSource(PairedSource):
-    """Volumes and segmentations by number. Some segmentations' headers are wrong though their arrays fit."""
-
-    def check_case(self, case: SourceCase) -> None:
-        image, label = inspect(case.image), inspect(case.labels["label"])
-        if image.shape != label.shape or not self.repairs_with(LABEL_HEADER):
-            require_same_grid(case.image, image, case.labels["label"], label)
-
-    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
-        self.check_case(case)
-        image, label = read_image(case.image), read_label_map(case.labels["label"])
-        difference = label.geometry.difference(image.geometry)
-        if not difference:
-            return image, label.data, ()
-        find_flip(image, label.data, (LIVER,), case.labels["label"], may_flip=False)  # a wrong header alone is mended
-        fix = f"position of the segmentation taken from its volume, on which its array lies ({difference})"
-        return image, label.data, (fix,)
-
+from nnunetv2_clip.conversion.source import LABEL_HEADER, UNIT_SPACING, PairedSource
 
 SOURCES = (
-    LitsSource(
+    PairedSource(
         name="lits",
         title="LiTS, Liver Tumor Segmentation Challenge 2017",
         licence="CC BY-NC-ND 4.0",

@@ -60,7 +60,8 @@ SOURCES = (
         title="Pancreas-CT (NIH, TCIA)",
         licence="CC BY 3.0",
         url="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU",
-        unpack="a folder that holds the DICOM folders PANCREAS_0001 ... and TCIA_pancreas_labels-02-05-2017",
+        unpack="a folder that holds the DICOM folders PANCREAS_0001 ... and the labels in a folder whose name begins "
+        "with TCIA_pancreas_labels (other sets have label files of the same names)",
         num_cases=80,
         label_table={1: ("pancreas",)},
         annotated=("pancreas",),

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, normalise
-from nnunetv2_clip.dataset_conversion.totalsegmentator import IMAGE, MASKS
+from nnunetv2_clip.dataset_conversion.totalsegmentator import DAMAGED_V1, IMAGE, MASKS, WRONG_LABELS
 from nnunetv2_clip.errors import UserError
 
 SIDES = ("left", "right")
@@ -84,6 +84,16 @@ def class_rows(structures: Iterable[str], first_index: int = FIRST_USER_INDEX) -
     return rows
 
 
+def left_out(structures: Iterable[str]) -> dict[str, str]:
+    """Case -> why it cannot be used for these structures."""
+    reported = {
+        case: f"users report that {wrong} is wrong"
+        for case, wrong in WRONG_LABELS.items()
+        if any(structure.startswith(wrong) for structure in structures)
+    }
+    return {**DAMAGED_V1, **reported}
+
+
 def write_group(group: str, root: Path, folder: Path) -> tuple[Path, Path]:
     """Write the class table and the source table of a group; returns their paths.
 
@@ -103,6 +113,7 @@ def write_group(group: str, root: Path, folder: Path) -> tuple[Path, Path]:
         raise UserError(there, "is there already", "a folder without it", "remove it, or give another -o")
     masks = {normalise(each): f"{{case}}/{MASKS}/{each}.nii.gz" for each in GROUPS[group]}
     source = {"name": name, "root": str(root.resolve()), "images": f"{{case}}/{IMAGE}", "masks": masks}
+    source["left_out"] = left_out(GROUPS[group])
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in zip(files, ({"classes": class_rows(GROUPS[group])}, source), strict=True):
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -20,7 +20,7 @@ LABEL_TABLE = {
     12: (),  # adrenal glands of both sides
     13: ("rectum",),
     14: ("bladder",),
-    15: ("left_femur_head",),
+    15: ("left_femur_head",),  # 15 and 16: the proximal femur, 54 to 99 mm of it
     16: ("right_femur_head",),
 }
 ADRENAL_GLANDS = Pair("right_adrenal_gland", "left_adrenal_gland", (12,))

@@ -65,9 +65,22 @@ class ClassRow(Row):
 
 def side_in_name(row: ClassRow) -> str | None:
     """The side that a word of the name tells of a class with a partner: left_ovary, hip_r."""
-    words = row.name.split("_") if row.partner else []
+    return _side_and_rest(row.name)[0] if row.partner else None
+
+
+def look_paired(first: str, second: str) -> bool:
+    """Do two names differ in the side only."""
+    (side, rest), (other, of_other) = _side_and_rest(first), _side_and_rest(second)
+    return rest == of_other and {side, other} == set(SIDES)
+
+
+def _side_and_rest(name: str) -> tuple[str | None, list[str]]:
+    words = name.split("_")
     found = {side for side in SIDES if side in words or words[-1:] == [side[0]]}
-    return found.pop() if len(found) == 1 else None
+    if len(found) != 1:
+        return None, words
+    [side] = found
+    return side, [word for word in words if word not in (side, side[0])]
 
 
 def _row(index: int, name: str, volume_ml: float = 0, prompt="", aliases="", parents="", partner: str | None = None):
@@ -278,12 +291,15 @@ class Taxonomy:
 
 
 def _require_sides(taxonomy: Taxonomy) -> None:
-    """Raises UserError when it is not certain which class of a pair is the right one."""
+    """Raises UserError when it is not certain what the pairs are, and which class of each is the right one."""
     for row in taxonomy:
         if row.partner and (row.side is None or row.side == taxonomy.find(row.partner).side):
             found = f"it is not certain on which side class {row.name!r} lies ('side' is {row.side or 'not given'})"
             expected = f"{row.name!r} on one side, its partner {row.partner!r} on the other"
             raise UserError(taxonomy.source, found, expected, f"add 'side: right' or 'side: left' to {row.name!r}")
+        if row.partner and taxonomy.find(row.partner).partner != row.name:
+            found = f"class {row.name!r} names the partner {row.partner!r}, but not the other way round"
+            raise UserError(taxonomy.source, found, "partners that name each other", f"correct {row.partner!r}")
 
 
 UNIVERSAL = Taxonomy()

@@ -31,10 +31,11 @@ class CasePresence(Row):
         absent: classes that are known not to occur in this case (supervised as empty).
         pseudo: class -> weight in the loss, above 0 and at most 1, of classes that a model has labelled here. They
             are no truth: they supervise training and nothing else.
-        group: cases that show the same scan share a group and never stand on both sides of a split.
+        group: cases that show the same scan or the same patient share a group and never stand on both sides of a split.
         source_files: role (image, label, ...) -> path as it was converted.
         checksums: role -> SHA-256 of that file; "voxels" -> fingerprint of the image's voxels.
         geometry_fixes: repairs that the converter applied, in words.
+        patient: the dataset's name for the patient; empty where it does not tell who is who.
     """
 
     dataset: str
@@ -45,6 +46,7 @@ class CasePresence(Row):
     checksums: dict[str, str] = field(default_factory=dict)
     geometry_fixes: Names = ()
     pseudo: Annotated[PerClass[_Weight], Field(description="weights above 0, at most 1")] = field(default_factory=dict)
+    patient: Text = ""
 
     @model_validator(mode="after")
     def _one_state_per_class(self) -> CasePresence:
@@ -178,5 +180,5 @@ def json_schema() -> dict:
 
 
 def _entry(case: CasePresence) -> dict:
-    """As JSON. Without pseudo labels as it was before there were any, so that older versions read it."""
-    return {key: value for key, value in asdict(case).items() if key != "pseudo" or value}
+    """As JSON. Without patient and pseudo labels as it was before there were any, so that older versions read it."""
+    return {key: value for key, value in asdict(case).items() if key not in ("patient", "pseudo") or value}

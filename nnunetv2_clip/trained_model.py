@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
+import re
 import shutil
 import tempfile
 import zipfile
@@ -17,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -37,8 +41,12 @@ PLANS_JSON, DATASET_JSON = "plans.json", "dataset.json"
 PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
 RULES_ENTRY = "postprocessing"  # in our entry: so the rules are in every copy and zip (inference/postprocessing.py)
+FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # read by torch.load
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 MAX_CHECKPOINT_BYTES = 32 << 30
+NETWORK_PACKAGES = ("nnunetv2_clip", "dynamic_network_architectures", "monai")  # whose classes plans may name
+IMPORTED = "_kw_requires_import"  # nnU-Net's list of the arguments that name code
+OPERATION_PACKAGES = (*NETWORK_PACKAGES, "torch.nn")
 _FILES = ("*.json", "fold_*/*", "fold_*/validation/summary.json")
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 
@@ -329,6 +337,74 @@ class TrainedModel(ModelTables):
             raise UserError(where, found, f"{expected[:12]}, which plans.json states", remedy)
 
 
+def require_known_classes(plans: Mapping, where: object) -> None:
+    """Make sure that plans name no code but networks and layers: whoever builds the network runs what they name.
+
+    Raises:
+        UserError: a class elsewhere.
+    """
+    configurations = plans.get("configurations")
+    for settings in configurations.values() if isinstance(configurations, Mapping) else ():
+        entry = _table(_table(settings).get("architecture"))
+        arguments = _table(entry.get("arch_kwargs"))
+        imported = entry.get(IMPORTED)
+        operations = imported if isinstance(imported, Iterable) else ()
+        networks = entry.get("network_class_name"), arguments.get("backbone_class")
+        named = [(name, NETWORK_PACKAGES) for name in networks]
+        named += [(arguments.get(str(key)), OPERATION_PACKAGES) for key in operations]
+        for name, packages in named:
+            if name is not None and not _is_class_of(name, packages):
+                expected = f"the name of a class below {', '.join(packages)}"
+                remedy = "do not use this model; ask its author for the plans of the training"
+                raise UserError(where, f"names the class {name!r} to be built", expected, remedy)
+
+
+def _table(content: object) -> Mapping:
+    return content if isinstance(content, Mapping) else {}
+
+
+def _is_class_of(name: object, packages: Iterable[str]) -> bool:
+    """Is it MODULE.NAME, with a module of its own file below one of the packages? (Not what a module has imported: a
+    dotted path may lead from any module to `os.system`.) Nothing is imported."""
+    module = str(name).rpartition(".")[0]
+    if not any(module == package or module.startswith(f"{package}.") for package in packages):
+        return False
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    places = [Path(place, *rest) for place in (spec and spec.submodule_search_locations) or ()]
+    return any(place.is_dir() or place.with_name(f"{place.name}.py").is_file() for place in places)
+
+
+@contextmanager
+def weights_only(where: object) -> Iterator[None]:
+    """Inside, torch.load makes nothing but tensors, numbers and tables, whatever its caller (nnU-Net) asks for.
+
+    Raises:
+        UserError: the checkpoint names other code.
+    """
+    import numpy as np
+    from torch.serialization import safe_globals
+
+    scalar = np.float64(0).__reduce__()[0]  # nnU-Net's checkpoints hold the history of losses as numpy's numbers
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    before = os.environ.get(FORCE_WEIGHTS_ONLY)
+    os.environ[FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        with safe_globals([np.dtype, *names, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]):
+            yield
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None:
+            raise
+        remedy = "do not use it; ask its author for the checkpoint of the training"
+        raise UserError(where, f"names {code[1]}, which is code", "weights and settings alone", remedy) from None
+    finally:
+        if before is None:
+            del os.environ[FORCE_WEIGHTS_ONLY]
+        else:
+            os.environ[FORCE_WEIGHTS_ONLY] = before
+
+
 def find_models(where: Path) -> list[TrainedModel]:
     """The models of a folder (one) or of a zip that nnUNetv2_export_model_to_zip made (one per configuration).
 
@@ -341,6 +417,8 @@ def find_models(where: Path) -> list[TrainedModel]:
         if name not in model.files:
             expected = "a model (TRAINER__PLANS__CONFIGURATION) with plans.json and dataset.json"
             raise UserError(model.label(name), "is missing", expected, "check the path")
+    for model in models:
+        require_known_classes(model.plans, model.label(PLANS_JSON))
     return models
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunetv2_clip.classes import UNIVERSAL, ClassRow, Taxonomy
+from nnunetv2_clip.classes import UNIVERSAL, ClassRow, Taxonomy, look_paired
 from nnunetv2_clip.conversion.lesions import pairs_of
 from nnunetv2_clip.errors import UserError
 
@@ -115,6 +115,20 @@ def test_a_pair_of_a_users_table_has_sides_and_keeps_them(tmp_path, first, secon
     pair = tuple(names if sides == "right left" else reversed(names))
     assert pairs_of(taxonomy) == [*pairs_of(UNIVERSAL), pair]
     assert pairs_of(Taxonomy.from_json(taxonomy.to_json(), "json")) == pairs_of(taxonomy)
+
+
+def test_partners_name_each_other(tmp_path):
+    rows = " - {index: 33, name: hip_r, partner: hip_l}\n - {index: 34, name: hip_l}\n"
+    with pytest.raises(UserError, match="'hip_r' names the partner 'hip_l', but not the other way round"):
+        UNIVERSAL.extended(write(tmp_path, f"classes:\n{rows}"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_paired"),
+    [("hip_r", "hip_l", True), ("left_ovary", "right_ovary", True), ("hip_r", "knee_l", False), ("a", "b", False)],
+)
+def test_names_that_differ_in_the_side_only_look_paired(first, second, are_paired):
+    assert look_paired(first, second) == look_paired(second, first) == are_paired
 
 
 def test_only_a_side_that_the_name_does_not_tell_is_written(tmp_path):

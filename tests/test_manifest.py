@@ -119,3 +119,12 @@ def test_without_pseudo_labels_the_file_is_as_before_there_were_any(saved):
 def test_a_pseudo_label_of_a_known_class_or_without_a_weight_is_refused(tmp_path, pseudo):
     with pytest.raises(UserError, match="case 'c'"):
         Manifest.load(with_pseudo(tmp_path, pseudo))
+
+
+def test_a_patient_stands_in_the_file_only_where_one_is_known(tmp_path):
+    """So that older versions read the others, and files of older versions are read."""
+    cases = {"a": CasePresence("site", ("liver",), patient="p7"), "b": CasePresence("site", ("liver",))}
+    Manifest(UNIVERSAL, cases).save(tmp_path / "label_presence.json")
+    entries = json.loads((tmp_path / "label_presence.json").read_text())["cases"]
+    assert entries["a"]["patient"] == "p7" and "patient" not in entries["b"]
+    assert [case.patient for case in Manifest.load(tmp_path / "label_presence.json").cases.values()] == ["p7", ""]

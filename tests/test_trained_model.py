@@ -20,7 +20,13 @@ from nnunetv2_clip.trained_model import NETWORK, ModelTables, TrainedModel, find
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
 CLASSES = ("liver", "spleen", "liver_tumor")  # in painting order
 UNIVERSAL_CONFIGURATION = {"architecture": {"network_class_name": NETWORK, "arch_kwargs": {"class_names": CLASSES}}}
-STOCK_CONFIGURATION = {"architecture": {"network_class_name": "some.UNet", "arch_kwargs": {}}}
+STOCK_NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+STOCK_CONFIGURATION = {
+    "architecture": {
+        "network_class_name": STOCK_NETWORK,
+        "arch_kwargs": {},
+    }
+}
 
 
 def write_model(folder: Path, entry: dict | None = None, name: str = NAME, checkpoints=("0/checkpoint_final.pth",)):

@@ -7,34 +7,31 @@ def add_folder_arguments(parser):
     add(parser, "-ref", "-pred", required=True)
     add(parser, "--manifest", "--dataset-json", "-np")
     parser.add_argument(
-        "--label-values", action="store_true", help="the predictions use the label values of dataset.json as well"
+        "--label-values",
+        action="store_true",
+        help="the predictions hold the label values of the references",
     )
     parser.add_argument("--train-manifest", **FILE, help="label_presence.json of the training: finds seen scans")
     add(parser, "-o", help="output folder (default: the folder 'evaluation' in that of the predictions)")
 
 
 def reference_of(args):
-    """(reference side, manifest or None, taxonomy, dataset.json or None) of the arguments."""
+    """(reference side, manifest or None, taxonomy, file dataset.json or None) of the arguments."""
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, reference_side
-    from nnunetv2_clip.labels import load_dataset_json
 
     json_file = args.dataset_json or find_dataset_json(args.ref)
-    dataset_json = (
-        load_dataset_json(json_file, "give that of the reference labels with --dataset-json") if json_file else None
-    )
     manifest = find_manifest(args.manifest, json_file)
     taxonomy = manifest.taxonomy if manifest else UNIVERSAL
-    return reference_side(args.ref, dataset_json, taxonomy), manifest, taxonomy, dataset_json
+    return reference_side(args.ref, json_file, taxonomy), manifest, taxonomy, json_file
 
 
 def sides_of(args):
     """(reference side, prediction side, manifest or None, taxonomy) of the arguments."""
     from nnunetv2_clip.evaluation.folders import prediction_side
 
-    reference, manifest, taxonomy, dataset_json = reference_of(args)
-    labels = dataset_json["labels"] if args.label_values and dataset_json else None
-    return reference, prediction_side(args.pred, taxonomy, labels), manifest, taxonomy
+    reference, manifest, taxonomy, json_file = reference_of(args)
+    return reference, prediction_side(args.pred, taxonomy, json_file, args.label_values), manifest, taxonomy
 
 
 def settings_of(args, manifest):

@@ -39,6 +39,8 @@ def run(args):
     for source in check.sources:
         expected = source.expected if source.expected is not None else "any number of"
         print(f"{source.source.name}: {source.num_found} of {expected} cases in {source.root}")
+        for remark in source.remarks:
+            print(f"  {remark}")
     if check.copies:
         print(f"{len(check.copies)} pairs of cases show the same scan")
     needed = sum(source.num_bytes for source in check.sources)
@@ -49,7 +51,13 @@ def run(args):
     print(f"page: {args.o}")
     args.result = {
         "sources": [
-            {"name": each.source.name, "folder": each.root, "found": each.num_found, "expected": each.expected}
+            {
+                "name": each.source.name,
+                "folder": each.root,
+                "found": each.num_found,
+                "expected": each.expected,
+                "remarks": each.remarks,
+            }
             for each in check.sources
         ],
         "copies": [[copy.first, copy.second] for copy in check.copies],

@@ -123,11 +123,12 @@ def print_summary(summary, folder):
     if summary.num_merged:
         print(f"{summary.num_merged} cases are copies; their labels went into another case of the same scan.")
     if summary.num_groups < total:
-        print(f"{total - summary.num_groups} cases show a scan that another case shows as well; they share a fold.")
+        shared = total - summary.num_groups
+        print(f"{shared} cases show a scan or a patient that another case shows as well; they share a fold.")
     if summary.num_left_out:
         print(f"{summary.num_left_out} cases are held out.")
     if not summary.has_splits:
-        print("All cases are one scan: nothing can be held out. Train with fold 'all'.")
+        print("All cases are one scan or one patient: nothing can be held out. Train with fold 'all'.")
     for warning in summary.warnings:
         print(f"Look at this: {warning}")
     print(f"report: {folder / 'conversion_report.json'}")

@@ -25,16 +25,16 @@ def run(args):
     from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, prediction_side, reference_side
     from nnunetv2_clip.evaluation.paper.agreement import agreement_table, reader_agreement, summarise_agreement
     from nnunetv2_clip.evaluation.report import write_tables
-    from nnunetv2_clip.labels import load_dataset_json
 
     folders = named_paths("-ref, -pred", [*args.ref, *args.pred])
     readers = named_paths("-ref", args.ref)
     json_file = args.dataset_json or next(filter(None, map(find_dataset_json, readers.values())), None)
-    dataset_json = load_dataset_json(json_file, "give that of the readers with --dataset-json") if json_file else None
     manifest = find_manifest(args.manifest, None)
     taxonomy = manifest.taxonomy if manifest else UNIVERSAL
     sources = {
-        name: reference_side(path, dataset_json, taxonomy) if name in readers else prediction_side(path, taxonomy, None)
+        name: (
+            reference_side(path, json_file, taxonomy) if name in readers else prediction_side(path, taxonomy, json_file)
+        )
         for name, path in folders.items()
     }
     found = reader_agreement(sources, taxonomy, manifest, args.np)

@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that the model expects of its own mask, 0 to 1",
     )
     parser.add_argument(
+        "--absent",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="classes that may be found in none of the cases; others are refused then, for the model may not see them",
+    )
+    parser.add_argument(
         "--weight", type=float, default=0.5, metavar="W", help="of a pseudo label in the loss; truth has 1"
     )
     add(parser, "-c", "-f", "-chk", "-device", "-step_size", "--disable_tta", "--copy")
@@ -50,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         use_mirroring=not args.disable_tta,
         step_size=args.step_size,
         copy_images=args.copy,
+        absent=args.absent,
     )
     if done.not_in_dataset:
         print(f"Left out, because {source.name} has no such class: {', '.join(done.not_in_dataset)}")

@@ -10,12 +10,13 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
+from nnunetv2_clip.conversion.plausibility import Extent, extents_of, wrong_sides
 from nnunetv2_clip.conversion.same_scan import fingerprint_of
 from nnunetv2_clip.conversion.source import LoadedCase, SourceCase, complete
 from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.imaging.findings import settle
-from nnunetv2_clip.imaging.intake import header_findings, is_wide, voxel_findings
+from nnunetv2_clip.imaging.intake import CT, header_findings, is_wide, voxel_findings
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, Volume, checksum, fingerprint, write_nifti
 from nnunetv2_clip.job_folder import file_states
 from nnunetv2_clip.labels import ClassMap, ClassSet, LabelTable, occurring_values, ordered_sets
@@ -73,7 +74,7 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
     """
     target, case_id = job.target, case.case_id
     inputs = file_states(case.files.values())
-    loaded, labels, warnings = load_checked(case, job.taxonomy)
+    loaded, labels, extents, warnings = load_checked(case, job.taxonomy)
     label_map, facts = job.pending(labels, ", ".join(map(str, case.labels.values())))
     # The group may become that of a copy. "voxels" stays the case's own, so that the scan is recognised later.
     scan = f"scan_{fingerprint(loaded.image)}"
@@ -82,11 +83,13 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         annotated=job.taxonomy.ordered(loaded.annotated),
         absent=job.taxonomy.ordered(loaded.absent),
         group=scan,
+        patient=case.source.patient_of(case),
         source_files={role: str(path) for role, path in case.files.items()},
         checksums={**{role: checksum(path) for role, path in case.files.items()}, "voxels": scan},
         geometry_fixes=loaded.fixes,
     )
-    record = CaseRecord(presence, **facts, inputs=inputs, shape=loaded.image.data.shape, warnings=warnings)
+    shape = loaded.image.data.shape
+    record = CaseRecord(presence, **facts, inputs=inputs, shape=shape, warnings=warnings, extents=extents)
     target.forget(case_id)
     label_file = target.pending_label(case_id) if record.is_pending else target.label(case_id)
     write_label_map(label_file, label_map, loaded.image.affine, job.compression)
@@ -105,8 +108,11 @@ def write_label_map(
     write_nifti(path, data, affine, compression)
 
 
-def load_checked(case: SourceCase, taxonomy: Taxonomy) -> tuple[LoadedCase, ClassMap, tuple[str, ...]]:
-    """A case as it can be converted, its labels with the organs that hold each class, and what looks wrong in it.
+def load_checked(
+    case: SourceCase, taxonomy: Taxonomy
+) -> tuple[LoadedCase, ClassMap, dict[str, Extent], tuple[str, ...]]:
+    """A case as it can be converted, its labels with the organs that hold each class, the extent of each class, and
+    what looks wrong, in words.
 
     Raises:
         UserError: naming the file that is wrong.
@@ -120,7 +126,10 @@ def load_checked(case: SourceCase, taxonomy: Taxonomy) -> tuple[LoadedCase, Clas
     repaired = tuple(f"written anew: {row.found}" for row in headers if row.action("convert") == "repaired")
     if repaired:
         loaded = replace(loaded, image=replace(loaded.image, path=None), fixes=(*loaded.fixes, *repaired))
-    return loaded, labels, tuple(str(row) for row in (*headers, *voxels) if row.action("convert") == "warning")
+    extents = extents_of(labels, loaded.image.affine)
+    sides = wrong_sides(extents, taxonomy, loaded.image if case.source.modality == CT else None)
+    looks = (str(row) for row in (*headers, *voxels) if row.action("convert") == "warning")
+    return loaded, labels, extents, (*looks, *sides)
 
 
 def _place_image(image: Volume, job: MergeJob, case_id: str) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import load_checked
+from nnunetv2_clip.conversion.copies import IN_SEVERAL_WAYS
 from nnunetv2_clip.conversion.merge import Input, check_headers
+from nnunetv2_clip.conversion.plausibility import Extent, doubtful_classes
 from nnunetv2_clip.conversion.same_scan import Fingerprint, find_copies, fingerprint_of
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.errors import UserError
@@ -36,7 +38,7 @@ class CaseCheck:
         warnings: what looks wrong in the converted case.
         grid: shape, spacing and axes, in words.
         voxels: annotated class -> voxels; 0 where it does not occur.
-        volumes_ml: the same in millilitres.
+        extents: what each class that occurs takes up.
         absent: classes known not to occur.
         num_bytes: estimated size of the converted case on disk.
         picture, overlay: data URIs of a coronal slice and of its labels.
@@ -48,7 +50,7 @@ class CaseCheck:
     fixes: tuple[str, ...] = ()
     grid: str = ""
     voxels: dict[str, int] = field(default_factory=dict)
-    volumes_ml: dict[str, float] = field(default_factory=dict)
+    extents: dict[str, Extent] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     num_bytes: int = 0
     fingerprint: Fingerprint | None = None
@@ -64,6 +66,7 @@ class SourceCheck:
     Attributes:
         expected: cases that the complete download gives, None where that has no fixed number.
         problems: of the source as a whole.
+        remarks: what people should know about it.
         cases: those that were looked at.
         num_found: all labelled cases.
     """
@@ -73,6 +76,7 @@ class SourceCheck:
     expected: int | None
     num_found: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     cases: list[CaseCheck] = field(default_factory=list)
 
     def num_annotated(self, name: str) -> int:
@@ -86,7 +90,7 @@ class SourceCheck:
 
     def volume_ml(self, name: str) -> float:
         """Median over the cases in which the class occurs; 0 if there is none."""
-        volumes = [case.volumes_ml[name] for case in self.cases if case.voxels.get(name)]
+        volumes = [case.extents[name].ml for case in self.cases if case.voxels.get(name)]
         return float(np.median(volumes)) if volumes else 0.0
 
     @property
@@ -103,6 +107,7 @@ class Copy:
     first: str
     second: str
     note: str
+    is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class Check:
             found += [f"{check.source.name}: {text}" for text in check.problems]
             found += [f"{case.case_id}: {case.problem}" for case in check.cases if case.problem]
             found += [f"{case.case_id}: {text}" for case in check.cases for text in case.warnings]
+        found += [f"{each.first} and {each.second} {IN_SEVERAL_WAYS}" for each in self.copies if not each.is_certain]
         return found
 
     @property
@@ -157,6 +163,7 @@ def check_downloads(
         checks[seen.task.source.name].cases.append(case)
     for check in checks.values():
         check.cases.sort(key=lambda case: case.case_id)
+        check.problems += doubtful_classes(((case.voxels, case.extents) for case in check.cases), taxonomy)
     return Check(tuple(checks.values()), _copies(checks.values()), taxonomy)
 
 
@@ -167,7 +174,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
     except UserError as error:
         check.problems.append(str(error))
         return []
-    check.num_found = len(cases)
+    check.num_found, check.remarks = len(cases), entry.source.remarks(entry.root, cases)
     if require_all and check.expected not in (None, len(cases)):
         check.problems.append(f"{len(cases)} labelled cases found, the complete download has {check.expected}")
     good = []
@@ -183,7 +190,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 
 def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
-    loaded, labels, warnings = load_checked(case, taxonomy)
+    loaded, labels, extents, warnings = load_checked(case, taxonomy)
     labels.require_declared(case.labels.get("label", case.image))
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
@@ -195,7 +202,7 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
         fixes=loaded.fixes,
         grid=f"{' x '.join(map(str, loaded.image.data.shape))}, {loaded.image.geometry.describe()}",
         voxels=voxels,
-        volumes_ml={name: count * loaded.image.geometry.voxel_ml for name, count in voxels.items()},
+        extents=extents,
         absent=loaded.absent,
         num_bytes=int(loaded.image.data.size * (LABEL_BYTES + (0 if is_linked else IMAGE_BYTES))),
         fingerprint=fingerprint_of(loaded.image.data),
@@ -224,8 +231,8 @@ def _copies(checks) -> tuple[Copy, ...]:
     for first, second, relation in find_copies({case_id: case.fingerprint for case_id, case in cases.items()}):
         note = "the same array" if relation.is_identity else "axes flipped or exchanged"
         if relation.shift:
-            note += f", intensities shifted by {relation.shift}"
+            note += f", intensities shifted by {relation.shift:.4g}"
         if cases[first].grid != cases[second].grid:
             note += "; headers differ"
-        found.append(Copy(first, second, note))
+        found.append(Copy(first, second, note, relation.is_only))
     return tuple(found)

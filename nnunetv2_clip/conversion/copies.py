@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from nnunetv2_clip.conversion.same_scan import (
     find_copies,
     fingerprint_of,
 )
-from nnunetv2_clip.conversion.source import Source, SourceCase, nifti_files, require_folder
+from nnunetv2_clip.conversion.source import Key, Source, SourceCase, nifti_files, require_folder
 from nnunetv2_clip.conversion.target import CaseRecord, Target
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
@@ -31,6 +32,7 @@ from nnunetv2_clip.runner import require_all, run_cases
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
 KnownScan = Callable[[str, int], tuple[str, int] | None]
+IN_SEVERAL_WAYS = "agree in several ways, turned and unturned, so that nothing tells which voxels belong together"
 OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
 
 
@@ -134,25 +136,50 @@ def decide(
     pairs = {(first, second): found for first, second, found in find_copies(fingerprints)}
     confirmed = _confirm(target, pairs, records, scans, num_processes)
     decisions = Decisions(groups={case_id: record.presence.group for case_id, record in records.items()})
+    reasons = {key: scan.reason for key, scan in scans.items()}
+    if hold_out_ircadb:
+        reasons |= {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
     order = {case_id: number for number, case_id in enumerate(records)}
-    by_number = {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
-    for cluster in _clusters(fingerprints, confirmed):
-        cases = sorted((key for key in cluster if key in order), key=order.__getitem__)
-        for case_id in cases:
-            decisions.groups[case_id] = records[cases[0]].presence.group
-        reasons = [scans[key].reason for key in cluster if key in scans]
-        if hold_out_ircadb:
-            reasons += sorted({by_number[case_id] for case_id in cases} - {""})
-        if reasons:
-            decisions.left_out.update({case_id: reasons[0] for case_id in cases})
-        elif not keep_copies:
-            _absorb(target, cases, confirmed, decisions)
+    for patient in _patients(_clusters(fingerprints, confirmed), records, scans):
+        clusters = [sorted((key for key in cluster if key in order), key=order.__getitem__) for cluster in patient]
+        cases = sorted(chain(*clusters), key=order.__getitem__)
+        decisions.groups.update({case_id: records[cases[0]].presence.group for case_id in cases})
+        why = [_reason(cluster, reasons) for cluster in patient]
+        for cluster, reason in zip(clusters, why, strict=True):
+            if any(why):
+                reason = reason or f"shows the same patient as a scan that {next(filter(None, why))}"
+                decisions.left_out.update(dict.fromkeys(cluster, reason))
+            elif not keep_copies:
+                _absorb(target, cluster, confirmed, decisions)
     _check_against_known_numbers(records, decisions, known_scan)
     return decisions
 
 
+def _patients(
+    clusters: Sequence[set[str]], records: Mapping[str, CaseRecord], outside: Mapping[str, ComparedScan]
+) -> list[list[set[str]]]:
+    """The clusters of equal scans by patient, as far as the sources tell who is who."""
+    named = {key: (record.presence.dataset, record.presence.patient) for key, record in records.items()}
+    for key, scan in outside.items():
+        if scan.case:
+            named[key] = (scan.case.source.name, scan.case.source.patient_of(scan.case))
+    first: dict[tuple[str, str], int] = {}
+    number_of = {key: number for number, cluster in enumerate(clusters) for key in cluster}
+    same = [(number_of[key], first.setdefault(name, number_of[key])) for key, name in named.items() if name[1]]
+    return [[clusters[number] for number in sorted(found)] for found in _clusters(range(len(clusters)), same)]
+
+
+def _reason(cluster: set[str], reasons: Mapping[str, str]) -> str:
+    """Why these equal scans must not be in the dataset; empty where they may."""
+    found = sorted((not key.startswith(OUTSIDE), key) for key in cluster if reasons.get(key))
+    return reasons[found[0][1]] if found else ""
+
+
 def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions: Decisions) -> None:
     """Each case goes into the first one before it whose grid agrees; the others stay cases of their own."""
+    decisions.notes.extend(doubts := _doubts(cases, confirmed))
+    if doubts:
+        return
     keepers: list[str] = []
     for case_id in cases:
         for keeper in keepers:
@@ -169,6 +196,18 @@ def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions:
             keepers.append(case_id)
 
 
+def _doubts(cases: Sequence[str], confirmed: Mapping[tuple[str, str], Relation]) -> list[str]:
+    """Why cases that belong together must not be merged, in words; empty if they are one scan beyond doubt."""
+    stay = "all stay, in one group" if len(cases) > 2 else "both stay, in one group"
+    for pair in combinations(cases, 2):
+        found = confirmed.get(pair) or confirmed.get(pair[::-1])
+        if found is None:
+            return [f"{pair[0]} and {pair[1]} differ, but another case agrees with both of them: {stay}"]
+        if not found.is_only:
+            return [f"{pair[0]} and {pair[1]} {IN_SEVERAL_WAYS}: {stay}"]
+    return []
+
+
 def _headers_agree(target: Target, keeper: str, donor: str, found: Relation) -> bool:
     """Do both headers say of each voxel axis that it runs the same way, once the arrays lie on each other."""
     orientations = [nib.io_orientation(inspect(target.own_image(case_id)).affine) for case_id in (donor, keeper)]
@@ -182,7 +221,8 @@ def _inverse(found: Relation | None) -> Relation | None:
     if found is None:
         return None
     back = tuple(int(axis) for axis in np.argsort(found.axes))
-    return Relation(back, tuple(axis for axis in range(3) if back[axis] in found.flips), -found.shift)
+    flips = tuple(axis for axis in range(3) if back[axis] in found.flips)
+    return replace(found, axes=back, flips=flips, shift=-found.shift)
 
 
 def _confirm(
@@ -227,7 +267,7 @@ def _outside_fingerprint(target: Target, scan: ComparedScan) -> Fingerprint:
         return Fingerprint(tuple(int(size) for size in stored["shape"]), stored["picks"])
 
 
-def _clusters(keys: Iterable[str], pairs: Iterable[tuple[str, str]]) -> list[set[str]]:
+def _clusters(keys: Iterable[Key], pairs: Iterable[tuple[Key, Key]]) -> list[set[Key]]:
     """Connected sets of keys, single ones included."""
     cluster_of = {key: {key} for key in keys}
     for first, second in pairs:

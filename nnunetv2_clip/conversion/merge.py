@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,6 +15,7 @@ from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
 from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
+from nnunetv2_clip.conversion.plausibility import doubtful_classes
 from nnunetv2_clip.conversion.source import Source, SourceCase
 from nnunetv2_clip.conversion.splits import make_splits, save_manifest_and_splits
 from nnunetv2_clip.conversion.target import CaseRecord, Target
@@ -27,7 +28,7 @@ from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Summary:
     Attributes:
         num_cases: source -> cases.
         classes: annotated in some case.
-        num_groups: different scans.
+        num_groups: different patients, as far as scans and sources tell.
         num_merged: cases whose annotation went into that of another case of the same scan.
         num_left_out: cases that are held out.
         warnings: what people should look at.
@@ -106,7 +107,7 @@ def run_merge(merge: Merge) -> Summary:
     """
     cases = find_all_cases(merge)
     convert_cases(merge, cases)
-    return finish(merge, [case.case_id for case in cases])
+    return finish(merge, cases)
 
 
 def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
@@ -137,7 +138,7 @@ def run_finish(merge: Merge) -> Summary:
             "all parts before --finish",
             "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
         )
-    return finish(merge, [case.case_id for case in cases])
+    return finish(merge, cases)
 
 
 def convert_cases(merge: Merge, cases: Sequence[SourceCase], own: Sequence[SourceCase] | None = None) -> None:
@@ -192,6 +193,8 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
         print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
         for case, reason in entry.source.left_out.items():
             print(f"  without {case}: {reason}")
+        for remark in entry.source.remarks(entry.root, cases):
+            print(f"  {remark}")
         for case in cases:
             if case.case_id in found:
                 raise UserError(
@@ -212,14 +215,14 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
     return [case for case_id, case in found.items() if case_id not in merge.skip]
 
 
-def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
+def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     """Copies, final label values, manifest, splits and dataset.json; the same records always give the same files.
 
     Args:
-        case_ids: of all converted cases, those of the source named first come first.
+        found: all converted cases, those of the source named first come first.
     """
     target = merge.target
-    own_records = {case_id: target.read_record(case_id) for case_id in case_ids}
+    own_records = {case.case_id: target.read_record(case.case_id) for case in found}
     options = merge.hold_out_ircadb, merge.keep_copies, merge.known_scan, merge.num_processes
     decisions = decide(target, own_records, merge.outside, *options)
     if set(decisions.left_out) == set(own_records):  # before anything is moved
@@ -237,8 +240,8 @@ def finish(merge: Merge, case_ids: Sequence[str]) -> Summary:
     ]
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
-    warnings = _warnings(own_records, decisions)
-    splits = _write_description(merge, cases, labels, order, decisions, warnings)
+    warnings = _warnings(merge, own_records, decisions)
+    splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
     return Summary(
@@ -294,9 +297,24 @@ def _write_description(
     return splits
 
 
-def _warnings(records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+def _remarks(merge: Merge, found: Sequence[SourceCase]) -> list[str]:
+    """What was printed when the cases were found; it is part of the report as well."""
+    remarks = []
+    for source, root in ((entry.source, entry.root) for entry in merge.inputs):
+        own = [case for case in found if case.source.name == source.name]
+        remarks += [f"{source.name}: {remark}" for remark in source.remarks(root, own)]
+    return remarks
+
+
+def _warnings(merge: Merge, records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+    of_source = defaultdict(list)
+    for record in records.values():
+        of_source[record.presence.dataset].append((record.presence.annotated, record.extents))
+    doubts = [
+        f"{name}: {text}" for name, cases in of_source.items() for text in doubtful_classes(cases, merge.taxonomy)
+    ]
     looks = [f"{case_id}: {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
-    return (*looks, *sorted(decisions.notes))
+    return (*doubts, *looks, *sorted(decisions.notes))
 
 
 def _settle(job: MergeJob, table: LabelTable, ignore: int | None, case: tuple[str, CaseRecord, bool]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
+from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
@@ -37,6 +38,7 @@ ClassNames = tuple[str, ...]
 Key = TypeVar("Key")
 MAX_LISTED = 5
 DIRECTIONS, UNIT_SPACING, HALF_TURN, KNOWN_ABSENT = "directions", "unit_spacing", "half_turn", "known_absent"
+LABEL_HEADER = "label_header"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class Source:
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
         repairs: name of a known repair -> what it does, in words; the user can switch each off. `load_case`
-            makes DIRECTIONS, UNIT_SPACING, HALF_TURN and KNOWN_ABSENT.
+            makes DIRECTIONS, UNIT_SPACING, HALF_TURN and KNOWN_ABSENT, that of `PairedSource` LABEL_HEADER, which the
+            liver checks.
         switched_off: names of repairs that are not made.
         as_in_paper: the paper's choice where ours is stricter, in words.
         as_paper: make that choice.
@@ -149,6 +152,14 @@ class Source:
         """
         raise NotImplementedError
 
+    def remarks(self, root: Path, cases: Sequence[SourceCase]) -> list[str]:
+        """What people should know about the cases that `find_cases` found below `root`, in words."""
+        return []
+
+    def patient_of(self, case: SourceCase) -> str:
+        """The source's name for the patient, equal for all scans of one patient; empty where nothing is known."""
+        return ""
+
     def case(self, key: str, image: Path, labels: Mapping[str, Path]) -> SourceCase:
         """The case of a number or name, which is empty in a source of one case."""
         return SourceCase(f"{self.name}_{key}" if key else self.name, image, labels, self)
@@ -175,12 +186,10 @@ class Source:
         if self.repairs_with(HALF_TURN):
             image, fix = mend_half_turn(image, labels)
             notes.extend([fix] if fix else [])
-        unsure = {} if self.as_paper else self.not_annotated(case, labels)
-        notes.extend(f"{name} not annotated: {reason}" for name, reason in unsure.items())
-        annotated, sides = tuple(name for name in self.annotated if name not in unsure), ()
+        (annotated, unsure), sides = self.annotated_in(case, labels), ()
         if self.pairs:
             labels, annotated, sides = split_pairs(labels, self.pairs, image, annotated)
-        return LoadedCase(image, labels, annotated, self.known_absent, (*fixes, *repairs, *notes, *sides))
+        return LoadedCase(image, labels, annotated, self.known_absent, (*fixes, *repairs, *notes, *unsure, *sides))
 
     def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         """Image, label map on its grid, and what was done to lay one on the other, in words.
@@ -195,8 +204,17 @@ class Source:
         """The label map with the meaning of its values."""
         return ClassMap(label_map, self.label_table)
 
+    def annotated_in(self, case: SourceCase, labels: ClassMap) -> tuple[ClassNames, tuple[str, ...]]:
+        """The classes that this case annotates, and why others are missing, in words."""
+        unsure = {} if self.as_paper and self.as_in_paper else self.not_annotated(case, labels)
+        annotated = tuple(name for name in self.annotated if name not in unsure)
+        return annotated, tuple(f"{name} not annotated: {reason}" for name, reason in unsure.items())
+
     def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
-        """Class -> why it is not annotated in this case, although it is in others; not asked with `as_paper`."""
+        """Class -> why it is not annotated in this case, although it is in others.
+
+        Not asked with `as_paper` where the paper's choice is another one.
+        """
         return {}
 
     @property
@@ -270,6 +288,25 @@ class PairedSource(Source):
         images = series_by_patient(root, self.patient) if self.patient else files_by_case(files, self.image)
         return images, files_by_case(files, self.label)
 
+    def check_case(self, case: SourceCase) -> None:
+        label = case.labels["label"]
+        if not self.repairs_with(LABEL_HEADER) or inspect(case.image).shape != inspect(label).shape:
+            super().check_case(case)
+
+    def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
+        if not self.repairs_with(LABEL_HEADER):
+            return super().read(case)
+        self.check_case(case)
+        path = case.labels["label"]
+        image, label = read_image(case.image), read_label_map(path)
+        difference = label.geometry.difference(image.geometry)
+        if not difference:
+            return image, label.data, ()
+        liver = [value for value, classes in self.label_table.items() if "liver" in classes]
+        find_flip(image, label.data, liver, path, may_flip=False)  # a wrong header alone is mended
+        fix = f"position of the segmentation taken from its volume, on which its array lies ({difference})"
+        return image, label.data, (fix,)
+
     def image_grid(self, case: SourceCase) -> Geometry:
         return inspect_series(case.image).geometry if self.patient else inspect(case.image)
 
@@ -297,7 +334,8 @@ class MaskSource(Source):
     def load_case(self, case: SourceCase) -> LoadedCase:
         image = read_image(case.image)
         labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
-        return LoadedCase(image, labels, self.annotated, self.absent)
+        annotated, unsure = self.annotated_in(case, labels)
+        return LoadedCase(image, labels, annotated, self.absent, unsure)
 
     def _masks(self, case: SourceCase, image: Volume) -> Iterator[tuple[np.ndarray, ClassNames]]:
         for role, classes in self.structures.items():
@@ -419,15 +457,20 @@ def match_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], where: o
     for having, missing, names in (("image", "label", images), ("label", "image", labels)):
         lonely = sorted(set(names) - set(images if names is labels else labels))
         if lonely:
-            listed = ", ".join(str(names[key]) for key in lonely[:MAX_LISTED])
-            more = f" and {len(lonely) - MAX_LISTED} more" if len(lonely) > MAX_LISTED else ""
             raise UserError(
                 where,
-                f"{having} without {missing}: {listed}{more}",
+                f"{having} without {missing}: {listed(names[key] for key in lonely)}",
                 "one label file for each image",
                 f"add the missing {missing} (download again), or move the {having} away",
             )
     return [(key, images[key], labels[key]) for key in sorted(images)]
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first of them, and how many more there are, in words."""
+    names = list(map(str, names))
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def read_rows(path: Path, what: str) -> list[dict[str, str | None]]:

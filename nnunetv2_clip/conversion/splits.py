@@ -1,4 +1,4 @@
-"""Five folds, stratified by source dataset, in which the copies of one scan always stand on the same side."""
+"""Five folds, stratified by source dataset, in which the scans of one patient always stand on the same side."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NUM_FOLDS = 5
 def make_splits(cases: Mapping[str, CasePresence], num_folds: int = NUM_FOLDS) -> list[dict[str, list[str]]]:
     """Folds as nnU-Net reads them: [{"train": [...], "val": [...]}, ...].
 
-    The cases of a group (one scan) move together. A dataset of a single group stays in training in every fold. With
-    fewer groups than folds, folds repeat, so that no validation set is empty. The result depends on the cases only,
-    not on their order.
+    The cases of a group (copies of a scan, scans of a patient) move together. A dataset of a single group stays in
+    training in every fold. With fewer groups than folds, folds repeat, so that no validation set is empty. The result
+    depends on the cases only, not on their order.
 
     Returns:
         `num_folds` folds, or an empty list when all cases are one group and nothing can be held out.

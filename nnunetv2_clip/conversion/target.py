@@ -11,9 +11,10 @@ nnUNet_raw/DatasetXXX_Name/
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nnunetv2_clip.conversion.plausibility import Extent
 from nnunetv2_clip.files import move, read_record, write_json
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.job_folder import DatasetFolder, is_readable
@@ -31,6 +32,7 @@ class CaseRecord:
         inputs: the states of the source files (`file_states`).
         shape: (X, Y, Z) of the image.
         warnings: what looks wrong and was not changed, in words.
+        extents: what each class that occurs takes up.
     """
 
     presence: CasePresence
@@ -39,6 +41,7 @@ class CaseRecord:
     inputs: dict[str, list[int]]
     shape: tuple[int, int, int]
     warnings: tuple[str, ...] = ()
+    extents: dict[str, Extent] = field(default_factory=dict)
 
     @property
     def is_pending(self) -> bool:
@@ -58,6 +61,7 @@ class CaseRecord:
             inputs=content["inputs"],
             shape=tuple(content["shape"]),
             warnings=tuple(content["warnings"]),
+            extents={name: Extent.of(extent) for name, extent in content["extents"].items()},
         )
 
 

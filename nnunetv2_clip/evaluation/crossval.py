@@ -10,7 +10,7 @@ from nnunetv2_clip.evaluation.folders import Side
 from nnunetv2_clip.evaluation.results import Evaluation, Statistic, plus_minus
 from nnunetv2_clip.evaluation.summary import masked_summary, save_summary
 from nnunetv2_clip.evaluation.tables import Table, number
-from nnunetv2_clip.evaluation.volumes import PaintedCoding
+from nnunetv2_clip.evaluation.volumes import coding_of
 from nnunetv2_clip.files import replacing_folder
 from nnunetv2_clip.imaging.nifti import FILE_ENDING
 from nnunetv2_clip.manifest import Manifest
@@ -24,7 +24,7 @@ def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy)
         UserError: no model, a fold without final validation, or a case in two folds.
     """
     ending = model.dataset_json.get("file_ending", FILE_ENDING)
-    names = tuple(taxonomy.find(name, model.label(DATASET_JSON)).name for name in model.classes)
+    coding = coding_of(model.dataset_json, taxonomy, model.label(DATASET_JSON), painted=True)
     files: dict[str, Path] = {}
     fold_of: dict[str, str] = {}
     for fold in folds:
@@ -38,7 +38,7 @@ def collect_folds(model: TrainedModel, folds: Sequence[str], taxonomy: Taxonomy)
             raise UserError(folder, f"case {twice[0]!r} is also predicted in fold {fold_of[twice[0]]}", "one fold each")
         files |= found
         fold_of |= dict.fromkeys(found, fold)
-    return Side(model.where, files, PaintedCoding(taxonomy, names), frozenset(names)), fold_of
+    return Side(model.where, files, coding, frozenset(coding.names)), fold_of
 
 
 def fold_table(evaluation: Evaluation, fold_of: dict[str, str]) -> Table:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import Coding
-from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding
+from nnunetv2_clip.evaluation.volumes import MaskCoding, PaintedCoding, coding_of
 from nnunetv2_clip.imaging.nifti import SUFFIXES, stem
+from nnunetv2_clip.labels import load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
-from nnunetv2_clip.trained_model import ModelTables
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, ModelTables
+
+NAME_IT = "give that of the reference labels with --dataset-json"
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ def find_label_files(folder: Path) -> tuple[dict[str, Path], bool]:
     return folders, True
 
 
-def reference_side(folder: Path, dataset_json: dict | None, taxonomy: Taxonomy) -> Side:
-    """Label maps in the values of dataset.json, or mask folders.
+def reference_side(folder: Path, json_file: Path | None, taxonomy: Taxonomy) -> Side:
+    """Label maps in the values of dataset.json, a folder of predictions, or mask folders.
 
     Raises:
         UserError: label maps without a dataset.json.
@@ -63,32 +67,69 @@ def reference_side(folder: Path, dataset_json: dict | None, taxonomy: Taxonomy) 
     files, are_masks = find_label_files(folder)
     if are_masks:
         return _mask_side(folder, files, taxonomy)
-    if dataset_json is None:
+    if json_file is None:
         raise UserError(
             folder,
             "no dataset.json beside or above the label maps",
             "a dataset.json whose 'labels' say what the values mean",
             "give it with --dataset-json",
         )
-    coding = LabelCoding.of(dataset_json["labels"], taxonomy, "dataset.json")
-    return Side(folder, files, coding, coding.names)
+    tables = ModelTables.beside(folder)
+    if PLANS_JSON in tables.files and json_file == folder / DATASET_JSON:  # nnU-Net leaves both beside predictions
+        return _label_side(folder, files, tables.dataset_json, taxonomy, json_file, True, tables.known)
+    return _label_side(folder, files, load_dataset_json(json_file, NAME_IT), taxonomy, json_file)
 
 
-def prediction_side(folder: Path, taxonomy: Taxonomy, labels: dict | None) -> Side:
-    """Painted label maps, mask folders, or label maps in the label values of `labels`.
+def prediction_side(folder: Path, taxonomy: Taxonomy, json_file: Path | None, label_values: bool = False) -> Side:
+    """Label maps or mask folders. What the values of label maps mean, and which classes the model has learnt, say
+    dataset.json and plans.json beside them, or those of the model whose validation they are.
 
-    The classes that the model knows are those that its training supervised, as the dataset.json and plans.json say that
-    nnU-Net leaves beside its predictions.
+    Args:
+        json_file: dataset.json of the references. It stands in where the predictions have none, if they cannot be
+            but universal indices.
+        label_values: the predictions hold the label values of `json_file`, whatever stands beside them.
+
+    Raises:
+        UserError: nothing says what the values mean.
     """
     files, are_masks = find_label_files(folder)
     if are_masks:
         return _mask_side(folder, files, taxonomy)
-    if labels is not None:
-        coding = LabelCoding.of(labels, taxonomy, "dataset.json")
-        return Side(folder, files, coding, coding.names)
-    known = ModelTables.beside(folder).known or taxonomy.names
-    names = frozenset(taxonomy.find(name, folder).name for name in known)
-    return Side(folder, files, PaintedCoding(taxonomy), names)
+    if label_values and json_file is not None:
+        return _label_side(folder, files, load_dataset_json(json_file, NAME_IT), taxonomy, json_file)
+    tables = tables_of_predictions(folder)
+    if DATASET_JSON in tables.files:
+        where = tables.label(DATASET_JSON)
+        return _label_side(folder, files, tables.dataset_json, taxonomy, where, True, tables.known)
+    if json_file is None:
+        return Side(folder, files, PaintedCoding(taxonomy), frozenset(taxonomy.names))
+    side = _label_side(folder, files, load_dataset_json(json_file, NAME_IT), taxonomy, json_file, True)
+    if isinstance(side.coding, PaintedCoding) and side.coding.values is None:
+        return side
+    found = f"no dataset.json says whether the values are universal indices or those of {json_file}"
+    remedy = "copy dataset.json of the model into the folder, or, for the values of the references, add --label-values"
+    raise UserError(folder, found, "a dataset.json beside the predictions, as nnU-Net leaves it", remedy)
+
+
+def tables_of_predictions(folder: Path) -> ModelTables:
+    """Those that nnU-Net leaves beside predictions, or of the model whose validation the folder holds."""
+    model = folder.resolve().parent.parent
+    of_training = folder.resolve().name == "validation" and (model / PLANS_JSON).is_file()
+    return ModelTables.beside(model if of_training else folder)
+
+
+def _label_side(
+    folder: Path,
+    files: dict[str, Path],
+    dataset_json: dict,
+    taxonomy: Taxonomy,
+    where: object,
+    painted: bool = False,
+    known: Iterable[str] | None = None,
+) -> Side:
+    coding = coding_of(dataset_json, taxonomy, where, painted, known)
+    learnt = frozenset(coding.names if known is None else (taxonomy.find(name, where).name for name in known))
+    return Side(folder, files, coding, learnt)
 
 
 def _mask_side(folder: Path, files: dict[str, Path], taxonomy: Taxonomy) -> Side:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_overlaps
-from nnunetv2_clip.evaluation.volumes import LabelCoding, PaintedCoding
+from nnunetv2_clip.evaluation.volumes import PaintedCoding, coding_of
 from nnunetv2_clip.files import replacing
 from nnunetv2_clip.labels import class_names, region_values
 from nnunetv2_clip.manifest import Manifest
@@ -53,13 +52,12 @@ def masked_summary(
         CasesFailed: naming every case that cannot be scored (different grids, a bad file).
     """
     names = class_names(dataset_json["labels"])
-    reference_coding = LabelCoding.of(dataset_json["labels"], manifest.taxonomy, "dataset.json")
-    painted = is_painted(dataset_json, manifest.taxonomy)
-    prediction_coding = PaintedCoding(manifest.taxonomy, names) if painted else reference_coding
+    codings = [coding_of(dataset_json, manifest.taxonomy, "dataset.json", painted) for painted in (False, True)]
+    painted = isinstance(codings[1], PaintedCoding)
     values = {name: region_values(dataset_json["labels"][name]) for name in names}
     regions: dict[str, Region] = {name: values[name] if painted else values[name][0] for name in names}
     jobs = [
-        CaseJob(case_id, reference, prediction, reference_coding, prediction_coding, names)
+        CaseJob(case_id, reference, prediction, *codings, names)
         for case_id, reference, prediction in _pairs(Path(folder_ref), Path(folder_pred), dataset_json["file_ending"])
     ]
     presence = manifest.presence([job.case_id for job in jobs], names)
@@ -92,23 +90,6 @@ def masked_summary(
     if output_file is not None:
         save_summary(result, Path(output_file))
     return result
-
-
-def is_painted(dataset_json: dict, taxonomy: Taxonomy) -> bool:
-    """Does nnU-Net predict painted universal indices for this dataset, or label values (no region of several values)?
-
-    Raises:
-        UserError: `regions_class_order` paints other numbers than the universal indices.
-    """
-    labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
-    if not any(len(region_values(region)) > 1 for region in labels.values()):
-        return False
-    expected = [taxonomy.find(name).index for name in class_names(labels)]
-    if order != expected:
-        found = f"regions_class_order is {order}"
-        remedy = "use the dataset.json that 'nnunetv2_clip convert' wrote"
-        raise UserError("dataset.json", found, f"the universal indices of the classes, {expected}", remedy)
-    return True
 
 
 def _pairs(folder_ref: Path, folder_pred: Path, ending: str) -> list[tuple[str, Path, Path]]:

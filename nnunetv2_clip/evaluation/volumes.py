@@ -14,7 +14,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.boxes import Box, union_box
 from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, read_label_map, stem
-from nnunetv2_clip.labels import ClassMap, ClassSet, label_sets
+from nnunetv2_clip.labels import ClassMap, ClassSet, class_names, label_sets, region_values
 from nnunetv2_clip.painting import unpaint
 
 # Shapes: X Y Z voxels of one volume along the file's axes (nibabel's order, turned to RAS).
@@ -79,19 +79,58 @@ class LabelCoding:
 
 @dataclass(frozen=True)
 class PaintedCoding:
-    """Painted label maps of universal indices: what nnUNetv2_predict writes; see `painting.unpaint` for the rule."""
+    """Painted label maps: what nnUNetv2_predict writes for regions; see `painting.unpaint` for the rule.
+
+    Attributes:
+        names: the classes that the model knows; empty: all.
+        values: painted value -> class; None: the universal indices.
+    """
 
     taxonomy: Taxonomy
     names: tuple[str, ...] = ()
+    values: Mapping[int, str] | None = None
 
     def read(self, path: Path) -> LabelVolume:
-        """Raises UserError: unreadable, no integers, or an index that no class has."""
+        """Raises UserError: unreadable, no integers, or a value that no class has."""
         painted, grid = read_labels(path)
-        ClassMap(painted, {row.index: {row.name} for row in self.taxonomy}).require_declared(
-            path, "universal indices:", FOREIGN
-        )
+        universal = {row.index: row.name for row in self.taxonomy}
+        values = universal if self.values is None else self.values
+        found = ClassMap(painted, {value: {name} for value, name in values.items()})
+        found.require_declared(path, "painted values:" if self.values else "universal indices:", FOREIGN)
+        if self.values is not None:
+            painted = found.translated({value: self.taxonomy.find(name).index for value, name in values.items()})
         unpainted = unpaint(painted, self.taxonomy, self.names or self.taxonomy.names, grid.spacing_mm)
         return LabelVolume(unpainted.values, unpainted.sets, grid)
+
+
+def coding_of(
+    dataset_json: Mapping, taxonomy: Taxonomy, where: object, painted: bool, names: Iterable[str] | None = None
+) -> LabelCoding | PaintedCoding:
+    """How to read label maps to which a dataset.json belongs: the one place that decides.
+
+    nnU-Net's labels and predictions hold the label values of dataset.json. Only if it declares regions of several
+    values, predictions are painted with the values of `regions_class_order`, which for our models are the universal
+    indices.
+
+    Args:
+        painted: the label maps are predictions.
+        names: the classes that the model has learnt; None: all of dataset.json.
+
+    Raises:
+        UserError: a class that the taxonomy lacks, or regions without their order.
+    """
+    labels = dataset_json["labels"]
+    if not painted or not any(len(region_values(region)) > 1 for region in labels.values()):
+        return LabelCoding.of(labels, taxonomy, where)
+    classes = [taxonomy.find(name, where) for name in class_names(labels)]
+    order = dataset_json.get("regions_class_order")
+    if not isinstance(order, list) or len(set(map(str, order))) != len(classes):
+        expected = f"a value for each of the {len(classes)} regions"
+        raise UserError(where, f"regions_class_order is {order}", expected, "take the dataset.json of the model")
+    known = tuple(row.name for row in classes) if names is None else tuple(taxonomy.find(n, where).name for n in names)
+    if order == [row.index for row in classes]:
+        return PaintedCoding(taxonomy, known)
+    return PaintedCoding(taxonomy, known, {value: row.name for value, row in zip(order, classes, strict=True)})
 
 
 @dataclass(frozen=True)

@@ -172,28 +172,31 @@ def _liver_core(body: Body) -> np.ndarray:
     solid[:, :, _lung_share(body) > MIN_LUNG_SHARE] = False
     rounds = max(1, round(CORE_RADIUS_MM / float(body.edges_mm.mean())))
     numbers, sizes = connected_components(ndimage.binary_erosion(solid, iterations=rounds, border_value=1), 6)
-    large = [number for number in np.argsort(sizes)[::-1] if _ml(sizes[number], body) >= MIN_CORE_ML]
-    cores = [np.argwhere(numbers == number) for number in large]
-    one_sided = [core for core in cores if abs(_asymmetry(core, body)) >= MIN_ASYMMETRY]
-    for core in one_sided[:1]:
-        rivals = [len(other) for other in one_sided if _asymmetry(other, body) * _asymmetry(core, body) < 0]
-        if max(rivals, default=0) < MAX_RIVAL * len(core):
-            return core
-    return np.empty((0, 3), int)
+    voxels = np.argwhere(numbers)
+    if not len(voxels):
+        return voxels
+    number = numbers[tuple(voxels.T)]
+    side = _sides(voxels, number, body)
+    largest = np.argmax(sizes * (side != 0))
+    rivals = sizes[side == -side[largest]].sum()
+    is_liver = side[largest] and _ml(sizes[largest], body) >= MIN_CORE_ML and rivals < MAX_RIVAL * sizes[largest]
+    return voxels[number == largest] if is_liver else voxels[:0]
 
 
-def _asymmetry(core: np.ndarray, body: Body) -> float:
-    """From -1, all on the left, to 1, all on the right; 0 for what lies near the middle."""
-    offset = core[:, 0] - np.nanmedian(body.middle)
-    is_near = abs(offset.mean()) * body.edges_mm[0] < MIN_CORE_DISTANCE_MM
-    return 0.0 if is_near else 2 * float((offset > 0).mean()) - 1
+def _sides(voxels: np.ndarray, number: np.ndarray, body: Body) -> np.ndarray:
+    """(N + 1,) of each component: 1 on the right, -1 on the left, 0 in the middle or on both."""
+    offset = voxels[:, 0] - np.nanmedian(body.middle)
+    size = np.maximum(np.bincount(number), 1)
+    mean, on_right = np.bincount(number, offset) / size, np.bincount(number, offset > 0) / size
+    is_far = np.abs(mean) * body.edges_mm[0] >= MIN_CORE_DISTANCE_MM
+    return np.where(is_far & (np.abs(2 * on_right - 1) >= MIN_ASYMMETRY), np.sign(mean), 0)
 
 
 def _left_right_by_image(core: np.ndarray, body: Body) -> Finding:
     if not len(core):
         return UNDECIDED
-    organ = "the largest solid organ lies on the"
-    return _finding(_asymmetry(core, body), f"{organ} right", f"{organ} left")
+    offset, organ = float(core[:, 0].mean() - np.nanmedian(body.middle)), "the largest solid organ lies on the"
+    return _finding(offset, f"{organ} right", f"{organ} left")
 
 
 def _front_back(body: Body) -> Finding:
@@ -222,11 +225,13 @@ def _axes(body: Body) -> Finding:
     faces = [_cut_share(body.mask, axis) for axis in range(3)]
     if max(faces[:2]) > MIN_CUT_SHARE and faces[2] < MAX_END_SHARE:
         return Finding(-1, "the body leaves the image at its sides and not at its ends")
-    bone = [_bone_beside(body, k) for k in np.flatnonzero(np.isfinite(body.middle))]
-    seen = [is_beside for is_beside in bone if is_beside is not None]
-    if len(seen) < 0.25 * len(bone) or np.mean(seen) < MIN_SLICES:
+    slices = [_slice_shape(body, k) for k in np.flatnonzero(np.isfinite(body.middle))]
+    seen = [shape for shape in slices if shape is not None]
+    if len(seen) < 0.25 * len(slices) or not seen:
         return UNDECIDED
-    return Finding(-1, "the spine lies at the side")
+    aspect, across, along = np.median(seen, axis=0)
+    is_turned = aspect > MIN_ASPECT and abs(across) > max(MIN_OFFSET, 2 * abs(along))
+    return Finding(-1, "the body is deeper than wide, and the spine lies at the side") if is_turned else UNDECIDED
 
 
 def _cut_share(mask: np.ndarray, axis: int) -> float:
@@ -235,17 +240,19 @@ def _cut_share(mask: np.ndarray, axis: int) -> float:
     return float(min(areas[0], areas[-1]) / max(areas.max(), 1))
 
 
-def _bone_beside(body: Body, k: int) -> bool | None:
-    """Is a slice deeper than wide, with bone to one side and not behind or in front; None if it shows too little."""
-    outline = np.argwhere(body.mask[:, :, k])
+def _slice_shape(body: Body, k: int) -> tuple[float, float, float] | None:
+    """Depth to width of the body in a slice, and how far bone lies from its middle along x and y, in parts of its size.
+
+    None where a slice shows too little bone.
+    """
     bone = np.argwhere((body.hu[:, :, k] > BONE_HU) & body.mask[:, :, k])
     if len(bone) * body.edges_mm[0] * body.edges_mm[1] < MIN_BONE_MM2:
         return None
+    outline = np.argwhere(body.mask[:, :, k])
     first, last = outline.min(axis=0), outline.max(axis=0)
-    size = last + 1 - first
-    across, along = abs(bone.mean(axis=0) - (first + last) / 2) / size
-    width, depth = size * body.edges_mm[:2]
-    return bool(depth > MIN_ASPECT * width and across > max(MIN_OFFSET, 2 * along))
+    width, depth = (last + 1 - first) * body.edges_mm[:2]
+    across, along = (bone.mean(axis=0) - (first + last) / 2) / (last + 1 - first)
+    return depth / width, across, along
 
 
 def _up_down_by_labels(centres: Mapping[str, np.ndarray]) -> Finding | None:

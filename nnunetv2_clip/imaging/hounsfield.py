@@ -14,14 +14,16 @@ from nnunetv2_clip.imaging.nifti import Volume
 
 CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
 MAX_SAMPLES = 48  # along each axis
-PADDING_HU = -1100  # below it lies what the scanner did not see
-FAT_HU, BODY_HU, BRIGHT_HU = (-150, -50), (-1050, 300), 300
-SHIFTED_HU, MIN_SHIFTED = (850, 1250), 0.02  # fat and soft tissue of a CT without its intercept of -1024 or -1000
-MIN_BELOW = 0.005  # air, lung and fat of a body, below FAT_HU's end
-MIN_BODY, MIN_SOFT = 0.2, 0.003  # between air and contrast agent; above fat
-SMALL, TAIL = 20, 0.1  # |value| of what was scaled; per cent that are no sign
-MIN_DARK, MIN_CLIPPED, MIN_TWICE = 0.05, 0.01, 0.1
-CLIPPED_HU = (-900, -50)  # a lower end in between leaves no air to be seen
+PADDING_HU, MIN_TWICE = -1100, 0.1  # below it lies what the scanner did not see, unless it is much and varies
+SMALL, TAIL = 20, 0.1  # |value| of what was scaled; per cent of the voxels that are no sign
+BRIGHT_HU, SHIFTED_HU, MIN_SHIFTED = (
+    300,
+    (850, 1250),
+    0.02,
+)  # fat and soft tissue without the intercept lie at 900 to 1200
+FAT_HU, MIN_BELOW, DARK, MIN_DARK = (-150, -50), 0.005, 0.04, 0.05
+CT_HU, MIN_CT, AIR_HU, MIN_NOT_AIR = (-1050, 1000), 0.2, -900, 0.003
+CLIPPED_HU, MIN_CLIPPED = (-900, -50), 0.01  # a lowest value in between leaves no air to be seen
 
 
 def not_hounsfield(volume: Volume) -> str:
@@ -84,31 +86,27 @@ def _shifted(seen: np.ndarray) -> str:
     """Fat and soft tissue lie at about 900 to 1200, where a true CT has little more than its hardest bone."""
     bright = seen[(seen > BRIGHT_HU) & (seen < max(seen.max(), SHIFTED_HU[1]))]  # no bone that was clipped to 1000
     tissue = _count(bright, SHIFTED_HU)
-    if tissue < max(MIN_SHIFTED * len(seen), 0.5 * len(bright), _count(seen, FAT_HU), 1):
+    if tissue < max(MIN_SHIFTED * len(seen), 0.5 * len(bright), 2 * _count(seen, FAT_HU), 1):
         return ""
     centre = np.median(bright[(bright > SHIFTED_HU[0]) & (bright < SHIFTED_HU[1])])
     return f"soft tissue at about {centre:.0f}, as in a CT stored without its rescale intercept (-1024 or -1000)"
 
 
 def _without_air(seen: np.ndarray) -> str:
-    """Nothing below zero, but either a dark background or values above those of contrast agent."""
-    if (seen < FAT_HU[1]).mean() >= MIN_BELOW:
+    """Nothing below zero, but a dark background."""
+    low, high = np.percentile(seen, (TAIL, 100 - TAIL))
+    is_dark = seen < low + DARK * (high - low)
+    if (seen < FAT_HU[1]).mean() >= MIN_BELOW or is_dark.mean() < MIN_DARK:
         return ""
-    top = float(np.percentile(seen, 100 - TAIL))
-    is_dark = (seen < 0.1 * top).mean() >= MIN_DARK
-    if is_dark and seen.min() >= 0 and seen.max() <= 255:
+    if seen.min() >= 0 and seen.max() <= 255:
         return "neither air nor fat below zero, as in a picture of 8 bits (0 to 255)"
-    if is_dark or top > BRIGHT_HU:
-        return "neither air nor fat below zero, as in an MR, or in a CT stored without its rescale intercept"
-    return ""
+    return "neither air nor fat below zero, as in an MR, or in a CT stored without its rescale intercept"
 
 
 def _elsewhere(seen: np.ndarray) -> str:
-    if _count(seen, BODY_HU) < MIN_BODY * len(seen):
-        return "hardly anything lies between air (-1000) and contrast agent (300)"
-    if (seen > FAT_HU[0]).mean() < MIN_SOFT:
-        return "hardly anything is as bright as fat or soft tissue"
-    return ""
+    if _count(seen, CT_HU) < MIN_CT * len(seen):
+        return f"hardly anything lies between air and bone ({CT_HU[0]} to {CT_HU[1]})"
+    return "hardly anything but air" if (seen > AIR_HU).mean() < MIN_NOT_AIR else ""
 
 
 def _count(values: np.ndarray, between: tuple[float, float]) -> int:

@@ -30,6 +30,9 @@ REORIENTING_READER = "NibabelIOWithReorient"  # nnU-Net's reader that turns ever
 # Headers store 32-bit floats, and a rotation as a quaternion: positions agree to about a hundredth of a voxel.
 POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
+# Standard deviation. CTs in Hounsfield units have more, clipped to a usual window as well; z-scored images, or images
+# from 0 to 1, have less.
+MIN_HU_SPREAD = 50.0
 COMPRESSION_LEVEL = 1  # label maps compress well at any level, and writing is the slow part
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError, WrapStructError)
 LARGEST_OFFSET = 1 << 30  # bytes; header extensions are far smaller
@@ -226,13 +229,23 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, compression: i
 
 
 def fingerprint(image: Volume) -> str:
-    """16 hexadecimal digits of the voxel values in RAS order: the same for re-saved or re-oriented copies of a scan."""
+    """16 hexadecimal digits of the voxel values in RAS order: the same for re-saved or re-oriented copies of a scan.
+
+    Values count as integers; as they are where rounding would take away what tells two scans apart.
+    """
     data = image.turned_to_ras().data
     if data.dtype != np.int16:
-        data = np.clip(np.rint(data), -32768, 32767).astype(np.int16)
+        rounded = np.clip(np.rint(data), -32768, 32767).astype(np.int16)
+        data = data.astype(np.float32) + 0 if _tells_too_little(rounded, data) else rounded  # + 0: no -0
     digest = hashlib.sha256(repr(data.shape).encode())
     digest.update(np.ascontiguousarray(data))
     return digest.hexdigest()[:16]
+
+
+def _tells_too_little(rounded: np.ndarray, data: np.ndarray) -> bool:
+    """Does an image rounded to 16 bits lack what tells scans apart: it is in another unit than Hounsfield's."""
+    is_narrow = float(rounded[::4, ::4, ::4].std()) < MIN_HU_SPREAD
+    return is_narrow and not np.array_equal(rounded, data)
 
 
 def checksum(path: Path) -> str:

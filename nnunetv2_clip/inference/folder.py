@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def predict_cases(predictor: CasePredictor, folder: PredictionFolder) -> dict[st
     for seen in run_cases(predict, waiting, "cases", name_of=lambda case: case.name, file_of=lambda case: case.path):
         entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
-            tqdm.write(f"Warning: {seen.task.path}: {warning}")
+            tqdm.write(f"Warning: {seen.task.path}: {warning}", file=sys.stderr)
         if seen.error:
             tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error

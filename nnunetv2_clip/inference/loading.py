@@ -31,7 +31,7 @@ from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import paint_masks
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, postprocess, rules_of_plans
 from nnunetv2_clip.inference.restricted import learnt_classes, restrict, restricted_dataset_json
-from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file
+from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, TrainedModel, weights_file, weights_only
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +243,7 @@ def _stock_predictor(model: TrainedModel, folds, checkpoint, device, use_mirrori
 
     assert model.configuration  # refuses a model that is not universal before its weights are read
     # nnU-Net prints which folders and modules it searches for the trainer
-    with redirect_stdout(StringIO()), model.on_disk(folds, checkpoint) as folder:
+    with redirect_stdout(StringIO()), model.on_disk(folds, checkpoint) as folder, weights_only(model.where):
         predictor = nnUNetPredictor(tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device)
         predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
     return predictor

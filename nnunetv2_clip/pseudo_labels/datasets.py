@@ -18,7 +18,7 @@ import numpy as np
 from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid, write_nifti
-from nnunetv2_clip.job_folder import DatasetFolder, FileStates
+from nnunetv2_clip.job_folder import DatasetFolder, FileStates, is_readable
 from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, class_names, label_sets, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
@@ -121,7 +121,7 @@ class CompletedDataset(DatasetFolder):
     state_name = ".pseudo"
 
     def files(self, case_id: str) -> list[Path]:
-        final = [self.image(case_id), self.label(case_id)] if self.dataset_json.is_file() else []
+        final = [self.image(case_id), self.label(case_id)] if is_readable(self.dataset_json) else []
         return [self.pending_label(case_id), *final]
 
     def save_case(

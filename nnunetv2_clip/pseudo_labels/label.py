@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import Case, read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.streaming import StreamingExport
-from nnunetv2_clip.job_folder import FileStates, file_states
+from nnunetv2_clip.job_folder import FileStates, file_states, is_readable
 from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, LabelTable, nnunet_labels, ordered_sets
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
@@ -31,6 +31,7 @@ from nnunetv2_clip.runner import require_all, run_cases
 from nnunetv2_clip.trained_model import TrainedModel
 
 PLAN_FORMAT = 2
+LEAST_FOUND = 0.05  # of the cases of a class; below this the model may not see it at all
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def pseudo_label(
     use_mirroring: bool = True,
     step_size: float = 0.5,
     copy_images: bool = False,
+    absent: Sequence[str] = (),
 ) -> Completion:
     """Label what nobody annotated: for every case the classes that are unknown there and that the model knows.
 
@@ -103,9 +105,11 @@ def pseudo_label(
         device: as in `find_device`; None: the fastest that is there.
         folds, checkpoint, use_mirroring, step_size: as in `nnunetv2_clip predict`.
         copy_images: copy images instead of linking them.
+        absent: classes, by name or alias, that may be found in (nearly) no case.
 
     Raises:
-        UserError: a bad dataset, model or option, or a target that is in use.
+        UserError: a bad dataset, model or option, a target that is in use, or a class outside `absent` that is found in
+            (nearly) no case.
         CasesFailed: naming every case that could not be completed; the others are done.
     """
     rules = Rules(threshold, max_uncertainty, weight)
@@ -115,6 +119,7 @@ def pseudo_label(
     folder = Path(output_dataset_folder)
     target = CompletedDataset(folder, nnunet_folder("nnUNet_preprocessed") / folder.name)
     wanted, foreign = _wanted_classes(source, model, classes)
+    may_be_absent = {source.manifest.taxonomy.find(name, "--absent").name for name in absent}
     case_ids = source.case_ids()
     unknown = {case_id: [n for n in wanted if n not in source.manifest.case(case_id).known] for case_id in case_ids}
     needed = [name for name in wanted if any(name in names for names in unknown.values())]
@@ -132,7 +137,8 @@ def pseudo_label(
         target.dataset_json.unlink(missing_ok=True)  # not complete any more
         complete = _completer(source, target, CasePredictor(loaded.predictor), unknown, rules)
         require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
-    if not target.dataset_json.is_file():
+    if not is_readable(target.dataset_json):
+        _require_found(target, case_ids, may_be_absent)
         _finish(source, target, case_ids, rules, copy_images, f"{model.title}, fold {', '.join(used)}, {checkpoint}")
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
     return Completion(folder, results, foreign)
@@ -155,6 +161,20 @@ def _wanted_classes(
         found = f"the model was not trained on {', '.join(untrained)}"
         raise UserError("--classes", found, f"classes out of {', '.join(trained)}")
     return [name for name in trained if name in names], ()
+
+
+def _require_found(target: CompletedDataset, case_ids: Sequence[str], may_be_absent: Collection[str]) -> None:
+    """Raises UserError: a class would be taught as absent in (nearly) all cases."""
+    found: dict[str, list[bool]] = {}
+    for result in (result for case_id in case_ids for result in target.read_case(case_id).results if result.is_kept):
+        found.setdefault(result.name, []).append(result.voxels > 0)
+    missed = [name for name, own in found.items() if sum(own) < LEAST_FOUND * len(own) and name not in may_be_absent]
+    if missed:
+        seen = ", ".join(f"{name} (in {sum(found[name])} of {len(found[name])} cases)" for name in missed)
+        expected = "classes that the model can see: what it calls absent is taught as absent"
+        remedy = f"if these patients have none, run the same command with --absent {' '.join(missed)}"
+        remedy += "; else choose other classes with --classes and a new -o"
+        raise UserError(target.folder, f"the model finds hardly any {seen}", expected, remedy)
 
 
 def _plan(source: RawDataset, model: TrainedModel, needed: Sequence[str], rules: Rules, options: dict) -> dict:

@@ -11,9 +11,10 @@ import numpy as np
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
-from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, PaintedCoding
+from nnunetv2_clip.evaluation.volumes import LabelVolume
 from nnunetv2_clip.imaging.nifti import Geometry, read_image
 from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
 from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
@@ -29,6 +30,7 @@ class CaseFiles:
 
     Attributes:
         names: the classes that the prediction knows.
+        coding: of the prediction.
         reference: label file; None when no truth is known.
         supervised: the classes that the reference annotates or knows to be absent.
         tolerances_mm: class -> tolerance of the NSD; None: no NSD is computed.
@@ -39,8 +41,9 @@ class CaseFiles:
     prediction: Path
     taxonomy: Taxonomy
     names: tuple[str, ...]
+    coding: Coding
     reference: Path | None = None
-    reference_coding: LabelCoding | None = None
+    reference_coding: Coding | None = None
     supervised: tuple[str, ...] = ()
     dataset: str = ""
     tolerances_mm: Mapping[str, float] | None = None
@@ -151,7 +154,7 @@ def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
 def read_case_arrays(files: CaseFiles) -> CaseArrays:
     """The arrays of a case. Raises UserError: as `describe_case`."""
     hu, grid = read_ct(files.image)
-    prediction = PaintedCoding(files.taxonomy, files.names).read(files.prediction)
+    prediction = files.coding.read(files.prediction)
     _same_grid(files, grid, prediction.grid, files.prediction)
     reference = None
     if files.reference is not None:

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.folders import find_dataset_json, find_manifest, is_image
+from nnunetv2_clip.evaluation.folders import (
+    Side,
+    find_dataset_json,
+    find_manifest,
+    is_image,
+    prediction_side,
+    reference_side,
+    tables_of_predictions,
+)
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
-from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.imaging.nifti import stem
-from nnunetv2_clip.labels import class_names, load_dataset_json
+from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.report.cases import CaseFiles
-from nnunetv2_clip.trained_model import ModelTables
 
 
 def find_files(
@@ -46,39 +52,36 @@ def find_files(
             f"<case>_0000.nii.gz or <case>.nii.gz for every file of {predictions}",
             "check -i",
         )
-    json_path = _find_dataset_json(predictions, references, dataset_json)
-    remedy = "give the dataset.json of the references with --dataset-json"
-    labels = None if json_path is None else load_dataset_json(json_path, remedy)["labels"]
-    presence = find_manifest(manifest, json_path)
-    beside = ModelTables.beside(predictions)
-    taxonomy = presence.taxonomy if presence else beside.taxonomy
-    names = beside.known or (class_names(labels) if labels else taxonomy.names)
-    truth = _label_files(references, "-ref", "label files (.nii.gz)") if references else {}
-    coding = LabelCoding.of(labels, taxonomy, json_path) if truth else None
-    if truth and not set(truth) & set(found):
+    json_file = dataset_json or (references and find_dataset_json(references)) or find_dataset_json(predictions, 0)
+    presence = find_manifest(manifest, json_file)
+    taxonomy = presence.taxonomy if presence else tables_of_predictions(predictions).taxonomy
+    prediction = prediction_side(predictions, taxonomy, json_file)
+    reference = reference_side(references, json_file, taxonomy) if references else None
+    if reference and not set(reference.files) & set(found):
         raise UserError(references, "has no file named like a prediction", "the labels of the predicted cases")
-    cases = [
-        _case(case_id, images_of[case_id], path, taxonomy, names, truth.get(case_id), coding, presence)
-        for case_id, path in found.items()
-    ]
-    tolerances = tolerances_mm(names, taxonomy) if with_nsd else None
+    cases = [_case(case_id, images_of[case_id], taxonomy, prediction, reference, presence) for case_id in found]
+    tolerances = tolerances_mm(prediction.classes, taxonomy) if with_nsd else None
     return [replace(case, tolerances_mm=tolerances) for case in cases]
 
 
-def _case(case_id, image, prediction, taxonomy: Taxonomy, names, reference, coding, presence) -> CaseFiles:
-    in_manifest = presence is not None and (reference is not None or case_id in presence.cases)
+def _case(
+    case_id: str, image: Path, taxonomy: Taxonomy, prediction: Side, reference: Side | None, presence: Manifest | None
+) -> CaseFiles:
+    truth = reference.files.get(case_id) if reference else None
+    in_manifest = presence is not None and (truth is not None or case_id in presence.cases)
     entry = presence.case(case_id) if in_manifest else None
-    known = coding.names if coding else ()
-    supervised = tuple(name for name in names if name in known and (entry is None or name in entry.known))
+    names = tuple(row.name for row in taxonomy.subset(prediction.classes))
+    known = reference.classes_of(case_id) if truth else frozenset()
     return CaseFiles(
         case_id,
         image,
-        prediction,
+        prediction.files[case_id],
         taxonomy,
-        tuple(names),
-        reference,
-        coding if reference else None,
-        supervised if reference else (),
+        names,
+        prediction.coding,
+        truth,
+        reference.coding if truth else None,
+        tuple(name for name in names if name in known and (entry is None or name in entry.known)),
         entry.dataset if entry else "",
     )
 
@@ -97,15 +100,3 @@ def _images(folder: Path) -> dict[str, Path]:
     files = _label_files(folder, "-i", "the images of the predicted cases (.nii.gz)")
     first_channel = {name[: -len("_0000")]: path for name, path in files.items() if name.endswith("_0000")}
     return {**files, **first_channel}
-
-
-def _find_dataset_json(predictions: Path, references: Path | None, given: Path | None) -> Path | None:
-    found = given or (references and find_dataset_json(references)) or find_dataset_json(predictions, levels=0)
-    if found is None and references is not None:
-        raise UserError(
-            "--dataset-json",
-            f"found no dataset.json beside {references} or {predictions}",
-            "the dataset.json whose label values the references hold",
-            "give it with --dataset-json",
-        )
-    return found

@@ -16,6 +16,7 @@ from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.trained_model import weights_only
 from nnunetv2_clip.training.universal_plans import universal_plans
 
 
@@ -67,7 +68,10 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
 def read_checkpoint(path: Path | str) -> dict:
     """A checkpoint of nnU-Net, on the CPU. Raises UserError: it is none."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net's checkpoints hold its plans
+        with weights_only(path):
+            checkpoint = torch.load(path, map_location="cpu")
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(path, f"is no checkpoint ({error})", "a checkpoint of nnU-Net") from None
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:

@@ -82,6 +82,10 @@ def test_presence_is_what_the_labels_tell(merge):
         assert set(entry["absent"]) == set(truth.absent), case_id
 
 
+def test_nothing_looks_wrong(merge):
+    assert json.loads((merge.root / "conversion_report.json").read_text())["warnings"] == []
+
+
 def test_every_voxel_holds_the_classes_that_were_drawn(merge):
     labels = json.loads((merge.root / "dataset.json").read_text())["labels"]
     table = LabelTable.of()

@@ -106,6 +106,45 @@ def test_a_copy_whose_header_mirrors_it_stays_apart_in_one_group(folder, msd, nn
     assert any("its header places it otherwise" in text for text in report(nnunet)["warnings"])
 
 
+def test_symmetric_scans_agree_in_several_ways_and_are_not_merged(folder, msd, nnunet, convert):
+    arguments = sources(msd)
+    for number in range(2):
+        image = scan(number)
+        image[4:] = image[3::-1]
+        folder.save(f"Task03_Liver/imagesTr/liver_{number}.nii.gz", image)
+        folder.save(f"Task09_Spleen/imagesTr/spleen_{number}.nii.gz", image)
+    assert convert(*arguments)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert len(cases) == 4 and cases["msd_liver_0"].group == cases["msd_spleen_0"].group
+    [first, _] = report(nnunet)["warnings"]
+    assert "msd_liver_0 and msd_spleen_0 agree in several ways" in first and "both stay, in one group" in first
+
+
+def test_cases_that_differ_are_not_merged_because_a_third_agrees_with_both(folder, nnunet, convert):
+    """It is clipped to lung or bone in two copies, so that nothing tells whether these two are one scan."""
+    image, arguments = scan(1), []
+    for name, data in (("whole", image), ("lung", np.clip(image, -900, -200)), ("bone", np.clip(image, 100, 900))):
+        folder.save(f"{name}/image.nii.gz", data)
+        folder.label(f"{name}/label.nii.gz", 1)
+        table = f"name: {name}\nimages: {name}/image.nii.gz\nlabels: {name}/label.nii.gz\nvalues: {{1: liver}}\n"
+        (folder.path / f"{name}.yaml").write_text(table)
+        arguments += ["--source", f"custom={folder.path / name}.yaml"]
+    assert convert(*arguments)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert sorted(cases) == ["bone", "lung", "whole"] and len({case.group for case in cases.values()}) == 1
+    assert any("another case agrees with both" in text for text in report(nnunet)["warnings"])
+
+
+@pytest.mark.parametrize("unit", [lambda x: x / 500, lambda x: x // 250], ids=["scaled", "few values"])
+def test_different_patients_in_another_unit_stay_different(unit, folder, msd, nnunet, convert):
+    root = msd("msd_liver", 3, 1)
+    for number in range(3):
+        folder.save(f"Task03_Liver/imagesTr/liver_{number}.nii.gz", unit(scan(number)).astype(np.float32))
+    assert convert("--source", f"msd_liver={root}")[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert len(cases) == len({case.group for case in cases.values()}) == 3
+
+
 @pytest.mark.parametrize("turned", [True, False])
 def test_the_scan_of_a_copy_is_recognised_when_it_is_evaluated_alone(turned, folder, msd, nnunet, convert):
     """Whether it stays apart (its header mirrors it) or goes into another case (its intensities are shifted)."""
@@ -237,6 +276,16 @@ def test_a_part_that_begins_while_another_makes_the_folders_takes_them_for_its_o
     assert asked and (folders[0] / "imagesTr").is_dir()
 
 
+def test_a_conversion_that_an_older_version_began_is_refused_by_name(msd, nnunet, convert):
+    """What it remembers of images is too coarse to tell small values apart."""
+    arguments = ("--source", f"msd_liver={msd('msd_liver', 2, 1)}")
+    assert convert(*arguments)[0] == 0
+    plan = nnunet.raw / ".conversion" / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"format": 2}))
+    code, text = convert(*arguments)
+    assert code == 2 and "was begun with other format" in text and "convert anew" in text
+
+
 def test_parts_and_finish_give_the_files_of_one_run(msd, nnunet, convert):
     arguments = sources(msd)
     assert convert(*arguments)[0] == 0
@@ -313,3 +362,64 @@ def test_what_is_unknown_in_one_is_unknown():
     second = annotation([1, 1, PENDING_UNKNOWN], {1: ["spleen"]}, ["spleen"])
     union, _ = unite(first, second, UNIVERSAL)
     assert list(union.labels.known()) == [True, False, False]
+
+
+@pytest.fixture
+def clinic(folder):
+    """clinic(name, *(case, seed), patient=expression) writes a source of one's own; gives its table."""
+
+    def write(name, *cases, patient=""):
+        for case, seed in cases:
+            folder.image(f"{name}/images/{case}.nii.gz", seed)
+            folder.label(f"{name}/labels/{case}.nii.gz", 1)
+        table = folder.path / f"{name}.yaml"
+        key = f"patient: {patient}\n" if patient else ""
+        files = f"images: {name}/images/{{case}}.nii.gz\nlabels: {name}/labels/{{case}}.nii.gz\n"
+        table.write_text(f"name: {name}\n{files}values: {{1: liver}}\n{key}")
+        return f"custom={table}"
+
+    return write
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep-copies",)])
+def test_a_copy_joins_the_patients_of_two_sources(keep, clinic, nnunet, convert):
+    """a_1 and b_9 are one scan: so patients a and 9 are one, and b_8 is of it."""
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("c_0", 2), patient="^.")
+    two = clinic("two", ("9_b", 1), ("9_c", 3), ("8_b", 4), patient="^.")
+    assert convert("--source", one, "--source", two, *keep)[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    together = {"one_a_0", "one_a_1", "two_9_c"} | ({"two_9_b"} if keep else set())
+    assert {case_id for case_id, case in cases.items() if case.group == cases["one_a_0"].group} == together
+    assert ("two_9_b" in cases) == bool(keep)
+    for fold in json.loads((nnunet.raw / "splits_final.json").read_text()):
+        assert set(fold["val"]) >= together or not set(fold["val"]) & together
+
+
+def test_all_scans_of_a_patient_who_is_held_out_are_left_out(clinic, folder, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("b_0", 2), patient="^.")
+    test = clinic("test", ("x", 1))
+    assert convert("--source", one, "--hold-out", test)[0] == 0
+    assert set(Manifest.load(nnunet.raw / "label_presence.json").cases) == {"one_b_0"}
+    assert report(nnunet)["left_out"] == {
+        "one_a_0": "shows the same patient as a scan that shows test_x, which is held out",
+        "one_a_1": "shows test_x, which is held out",
+    }
+
+
+def test_another_scan_of_a_held_out_patient_of_the_same_source_is_left_out(clinic, folder, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("b_0", 2), patient="^.")
+    test = clinic("test", ("a_9", 9), patient="^.")
+    table = folder.path / "test.yaml"
+    table.write_text(table.read_text().replace("name: test", "name: one"))
+    assert convert("--source", one, "--hold-out", test)[0] == 0
+    assert set(Manifest.load(nnunet.raw / "label_presence.json").cases) == {"one_b_0"}
+
+
+def test_a_patient_of_the_training_is_recognised_in_an_evaluation(clinic, nnunet, convert):
+    one = clinic("one", ("a_0", 0), ("a_1", 1), ("b_0", 2), patient="^.")
+    assert convert("--source", one, "--skip", "one_a_1", "--skip", "one_b_0")[0] == 0
+    assert convert("--source", one, "--skip", "one_a_0", dataset="901")[0] == 0
+    training, evaluated = (
+        Manifest.load(nnunet.raw.with_name(f"Dataset{i}_Universal") / "label_presence.json") for i in (900, 901)
+    )
+    assert leaked_cases(evaluated, training) == {"one_a_1": "same patient as training case one_a_0"}

@@ -307,3 +307,17 @@ def test_a_body_that_is_cut_at_the_border_and_shows_no_spine_has_no_sides():
     mask[10:20, 10:20, 2:12] = True
     assert not split_sides(mask, image).certain
     assert find_midplane(body(15, SPINE, across=slice(0, 58))).is_certain
+
+
+def test_a_body_that_is_all_as_bright_as_bone_shows_no_spine():
+    bright = body(15, (slice(2, 58), slice(2, 38)))
+    assert find_midplane(bright).note == "outline of the body"
+
+
+@pytest.mark.parametrize("change", [lambda hu: hu + 1024, lambda hu: (hu - hu.mean()) / hu.std()])
+def test_without_hounsfield_units_no_side_is_certain(change):
+    phantom = patient(1)
+    kidneys = phantom.masks["right_kidney"] | phantom.masks["left_kidney"]
+    sides = split_sides(kidneys, Volume(change(phantom.image.astype(np.float32)), phantom.affine))
+    assert not sides.certain and "no spine is seen" in sides.note and "not Hounsfield units" in sides.note
+    assert not sides.right.any() and not sides.left.any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.conversion.same_scan import agreement, find_copies, fingerprint_of, relation
+from nnunetv2_clip.imaging.nifti import Volume, fingerprint
 from nnunetv2_clip.phantom.anatomy import make_phantom
 
 
@@ -106,7 +107,13 @@ def test_a_few_voxels_between_the_limits_prove_nothing(num_voxels, is_copy):
 def test_of_several_ways_to_lay_a_symmetric_scan_the_one_without_turning_is_taken():
     half = np.random.default_rng(0).integers(-900, 900, (8, 16, 16))
     image = np.concatenate((half, half[::-1]))
-    assert relation(fingerprint_of(image), fingerprint_of(image.copy())).is_identity
+    found = relation(fingerprint_of(image), fingerprint_of(image.copy()))
+    assert found.is_identity and not found.is_only
+
+
+def test_one_slice_is_not_taken_for_symmetric():
+    image = np.random.default_rng(0).integers(-900, 900, (64, 48, 1))
+    assert relation(fingerprint_of(image), fingerprint_of(image.copy())).is_only
 
 
 def test_a_copy_is_laid_back_on_the_shape_of_the_scan_even_where_its_picks_say_nothing_of_the_axes():
@@ -116,6 +123,40 @@ def test_a_copy_is_laid_back_on_the_shape_of_the_scan_even_where_its_picks_say_n
     assert np.array_equal(found.apply(image.transpose(2, 1, 0)), image)
 
 
-def test_numbers_beyond_16_bits_are_cut_off_not_wrapped():
-    assert fingerprint_of(np.full((16, 16, 16), 60_000, np.uint16)).picks.max() == 32767
-    assert fingerprint_of(np.full((16, 16, 16), -60_000.0)).picks.min() == -32768
+@pytest.mark.parametrize("number", [60_000.0, -60_000.0, 1e30, 1e300])
+def test_large_numbers_are_not_wrapped(number):
+    picks = fingerprint_of(np.full((16, 16, 16), number)).picks
+    assert np.isfinite(picks).all() and (np.sign(picks) == np.sign(number)).all() and np.abs(picks).min() >= 60_000
+
+
+UNITS = {
+    "z-scored": lambda x: ((x - x.mean()) / x.std()).astype(np.float32),
+    "from 0 to 1": lambda x: (x - x.min()) / np.ptp(x),
+    "from -1 to 1": lambda x: np.clip(x / 1000, -1, 1),
+    "8 bits of a window": lambda x: (np.clip((x + 175) / 425, 0, 1) * 255).astype(np.uint8),
+    "from 0 to 100": lambda x: np.clip((x + 1000) // 20, 0, 100),
+    "from 0 to 10": lambda x: np.clip((x + 1000) // 200, 0, 10),
+    "5 values": lambda x: np.digitize(x, [-500, -50, 20, 150]) / 4,
+    "4 values": lambda x: np.digitize(x, [-500, -50, 20]),
+    "3 values": lambda x: np.digitize(x, [-500, 200]),
+    "2 values": lambda x: (x > -500).astype(np.int16),
+}
+TOO_FEW = ("3 values", "2 values")  # they could all be clipped: copies are told by their digest alone
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_whatever_the_unit_copies_are_found_and_other_patients_are_not(unit):
+    first, other = (UNITS[unit](scan(seed).astype(float)) for seed in (1, 2))
+    found = relation(fingerprint_of(first), fingerprint_of(first[::-1].astype(np.float64)))
+    assert (found is None) if unit in TOO_FEW else (found.flips == (0,) and found.is_only)
+    assert relation(fingerprint_of(first), fingerprint_of(other)) is None
+    assert agreement(first, other) < 0.9
+    digests = {fingerprint(Volume(image, np.eye(4))) for image in (first, other, first.copy())}
+    assert len(digests) == 2
+
+
+def test_patients_laid_on_one_template_with_few_values_are_not_one():
+    """They agree in 95 of 100 voxels, as different brains on an atlas do."""
+    first = np.random.default_rng(0).integers(0, 5, (32, 32, 32)).astype(np.float32)
+    second = np.where(np.random.default_rng(1).random(first.shape) < 0.05, first[::-1], first)
+    assert relation(fingerprint_of(first), fingerprint_of(second)) is None and agreement(first, second) == 0

@@ -4,6 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nnunetv2_clip.imaging.header_repairs import ircadb_patient
+
 # Source, files of patient 1 of 3D-IRCADb-01 (129 slices of 0.57 x 0.57 x 1.6 mm), and the case.
 COPIES = {
     "lits": ("Training Batch 2/volume-28.nii", "Training Batch 2/segmentation-28.nii", "lits_28"),
@@ -60,3 +62,8 @@ def test_another_number_of_slices_is_refused(source, copy, convert):
     code, message = convert("--source", copy(source, slices=100))
     assert code == 3
     assert "129 slices" in message
+
+
+@pytest.mark.parametrize(("number", "size"), [(28, 0.57), (44, 0.743), (47, 0.81)])
+def test_voxel_sizes_of_the_table(number, size):
+    assert ircadb_patient("lits", number).in_plane_mm == size

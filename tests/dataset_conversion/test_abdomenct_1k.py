@@ -1,5 +1,7 @@
 """AbdomenCT-1K: directions that are not orthonormal, images published without label."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,12 @@ def test_lost_label_is_not_taken_for_an_unlabelled_case(source, convert):
     assert "image without label" in message
     assert "Case_00001_0000.nii.gz" in message
     assert "Case_00010" not in message
+
+
+@pytest.mark.parametrize("name", ["TumorPseudoLabel", "pseudo tumour labels", "Mask/tumor"])
+def test_pseudo_labels_of_tumours_below_the_same_root_are_passed_over(name, source, convert, converted):
+    label = source.cases["Case_00001"].labels[0]
+    (source.root / name).mkdir(parents=True)
+    shutil.copy(label, source.root / name / label.name)
+    assert convert("--source", f"abdomenct_1k={source.root}")[0] == 0
+    assert converted.cases["abdomenct_1k_00001"].source_files["label"] == str(label)

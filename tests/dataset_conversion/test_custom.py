@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
 from nnunetv2_clip.conversion.patterns import find_by_pattern
 from nnunetv2_clip.dataset_conversion.custom import read_table
 from nnunetv2_clip.errors import UserError
@@ -138,6 +140,20 @@ def test_two_sides_under_one_value_are_split_with_their_lesions(patient, folder,
     assert set(converted.cases["mine_p1"].annotated) == {"right_kidney", "left_kidney", "kidney_tumor", "liver"}
 
 
+def test_a_pair_is_not_split_where_the_spine_cannot_be_told_from_the_rest(patient, folder, table, convert, nnunet):
+    stored = make_phantom(6, (8.0, 8.0, 10.0))
+    for name, phantom, offset in (("good", patient, 0), ("stored", stored, 1024)):
+        kidneys = phantom.masks["right_kidney"] | phantom.masks["left_kidney"]
+        label = np.select([kidneys, phantom.masks["liver"]], (1, 2)).astype(np.uint8)
+        folder.save(f"images/{name}.nii.gz", phantom.image + offset, affine=phantom.affine)
+        folder.save(f"labels/{name}_seg.nii.gz", label, affine=phantom.affine)
+    convert("--source", f"custom={table(values='{1: [right_kidney, left_kidney], 2: liver}')}")
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert cases["mine_good"].annotated == ("right_kidney", "left_kidney", "liver")
+    assert cases["mine_stored"].annotated == ("liver",)
+    assert "right_kidney and left_kidney: side unknown: no spine is seen" in cases["mine_stored"].geometry_fixes[-1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -148,6 +164,29 @@ def test_two_sides_under_one_value_are_split_with_their_lesions(patient, folder,
 def test_sides_that_cannot_be_split_are_refused(changes, table):
     with pytest.raises(UserError, match="both sides|stands for"):
         read_table(table(**changes), UNIVERSAL)
+
+
+@pytest.mark.parametrize(
+    ("names", "partners", "code"), [("hip_r hip_l", True, 0), ("hip_r hip_l", False, 2), ("hip_a hip_b", True, 2)]
+)
+def test_sides_of_own_classes_under_one_value(
+    patient, folder, table, convert, converted, tmp_path, names, partners, code
+):
+    """Split as a pair, or refused; never is a voxel on both sides."""
+    right, left = names.split()
+    partner = [f", partner: {name}" if partners else "" for name in (left, right)]
+    rows = [f"{{index: {33 + i}, name: {name}{partner[i]}}}" for i, name in enumerate((right, left))]
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(rows)}]")
+    heads = {right: patient.masks["right_femur_head"], left: patient.masks["left_femur_head"]}
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    folder.save("labels/p1_seg.nii.gz", (heads[right] | heads[left]).astype(np.uint8), affine=patient.affine)
+    path = table(values=f"{{1: [{right}, {left}]}}")
+    found, text = convert("--source", f"custom={path}", "--taxonomy", tmp_path / "classes.yaml")
+    assert found == code, text
+    if code:
+        assert f"{right}" in text and ("partner:" in text if not partners else "side: right" in text)
+    else:
+        assert all((converted.mask("mine_p1", name) == mask).all() for name, mask in heads.items())
 
 
 def test_alias_is_as_good_as_the_name(table):
@@ -233,3 +272,86 @@ def test_two_modalities_do_not_become_one_dataset(folder, table, nnunet, convert
     assert code == 2
     assert "CT and MRI" in text
     assert not (nnunet.raw / "imagesTr").exists()
+
+
+NAMES = tuple(f"pat{patient}_t{time}" for patient in range(4) for time in (0, 1))
+
+
+@pytest.fixture
+def patients(folder):
+    """patients(key: text) writes two scans of each of four patients and a table with these keys."""
+
+    def write(**keys):
+        for seed, name in enumerate(NAMES):
+            folder.image(f"images/{name}.nii.gz", seed)
+            folder.label(f"labels/{name}.nii.gz", 1)
+        lines = ["name: k", "images: images/{case}.nii.gz", "labels: labels/{case}.nii.gz", "values: {1: liver}"]
+        table = folder.path / "k.yaml"
+        table.write_text("\n".join([*lines, *(f"{key}: '{text}'" for key, text in keys.items())]))
+        return f"custom={table}"
+
+    return write
+
+
+@pytest.mark.parametrize("expression", ["^[^_]+", r"pat(\d)", r"(x)?pat\d"])
+def test_scans_of_one_patient_stand_in_one_fold(expression, patients, convert, converted, nnunet):
+    assert convert("--source", patients(patient=expression))[0] == 0
+    folds = json.loads((nnunet.raw / "splits_final.json").read_text())
+    assert any(fold["val"] for fold in folds)
+    for fold in folds:
+        held_out = {case_id[:6] for case_id in fold["val"]}
+        assert set(fold["val"]) == {f"k_{name}" for name in NAMES if f"k_{name}"[:6] in held_out}
+    assert len({case.group for case in converted.cases.values()}) == 4
+    assert {case.patient[-1] for case in converted.cases.values()} == set("0123")
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("(", "Expected: a regular expression"),
+        ("pat[0-2]", "finds no patient in pat3_t0, pat3_t1"),
+        ("", "finds no patient in pat0_t0"),
+    ],
+)
+def test_an_expression_that_does_not_tell_every_patient_is_refused(expression, words, patients, convert):
+    code, message = convert("--source", patients(patient=expression))
+    assert code == 2 and words in message
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("pat0_t0", "pat0_t1"), True),
+        (("12-baseline", "12-followup"), True),
+        (("case_1", "case_2"), False),
+        (("liver_0", "liver_1"), False),
+        (("scan1", "scan2"), False),
+        (("p1_t0", "p2_t0"), False),
+        (("Case_00001", "Case_00002"), False),
+        (("2020_01_01", "2020_01_02"), False),
+    ],
+)
+def test_names_that_suggest_one_patient_give_a_hint(names, hint, folder):
+    for seed, name in enumerate(names):
+        folder.image(f"images/{name}.nii.gz", seed)
+        folder.label(f"labels/{name}.nii.gz", 1)
+    path = folder.path / "k.yaml"
+    path.write_text("name: k\nimages: images/{case}.nii.gz\nlabels: labels/{case}.nii.gz\nvalues: {1: liver}\n")
+    source, root = read_table(path, UNIVERSAL)
+    assert len(source.remarks(root, source.find_cases(root))) == hint
+    path.write_text(path.read_text() + "patient: .*\n")
+    source, root = read_table(path, UNIVERSAL)
+    assert source.remarks(root, source.find_cases(root)) == []
+
+
+def test_convert_prints_the_hint_and_reports_it(patients, nnunet, capsys):
+    assert main(["convert", "-d", "900", "-np", "1", "--source", patients()]) == 0
+    assert "pat0_t0 and pat0_t1 may be one patient" in capsys.readouterr().out
+    assert "k: pat0_t0 and" in json.loads((nnunet.raw / "conversion_report.json").read_text())["warnings"][0]
+
+
+def test_cases_that_the_table_leaves_out_are_not_converted(patients, convert, converted):
+    table = Path(patients().removeprefix("custom="))
+    table.write_text(table.read_text() + "\nleft_out: {pat0_t0: wrong organ}\n")
+    assert convert("--source", f"custom={table}")[0] == 0
+    assert set(converted.cases) == {f"k_{name}" for name in NAMES[1:]}

@@ -77,9 +77,7 @@ def test_pancreas_labels_are_found_whichever_way_round_they_lie(written, flip):
     loaded = source.load_case(case)
     [truth] = found.cases.values()
     assert np.array_equal(masks_of(loaded, "pancreas"), drawn(truth, "pancreas"))
-    # Published slices count from the head, those of the volume from the feet.
-    lies = {"": "z", "z": "", "y": "yz", "yz": "y"}[flip]
-    assert [f"along {lies}," in fix for fix in loaded.fixes] == ([True] if lies else [])
+    assert [f"along {flip}," in fix for fix in loaded.fixes] == ([True] if flip else [])
 
 
 def test_wrong_slice_distance_of_a_label_is_replaced_by_that_of_dicom(written):
@@ -103,7 +101,7 @@ def test_an_unknown_deviation_of_the_voxel_size_is_refused(written):
 
 
 def test_a_flip_can_be_forbidden_and_the_known_absence_switched_off(written):
-    source, found = find_source("pancreas_ct"), written("pancreas_ct")
+    source, found = find_source("pancreas_ct"), written("pancreas_ct", label_flip="z")
     [case] = source.find_cases(found.root)
     assert source.load_case(case).absent == ("pancreas_tumor",)
     assert without_repair(source, "known_absent").load_case(case).absent == ()
@@ -129,6 +127,13 @@ def test_a_patient_without_label_is_named(written):
     (found.root / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz").unlink()
     with pytest.raises(UserError, match="image without label.*PANCREAS_0001"):
         find_source("pancreas_ct").find_cases(found.root)
+
+
+def test_labels_in_a_folder_of_another_name_are_missed_and_the_name_is_told(written, convert):
+    found = written("pancreas_ct")
+    (found.root / "TCIA_pancreas_labels-02-05-2017").rename(found.root / "labels")
+    code, message = convert("--source", f"pancreas_ct={found.root}")
+    assert code == 2 and "a folder whose name begins with TCIA_pancreas_labels" in message
 
 
 def test_a_missing_slice_shows_before_anything_is_converted(written):
@@ -369,6 +374,16 @@ def test_folders_unpacked_into_folders_of_their_name_are_found(written):
 def test_one_side_alone_says_nothing_about_the_other(written):
     source, case, _ = one_patient(written, "liver", "leftkidney")
     assert source.load_case(case).annotated == ("left_kidney", "liver")
+
+
+def test_a_gland_without_side_is_annotated_on_the_side_where_it_was_drawn(written):
+    """Patient 7: the folder surrenalgland holds the left gland alone; a folder of both kidneys tells of both."""
+    source, found = find_source("ircadb"), written("ircadb", 2)
+    loaded = source.load_case(source.find_cases(found.root)[1])
+    assert {"left_adrenal_gland", "right_kidney", "left_kidney"} <= set(loaded.annotated)
+    assert "right_adrenal_gland" not in loaded.annotated
+    left = drawn(found.cases["3Dircadb1.7"], "left_adrenal_gland")
+    assert np.array_equal(masks_of(loaded, "left_adrenal_gland"), left)
 
 
 def test_five_patients_are_known_to_have_no_liver_tumour(written):

@@ -45,7 +45,7 @@ def test_whole_femurs_are_no_femur_heads(write, convert, converted):
     assert not converted.mask("totalsegmentator_v2_s0000", "left_femur_head").any()
 
 
-@pytest.mark.parametrize("is_one, is_not", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("is_one, is_not", [(1, 2), (2, 1), (3, 2), (2, 3), (3, 1)])
 def test_other_version_is_refused(is_one, is_not, write, convert):
     source = write(f"totalsegmentator_v{is_one}")
     code, message = convert("--source", f"totalsegmentator_v{is_not}={source.root}")
@@ -83,3 +83,32 @@ def test_mask_on_another_grid_is_refused(write, convert):
     code, message = convert("--source", f"totalsegmentator_v2={source.root}")
     assert code == 3
     assert "liver.nii.gz: does not lie on the grid" in message
+
+
+def test_the_dataset_of_mr_images_is_refused(write, convert):
+    source = write("totalsegmentator_v3")
+    folder = source.cases["s0000"].image.parent
+    (folder / "ct.nii.gz").rename(folder / "mri.nii.gz")
+    code, message = convert("--source", f"totalsegmentator_v3={source.root}")
+    assert code == 2 and "holds the MR dataset" in message
+
+
+def test_cysts_are_annotated_only_where_one_was_drawn(write, convert, converted):
+    source = write()
+    for side in ("right", "left"):
+        change(mask_file(source, f"kidney_cyst_{side}"), np.zeros_like)
+    assert convert("--source", f"totalsegmentator_v2={source.root}")[0] == 0
+    case = converted.cases["totalsegmentator_v2_s0000"]
+    assert "kidney_cyst" not in case.annotated and "left_kidney" in case.annotated
+    assert case.geometry_fixes == ("kidney_cyst not annotated: its masks are empty, and only large cysts were drawn",)
+
+
+def test_a_wrong_structure_takes_its_class_and_no_more(write, convert, converted):
+    """s0092: the right lung; s0201: the heart, which is no class here. s0248 is left out."""
+    source = write_source(
+        "totalsegmentator_v2", write().folder.with_name("three"), [1, 2, 3], numbers=(92, 201, 248), **SMALL
+    )
+    assert convert("--source", f"totalsegmentator_v2={source.root}")[0] == 0
+    assert set(converted.cases) == {"totalsegmentator_v2_s0092", "totalsegmentator_v2_s0201"}
+    annotated = {case_id[-5:]: set(case.annotated) for case_id, case in converted.cases.items()}
+    assert annotated["s0201"] - annotated["s0092"] == {"right_lung"}

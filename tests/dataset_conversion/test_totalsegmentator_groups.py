@@ -6,7 +6,7 @@ import yaml
 
 from nnunetv2_clip.choices import TOTALSEGMENTATOR_GROUPS as OFFERED
 from nnunetv2_clip.cli import main
-from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS, class_rows, prompt_noun
+from nnunetv2_clip.dataset_conversion.totalsegmentator_groups import GROUPS, class_rows, left_out, prompt_noun
 from nnunetv2_clip.manifest import Manifest
 
 
@@ -59,6 +59,20 @@ def test_convert_takes_the_tables_of_every_group(group, folder, convert, nnunet)
     assert code == 0, error
     (case,) = Manifest.load(nnunet.raw / "label_presence.json").cases.values()
     assert len(case.annotated) == len(GROUPS[group])
+
+
+def test_cases_whose_structures_are_wrong_are_left_out_of_the_group(folder, convert, converted):
+    for case in ("s0001", "s0143", "s0513"):
+        folder.image(f"{case}/ct.nii.gz", int(case[1:]))
+        for structure in GROUPS["cardiac"]:
+            folder.save(f"{case}/segmentations/{structure}.nii.gz", np.ones((8, 9, 10), np.uint8))
+    output = folder.path / "tables"
+    assert main(["totalsegmentator-group", "--group", "cardiac", "-i", str(folder.path), "-o", str(output)]) == 0
+    classes, source = (output / f"totalsegmentator_cardiac{end}.yaml" for end in ("_classes", ""))
+    assert convert("--taxonomy", classes, "--source", f"custom={source}")[0] == 0
+    assert set(converted.cases) == {"totalsegmentator_cardiac_s0001", "totalsegmentator_cardiac_s0513"}
+    assert {"s0201", "s0143", "s1196", "s0864"} == set(left_out(GROUPS["cardiac"]))
+    assert {"s0513", "s0864"} == set(left_out(GROUPS["muscles"]))
 
 
 def test_another_folder_and_tables_that_are_there_are_refused(folder, tmp_path, capsys):

@@ -215,6 +215,60 @@ def test_predictions_in_label_values_are_taken_when_asked(study):
     assert {pair["metrics"]["Dice"] for pair in found["pairs"]} == {1, None}
 
 
+@pytest.fixture
+def stock(study):
+    """The same study in the label values of an ordinary nnU-Net dataset, with stock predictions."""
+    values = {"background": 0, "spleen": 1, "liver": 2, "liver_tumor": 3}
+    stock = {"labels": values, "channel_names": {"0": "CT"}, "numTraining": 3, "file_ending": ".nii.gz"}
+    drawn = {"a": row(2, 2, 3, 3, 0), "b": row(2, 2, 0, 0, 0), "c": row(1, 0, 0, 0, 0)}
+    for case, label_map in drawn.items():
+        for folder in ("labelsTr", "pred"):
+            save(label_map, study / folder / f"{case}.nii.gz", (10, 10, 10))
+    for folder in (study, study / "pred"):
+        (folder / "dataset.json").write_text(json.dumps(stock))
+    (study / "pred" / "plans.json").write_text("{}")
+    return study
+
+
+def test_stock_predictions_are_read_in_their_own_label_values(stock, tmp_path, capsys):
+    assert {pair["metrics"]["Dice"] for pair in evaluate(stock)["pairs"]} == {1, None}
+    folders = "-ref", str(stock / "labelsTr"), "-pred", str(stock / "pred"), "-np", "1"
+    assert main(["detect", *folders, "--min-lesion-ml", "0", "-o", str(tmp_path / "found")]) == 0
+    assert "| liver_tumor | 100.00" in capsys.readouterr().out
+
+
+def test_predictions_are_scored_as_references_of_their_own_coding(study):
+    """Painted on both sides: the liver holds its tumour on both."""
+    (study / "pred" / "dataset.json").write_text((study / "dataset.json").read_text())
+    (study / "pred" / "plans.json").write_text("{}")
+    folders = "-ref", str(study / "pred"), "-pred", str(study / "pred"), "-np", "1", "-o", str(study / "out")
+    assert main(["evaluate", *folders]) == 0
+    found = pairs(json.loads((study / "out" / "evaluation.json").read_text()))
+    assert {pair["metrics"]["Dice"] for pair in found.values()} == {1, None}
+    assert found["a", "liver"]["metrics"]["n_ref"] == 4
+
+
+def test_a_coding_that_nothing_tells_or_that_does_not_fit_is_refused(stock, capsys):
+    save(row(2, 2, 27, 0, 0), stock / "pred" / "a.nii.gz", (10, 10, 10))
+    evaluate(stock, code=3)
+    assert "a.nii.gz: unknown label values [27]" in capsys.readouterr().err
+    (stock / "pred" / "dataset.json").unlink()
+    evaluate(stock, code=2)
+    assert "copy dataset.json of the model into the folder" in capsys.readouterr().err
+
+
+def test_validation_predictions_are_read_by_the_tables_of_their_model(stock):
+    folder = stock / "model" / "fold_0" / "validation"
+    folder.parent.mkdir(parents=True)
+    (stock / "pred").rename(folder)
+    for name in ("dataset.json", "plans.json"):
+        (folder / name).rename(stock / "model" / name)
+    folders = "-ref", str(stock / "labelsTr"), "-pred", str(folder), "-np", "1", "-o", str(stock / "out")
+    assert main(["evaluate", *folders]) == 0
+    found = json.loads((stock / "out" / "evaluation.json").read_text())
+    assert {pair["metrics"]["Dice"] for pair in found["pairs"]} == {1, None}
+
+
 def test_workers_give_the_same(study):
     assert evaluate(study, "-np", "2") == evaluate(study)
 

@@ -139,8 +139,8 @@ def test_prediction_without_reference_or_manifest_entry_is_refused_by_name(study
         masked_summary(folder / "ref", folder / "pred", content, known, None, 1)
 
 
-def test_other_painting_order_is_refused(study):
+def test_regions_without_a_painted_value_for_each_are_refused(study):
     folder, known, content = study
-    content = {**content, "regions_class_order": [1, 2, 3, 4]}
+    content = {**content, "regions_class_order": [1, 2, 3]}
     with pytest.raises(UserError, match="regions_class_order"):
         masked_summary(folder / "ref", folder / "pred", content, known, None, 1)

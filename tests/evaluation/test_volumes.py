@@ -8,7 +8,7 @@ import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding, read_labels
+from nnunetv2_clip.evaluation.volumes import LabelCoding, MaskCoding, PaintedCoding, coding_of, read_labels
 from tests.evaluation.drawings import TABLE, dataset_json, row, save, volume
 
 
@@ -60,6 +60,26 @@ def test_label_coding_reads_overlapping_classes(tmp_path):
     found = coding.read(save(row(0, 6, both), tmp_path / "case.nii.gz"))
     assert found.mask("liver").ravel().tolist() == [False, True, True]
     assert found.mask("liver_tumor").ravel().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "painted", "values"),
+    [
+        ({"labels": {"background": 0, "liver": 5, "liver_tumor": 9}}, True, (5, 9)),
+        (dataset_json("liver", "liver_tumor"), False, (6, TABLE.encode({"liver", "liver_tumor"}))),
+        (dataset_json("liver", "liver_tumor"), True, (6, 27)),
+        ({**dataset_json("liver", "liver_tumor"), "regions_class_order": [1, 2]}, True, (1, 2)),
+    ],
+)
+def test_a_dataset_json_says_what_values_mean(tmp_path, content, painted, values):
+    coding = coding_of(content, UNIVERSAL, "dataset.json", painted)
+    found = coding.read(save(row(0, *values), tmp_path / "case.nii.gz"))
+    is_stock = values == (5, 9)  # no regions: a voxel has one class
+    assert found.mask("liver").ravel().tolist() == [False, True, not is_stock]
+    assert found.mask("liver_tumor").ravel().tolist() == [False, False, True]
+    assert set(coding.names) == {"liver", "liver_tumor"}
+    with pytest.raises(UserError, match=r"case.nii.gz: unknown label values \[77\]"):
+        coding.read(save(row(77), tmp_path / "case.nii.gz"))
 
 
 def test_value_outside_dataset_json_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.inputs import Case, find_cases, read_case
 from nnunetv2_clip.inference.loading import load_model
@@ -229,6 +231,59 @@ def test_damaged_tables_and_weights_of_a_model_are_refused(tmp_path, ct, capsys,
     assert predict(ct, tmp_path / "out", model) == 2
     assert str(model) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def with_class(model: Path, key: str, name: str) -> None:
+    plans = json.loads((model / "plans.json").read_text())
+    entry = plans["configurations"]["3d_fullres"]["architecture"]
+    (entry if key in entry else entry["arch_kwargs"])[key] = name
+    (model / "plans.json").write_text(json.dumps(plans))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("network_class_name", "subprocess.Popen"),
+        ("network_class_name", "nnunetv2_clip.files.shutil.rmtree"),
+        ("backbone_class", "torch.nn.Linear"),
+        ("conv_op", "os.system"),
+        ("norm_op", "torch.nn.functional.torch.hub.load"),
+        ("nonlin", "torch.nnx.LeakyReLU"),
+    ],
+)
+def test_code_that_plans_name_is_refused(tmp_path, ct, capsys, key, name):
+    model = make_model(tmp_path)
+    with_class(model, key, name)
+    assert predict(ct, tmp_path / "out", model) == 2
+    assert f"plans.json: names the class {name!r} to be built" in capsys.readouterr().err
+    for source in (model, zipped(model, tmp_path / "model.zip")):
+        with pytest.raises(UserError, match="to be built"):
+            load_model(source, "cpu")
+    assert main(["info", "-m", str(model)]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, ct, capsys, monkeypatch):
+    from nnunetv2_clip.training.pretrained import read_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    model = make_model(tmp_path)
+    path = model / "fold_0" / "checkpoint_final.pth"
+    good = {**torch.load(path), "_best_ema": np.float64(0.5), "logging": {"epochs": [np.float32(1), 2.0]}}
+    torch.save(good, path)
+    assert read_checkpoint(path)["_best_ema"] == 0.5
+    assert predict(ct, tmp_path / "good", model) == 0
+    torch.save({**good, "more": Evil()}, path)
+    assert predict(ct, tmp_path / "out", model) == 2
+    assert f"{model}: names posix.system, which is code" in capsys.readouterr().err
+    with pytest.raises(UserError, match="names posix.system, which is code"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, model, ct, capsys):

@@ -101,8 +101,8 @@ FIRST_CASE = {
         {1: f"{PAIR} -kidney_tumor", 2: "kidney_tumor"},
     ),
     "kits21": (
-        "kits21/data/case_00000/imaging.nii.gz",
-        "kits21/data/case_00000/aggregated_MAJ_seg.nii.gz",
+        "kits21/kits21/data/case_00000/imaging.nii.gz",
+        "kits21/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz",
         {1: f"{PAIR} -kidney_tumor -kidney_cyst", 2: "kidney_tumor", 3: "kidney_cyst"},
     ),
     "kits23": (
@@ -154,6 +154,7 @@ def read_series(folder):
     """HU volume in RAS, affine: slices sorted by position, as the standard wants."""
     slices = [pydicom.dcmread(path) for path in folder.iterdir()]
     slices.sort(key=lambda dataset: float(dataset.ImagePositionPatient[2]))
+    down = float(slices[0].ImageOrientationPatient[4])  # rows run to the back (1) or to the front (-1)
     stack = np.stack([dataset.pixel_array.T.astype(int) for dataset in slices], axis=2)
     first = slices[0]
     if "RescaleIntercept" in first:
@@ -161,7 +162,7 @@ def read_series(folder):
     x, y, z = (float(value) for value in first.ImagePositionPatient)
     step_y, step_x = (float(value) for value in first.PixelSpacing)
     step_z = float(slices[1].ImagePositionPatient[2]) - z
-    affine = np.array([[-step_x, 0, 0, -x], [0, -step_y, 0, -y], [0, 0, step_z, z], [0, 0, 0, 1]])
+    affine = np.array([[-step_x, 0, 0, -x], [0, -step_y * down, 0, -y], [0, 0, step_z, z], [0, 0, 0, 1]])
     canonical = nib.as_closest_canonical(nib.Nifti1Image(stack.astype(np.int32), affine))
     return np.asarray(canonical.dataobj), canonical.affine
 
@@ -263,7 +264,7 @@ def test_kits19_case_15_is_uint16_with_qform_only(tmp_path):
 
 def test_kits_versions_differ_in_what_they_add(tmp_path):
     kits21 = write_source("kits21", tmp_path / "21", [3], **SMALL)
-    folder = kits21.root / "data" / "case_00000"
+    folder = kits21.root / "kits21" / "data" / "case_00000"
     maps = {name: in_ras(folder / f"aggregated_{name}_seg.nii.gz") for name in ("AND", "MAJ", "OR")}
     assert (maps["AND"] == 2).sum() < (maps["MAJ"] == 2).sum() < (maps["OR"] == 2).sum()
     kits23 = write_source("kits23", tmp_path / "23", [3], anatomy={3: {"missing": {"left_kidney"}}}, **SMALL)
@@ -308,8 +309,8 @@ def test_amos_value_15_is_the_uterus_in_women(tmp_path):
     prostate = json.loads((source.folder / "truth" / "dataset.json").read_text())["labels"]["prostate"]
     assert not np.isin(in_ras(woman.truth), prostate).any()
     with (source.root.parent / "labeled_data_meta_0000_0599.csv").open(newline="") as stream:
-        sexes = {row["amos_id"]: row["Patient's Sex"] for row in csv.DictReader(stream)}
-    assert (sexes["1"], sexes["8"]) == ("M", "F")
+        rows = [(row["amos_id"], row["Patient's Sex"]) for row in csv.DictReader(stream)]
+    assert rows == [("1", "M"), ("8", "F"), ("500", "M"), ("500", "F"), ("507", "M")]
 
 
 def test_ct_org_does_not_annotate_a_bladder_that_the_scan_does_not_show(tmp_path):
@@ -338,18 +339,19 @@ def test_gibson_annotates_14_or_8_classes_within_a_box(tmp_path):
     assert tuple(int(value) for value in row[7:9]) == few.box[2]
 
 
-def test_pancreas_ct_labels_follow_the_instance_numbers_and_not_their_headers(tmp_path, drawn):
+def test_pancreas_ct_rows_run_to_the_front_and_labels_have_the_same_axes(tmp_path, drawn):
     source = write_source("pancreas_ct", tmp_path / "out", [1, 2], **SMALL)
     assert len(list((source.root / "TCIA_pancreas_labels-02-05-2017").iterdir())) == 4  # two without image
     for case in source.cases.values():
         slices = sorted((pydicom.dcmread(path) for path in case.image.iterdir()), key=lambda d: d.InstanceNumber)
         stack = np.stack([dataset.pixel_array.T.astype(int) - 1024 for dataset in slices], axis=2)
         label = nib.load(case.labels[0])
-        assert nib.aff2axcodes(label.affine) == ("R", "A", "S")
+        assert slices[0].ImageOrientationPatient == [1, 0, 0, 0, -1, 0]
+        assert nib.aff2axcodes(label.affine) == ("L", "A", "I")
         found = np.asarray(label.dataobj) == 1
         pancreas = drawn(case.seed, SPACING, missing={"pancreas_tumor"}).masks["pancreas"]
         assert found.sum() == pancreas.sum()
-        assert np.array_equal(found[::-1, ::-1, ::-1], pancreas)
+        assert np.array_equal(found[::-1, :, ::-1], pancreas)
         assert 40 < np.median(stack[found]) < 120
     assert label.header.get_zooms()[2] == 3 * SPACING[2]  # case 0007
     assert case.case_id == "PANCREAS_0007"
@@ -395,7 +397,9 @@ def test_ircadb_structures_are_series_of_their_own(tmp_path, drawn):
     assert (rich.image / "image_0").is_file()
 
 
-@pytest.mark.parametrize(("layout", "count"), [("totalsegmentator_v1", 104), ("totalsegmentator_v2", 117)])
+@pytest.mark.parametrize(
+    ("layout", "count"), [("totalsegmentator_v1", 104), ("totalsegmentator_v2", 117), ("totalsegmentator_v3", 117)]
+)
 def test_totalsegmentator_has_all_its_structures(tmp_path, layout, count, drawn):
     source = write_source(layout, tmp_path / "out", [1], **SMALL)
     case = source.cases["s0000"]
@@ -410,7 +414,9 @@ def test_totalsegmentator_has_all_its_structures(tmp_path, layout, count, drawn)
     if layout == "totalsegmentator_v2":
         parts = [in_ras(masks[name]) for name in ("kidney_left", "kidney_cyst_left")]
         assert np.array_equal(np.sum(parts, axis=0), phantom.masks["left_kidney"])
-    header, row = list(csv.reader((source.root / "meta.csv").open(newline=""), delimiter=";"))
+    assert ("vertebrae_S1" in masks, "vertebrae_L6" in masks) == (layout[-1] == "2", layout[-1] == "3")
+    table = case.image.parents[1] / "meta.csv"
+    header, row = list(csv.reader(table.open(newline="", encoding="utf-8-sig"), delimiter=";"))
     assert (header[0], row[0]) == ("image_id", "s0000")
 
 

@@ -88,6 +88,19 @@ def completed(raw, model):
     return done
 
 
+def test_a_class_that_is_found_in_no_case_is_refused_unless_it_is_named(raw, model, capsys):
+    folders, blind = (raw / "Dataset900_Partly", model, raw / "Dataset910_Completed"), {**SURE, "threshold": 0.999999}
+    with pytest.raises(UserError, match=r"hardly any spleen \(in 0 of 1 cases\).*--absent spleen"):
+        pseudo_label(*folders, **blind)
+    assert not (raw / "Dataset910_Completed" / "dataset.json").exists()
+    command = ["pseudo-label", "-d", "900", "-m", str(model), "-o", "910", "-device", "cpu", "--disable_tta"]
+    command += ["--threshold", "0.999999", "--max-uncertainty", "1", "--absent", "spleen", "Liver"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "hardly any" in error and "right_kidney (in 0 of 2 cases)" in error and "spleen" not in error
+    assert main([*command, "right kidney", "liver tumour"]) == 0
+
+
 def test_the_truth_is_that_of_the_source(completed, raw):
     for case_id, known in TRUTH.items():
         before, after = (volumes(raw / name, case_id) for name in ("Dataset900_Partly", "Dataset910_Completed"))

@@ -22,6 +22,7 @@ from nnunetv2_clip.trained_model import NETWORK, ModelTables
 
 CLASSES = ["liver", "spleen", "liver_tumor"]  # in painting order
 NAME = "CLIPUniversalTrainer__nnUNetPlans__3d_fullres"
+BACKBONE = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 PLANS = {
     "dataset_name": "Dataset900_Universal",
     "plans_name": "nnUNetPlans",
@@ -32,7 +33,10 @@ PLANS = {
             "batch_size": 2,
             "architecture": {
                 "network_class_name": NETWORK,
-                "arch_kwargs": {"backbone_class": "some.where.PlainConvUNet", "class_names": CLASSES},
+                "arch_kwargs": {
+                    "backbone_class": BACKBONE,
+                    "class_names": CLASSES,
+                },
             },
         }
     },

@@ -172,9 +172,20 @@ def test_a_class_that_the_model_does_not_know_is_not_scored(study):
     (study.raw / "label_presence.json").unlink()
     content = json.loads((study.raw / "dataset.json").read_text())
     content["labels"] = {name: content["labels"][name] for name in ("background", "liver", "liver_tumor")}
+    content["regions_class_order"] = [6, 27]
     (study.predictions / "dataset.json").write_text(json.dumps(content))
     case = find_files(study.images, study.predictions, study.references)[0]
     assert case.supervised == case.names == ("liver", "liver_tumor")
+
+
+def test_stock_predictions_are_shown_in_their_own_label_values(study):
+    stock = {"labels": {"background": 0, "liver": 1, "liver_tumor": 2}, "file_ending": ".nii.gz"}
+    (study.predictions / "dataset.json").write_text(json.dumps(stock))
+    painted = np.asanyarray(nib.load(study.predictions / "case_a.nii.gz").dataobj)
+    values = np.where(painted == 6, 1, np.where(painted == 27, 2, 0)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 5.0, 1.0])), study.predictions / "case_a.nii.gz")
+    case = describe_case(find_files(study.images, study.predictions, study.references)[0])
+    assert case.dice["liver_tumor"] == pytest.approx(2 / 3) and case.volumes_ml["liver"] == pytest.approx(14 * 0.02)
 
 
 def test_a_class_that_was_declared_and_never_trained_is_not_scored(study):

@@ -244,7 +244,9 @@ def test_text_embeddings_that_are_not_those_of_the_plans(model, folders, capsys)
 
 def test_a_model_that_is_not_universal(model, folders, capsys):
     plans = read_json(model / "plans.json", "")
-    plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "some.UNet"
+    plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = (
+        "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    )
     write_json(model / "plans.json", plans)
     write_dataset(taxonomy_with(SACRUM), CASES)
     assert "CLIPUniversalTrainer" in refused(capsys, model, folders)

@@ -27,6 +27,7 @@ from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.files import read_json
 from nnunetv2_clip.networks.head import CHANNELS, NUM_DYNAMIC_PARAMETERS, text_driven_head
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
+from nnunetv2_clip.trained_model import require_known_classes
 
 NUM_CHANNELS = 1  # a CT
 TEXT_WIDTH = 512  # CLIP ViT-B/32, the paper's encoder
@@ -95,6 +96,7 @@ def candidates(plans: Path, configuration: str) -> tuple[list[Candidate], tuple[
         UserError: no plans, or no such configuration.
     """
     content = read_json(plans, "give the plans.json of a model, or the plans in nnUNet_preprocessed")
+    require_known_classes(content if isinstance(content, dict) else {}, plans)
     known = content.get("configurations") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not known:
         raise UserError(plans, "holds no plans", "the plans.json of a model, or the plans in nnUNet_preprocessed")

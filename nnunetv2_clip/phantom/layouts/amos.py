@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date, timedelta
 from itertools import chain
 from pathlib import Path
 
@@ -31,7 +32,12 @@ LABEL_NAMES = (
 TRAINING, VALIDATION = (1, 4, 5, 7, 10, 11, 14, 15, 16, 17), (8, 13, 18, 22, 29, 32, 34, 40, 41, 42)
 TEST = (2, 3, 6, 9, 12, 19, 20, 21, 26, 28)
 MRI = 507
-META_FIELDS = ("amos_id", "Patient's Sex", "Patient's Age", "Manufacturer's Model Name", "Manufacturer", "Site")
+META_FIELDS = (
+    *("amos_id", "Patient's Birth Date", "Patient's Sex", "Patient's Age", "Manufacturer's Model Name"),
+    *("Manufacturer", "Acquisition Date", "Site"),
+)
+CT, MR = ("Aquilion ONE", "TOSHIBA", "20200519"), ("Ingenia", "Philips Healthcare", "20190826")
+TWICE = 500  # stands in the table as a CT of a man and as an MRI of a woman
 
 
 def write(request: Request) -> Path:
@@ -39,9 +45,11 @@ def write(request: Request) -> Path:
 
     Option `female`: case numbers of women (default: every third case). What carries value 15 there is the uterus.
     Option `metadata`: False leaves the metadata file out, as most downloads do.
+    Option `patients`: case number -> number of the same patient that has the same sex.
     """
     root = request.folder / "AMOS" / "amos22"
     female, metadata = request.option("female", None), request.option("metadata", True)
+    patients = request.option("patients", {})
     lists: dict[str, list] = {"Tr": [], "Va": [], "Ts": []}
     sexes: dict[int, str] = {}
     numbers = tuple(chain(*zip(TRAINING, VALIDATION, strict=True)))
@@ -62,10 +70,16 @@ def write(request: Request) -> Path:
     _write_dataset_json(root, dict(zip(("training", "validation", "test"), lists.values(), strict=True)))
     _write_apple_double(root)
     if metadata:
-        others = ("055Y", "Aquilion ONE", "TOSHIBA", "Longgang District People's Hospital")
-        rows = [(n, sex, *others) for n, sex in sorted({**sexes, MRI: "M"}.items())]
+        rows = [_meta_row(n, patients.get(n, n), sex, CT) for n, sex in sorted({**sexes, TWICE: "M"}.items())]
+        rows += [_meta_row(n, n + 1000, sex, MR) for n, sex in ((TWICE, "F"), (MRI, "M"))]
         write_table(root.parent / "labeled_data_meta_0000_0599.csv", [META_FIELDS, *rows])
     return root
+
+
+def _meta_row(n: int, patient: int, sex: str, scanner: tuple[str, str, str]) -> tuple:
+    """No two patients were born on the same day."""
+    born = date(1950, 1, 1) + timedelta(days=patient)
+    return (n, f"{born:%Y%m%d}", sex, "055Y", *scanner, "Longgang District People's Hospital")
 
 
 def _as_woman(scan: Scan) -> Scan:

@@ -55,15 +55,16 @@ LAYOUT_MODULES = {
     "ircadb": "ircadb",
     "totalsegmentator_v1": "totalsegmentator",
     "totalsegmentator_v2": "totalsegmentator",
+    "totalsegmentator_v3": "totalsegmentator",
     "flare22": "nifti",
     "custom": "nifti",
 }
 WITHOUT_TEST_CASES = {
     *("gibson_btcv", "gibson_pancreas_ct", "pancreas_ct", "kits21", "kits23", "ct_org", "abdomenct_12organ", "ircadb"),
-    *("totalsegmentator_v1", "totalsegmentator_v2"),
+    *("totalsegmentator_v1", "totalsegmentator_v2", "totalsegmentator_v3"),
 }
 RECORD = "phantom.json"
-DICOM_LAYOUTS = {"pancreas_ct", "gibson_pancreas_ct", "chaos", "ircadb"}
+DICOM_LAYOUTS = {"pancreas_ct": "LAI", "gibson_pancreas_ct": "LAI", "chaos": "LPS", "ircadb": "LPS"}
 # LiTS volumes whose voxel size was overwritten, and the copies with the same number elsewhere (datasets' own fault).
 UNIT_SPACING_NUMBERS = frozenset(range(28, 48))
 
@@ -78,7 +79,7 @@ class TruthCase:
         image: the image file, or the folder of its DICOM series.
         labels: label files or folders; empty for a test case.
         annotated: the classes that the source's labels of this case tell.
-        truth: label map of all 32 classes in the grid of the image (of DICOM slices: LPS, ascending). Its header is
+        truth: label map of all 32 classes in the grid of the image (of DICOM slices: along their normal). Its header is
             right where the source's own header is wrong.
         absent: the classes of which the publisher says that no patient has them.
         box: (start, stop) along each axis of the written label array; outside nothing was annotated.
@@ -310,8 +311,9 @@ def layout_orientations(layout: str, orientations: Iterable[str]) -> tuple[str, 
     for codes in found:
         if len(codes) != 3 or any(len(pair & set(codes)) != 1 for pair in wanted):
             raise UserError("orientation", f"{codes!r}", "three axis codes such as RAS, LPS or IPL")
-    if set(found) - {"LPS"} and layout in DICOM_LAYOUTS:
-        raise UserError(layout, "consists of axial DICOM slices", "orientation LPS", "leave the orientation out")
+    own = DICOM_LAYOUTS.get(layout)
+    if own and set(found) - {own}:
+        raise UserError(layout, "consists of axial DICOM slices", f"orientation {own}", "leave the orientation out")
     return found
 
 
@@ -387,9 +389,9 @@ def save_nifti(path: Path, image: nib.Nifti1Image) -> Path:
     return path
 
 
-def write_table(path: Path, rows: Iterable[Iterable], delimiter: str = ",") -> None:
+def write_table(path: Path, rows: Iterable[Iterable], delimiter: str = ",", encoding: str = "utf-8") -> None:
     """A CSV file whose lines end with CR LF."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding=encoding) as stream:
         csv.writer(stream, delimiter=delimiter).writerows(rows)
 
 

@@ -1,6 +1,6 @@
 """DICOM series: one CT or mask volume as axial slices."""
 
-# Shapes: X Y Z voxels in LPS order: columns run left, rows run posterior, slices upwards.
+# Shapes: X Y Z voxels: columns, rows, slices along their normal (LPS: left, back, head; LAI: left, front, feet).
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SeriesFiles:
     """What one series looks like on disk.
 
     Attributes:
-        file_name: number of the slice, counted from 0 from the lowest -> file name.
+        file_name: number of the slice, counted from 0 along the normal -> file name.
         instance: the same -> InstanceNumber.
         is_mask: 8 bit without rescaling; else 16 bit Hounsfield units.
     """
@@ -37,9 +37,9 @@ class SeriesFiles:
 def write_series(folder: Path, scan: Scan, array: np.ndarray, series: SeriesFiles) -> Path:
     """Write a RAS array as axial slices; returns the folder.
 
-    The scan must be stored in LPS order, the one in which pixels of axial slices lie.
+    The scan must be stored as pixels of axial slices may lie, slices along their normal.
     """
-    assert scan.codes == "LPS", "DICOM slices are written with columns to the left and rows to the back"
+    assert scan.codes in ("LPS", "LAI"), "columns to the left, slices along the normal"
     folder.mkdir(parents=True, exist_ok=True)
     image = scan.nifti(array)
     rows_first = np.asarray(image.dataobj).transpose(2, 1, 0)
@@ -75,7 +75,7 @@ def _header(series: SeriesFiles, affine: np.ndarray, pixels: np.ndarray, seed: i
     dataset.SeriesInstanceUID = _uid(seed, series.patient, series.description)
     dataset.FrameOfReferenceUID = _uid(seed, series.patient, "frame")
     dataset.SeriesDescription, dataset.SeriesNumber, dataset.PatientPosition = series.description, 1, "HFS"
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, int(np.sign(-affine[1, 1])), 0]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     dataset.PixelSpacing = [f"{spacing[1]:.6g}", f"{spacing[0]:.6g}"]
     dataset.SliceThickness = f"{spacing[2]:.6g}"

@@ -52,14 +52,13 @@ def _write_btcv_case(request: Request, root: Path, n: int, seed: int) -> Box:
 
 
 def _write_tcia_case(request: Request, root: Path, n: int, seed: int) -> Box:
-    scan = request.scan(seed, ("LPS",), missing=HEALTHY)
+    scan = request.scan(seed, ("LAI",), missing=HEALTHY)
     image = write_images(root, scan, n)
     label_map, box = _cropped(scan, EIGHT)
     label = write_label(root / "label_tcia_multiorgan" / f"label{n:04d}.nii.gz", scan, label_map, n)
-    count = label_map.shape[2]
-    from_head = (*box[:2], tuple(count - bound for bound in reversed(box[2])))  # as slices are written
-    request.add(f"label{n:04d}", scan, image, [label], annotated_classes(EIGHT), HEALTHY, from_head)
-    return box
+    request.add(f"label{n:04d}", scan, image, [label], annotated_classes(EIGHT), HEALTHY, box)
+    height = label_map.shape[2]
+    return (*box[:2], tuple(height - bound for bound in reversed(box[2])))  # slices are written from the head
 
 
 def _cropped(scan: Scan, recipe: Paint) -> tuple[np.ndarray, Box]:

@@ -16,9 +16,9 @@ RICH = named(
     "rightsurrenalgland=right_adrenal_gland venacava=postcava aorta "
     "portalvein=portal_and_splenic_vein+hepatic_vessel bone skin"  # the tree inside and outside the liver
 )
-JOINT = named(  # patient 7: sides together, a tumour that is none of the liver
+JOINT = named(  # patient 7: sides together, one gland under a name without side, a tumour that is none of the liver
     "liver kidneys=right_kidney+left_kidney lungs=right_lung+left_lung "
-    "surrenalgland=right_adrenal_gland+left_adrenal_gland tumor=right_adrenal_gland#1 stomach "
+    "surrenalgland=left_adrenal_gland tumor=right_adrenal_gland#1 stomach "
     "venoussystem=hepatic_vessel+postcava portalvein1=portal_and_splenic_vein bone skin"
 )
 ODD = named(
@@ -34,7 +34,7 @@ PATIENTS = {
     ),
     "joint": (
         JOINT,
-        "liver right_kidney left_kidney right_lung left_lung right_adrenal_gland left_adrenal_gland stomach",
+        "liver right_kidney left_kidney right_lung left_lung left_adrenal_gland stomach",
     ),
     "odd": (ODD, "liver liver_tumor colon intestine duodenum bladder"),
 }

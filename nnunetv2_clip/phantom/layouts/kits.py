@@ -31,7 +31,7 @@ NUMBERS = {
 def write(request: Request) -> Path:
     """Write the repository's folder; returns it."""
     layout = request.layout
-    data = "dataset" if layout == "kits23" else "data"
+    data = {"kits19": "data", "kits21": "kits21/data", "kits23": "dataset"}[layout]
     root = request.folder / layout
     for n, seed, labelled in request.numbers(NUMBERS[layout], range(210, 300)):
         scan, case = at_zero_origin(request.scan(seed, ("IPL",))), f"case_{n:05d}"
@@ -41,7 +41,7 @@ def write(request: Request) -> Path:
         request.add(case, scan, image, labels, annotated_classes(RECIPES[layout]) if labelled else ())
     patient = {"gender": "male", "age_at_nephrectomy": 60, "tumor_histology": "clear_cell_rcc"}
     entries = [{"case_id": case, **patient} for case in request.cases]
-    write_json(root / data / f"{'kits' if layout == 'kits19' else layout}.json", entries)
+    write_json(root / data / f"{layout if layout == 'kits23' else 'kits'}.json", entries)
     return root
 
 

@@ -1,4 +1,4 @@
-"""TotalSegmentator v1 and v2: one folder per case with one binary mask per structure."""
+"""TotalSegmentator v1, v2 and v3: one folder per case with one binary mask per structure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy as np
 from nnunetv2_clip.phantom.anatomy import Phantom
 from nnunetv2_clip.phantom.layouts.base import Request, named, write_table
 
-ROOTS = {"totalsegmentator_v1": "Totalsegmentator_dataset", "totalsegmentator_v2": "Totalsegmentator_dataset_v201"}
+ROOTS = {
+    "totalsegmentator_v1": "Totalsegmentator_dataset",
+    "totalsegmentator_v2": "Totalsegmentator_dataset_v201",
+    "totalsegmentator_v3": "Totalsegmentator_dataset_v300",
+}
 CLASSES = named(
     "spleen kidney_right=right_kidney kidney_left=left_kidney gallbladder esophagus liver stomach aorta "
     "inferior_vena_cava=postcava portal_vein_and_splenic_vein=portal_and_splenic_vein pancreas "
@@ -35,9 +39,9 @@ ONLY_V1 = (
     *("heart_myocardium", "heart_atrium_left", "heart_ventricle_left", "heart_atrium_right", "heart_ventricle_right"),
     *("pulmonary_artery", "face"),
 )
-ONLY_V2 = (
+SINCE_V2 = (
     *("prostate", "kidney_cyst_right", "kidney_cyst_left"),
-    *("vertebrae_S1", "heart", "atrial_appendage_left", "pulmonary_vein", "superior_vena_cava"),
+    *("heart", "atrial_appendage_left", "pulmonary_vein", "superior_vena_cava"),
     "brachiocephalic_trunk",
     *("subclavian_artery_left", "subclavian_artery_right", "common_carotid_artery_left", "common_carotid_artery_right"),
     *("brachiocephalic_vein_left", "brachiocephalic_vein_right", "spinal_cord", "skull", "sternum"),
@@ -47,9 +51,10 @@ META_FIELDS = ("image_id", "age", "gender", "institute", "study_type", "split")
 
 
 def structures(layout: str) -> tuple[str, ...]:
-    """All file names of the version: 104 in v1, 117 in v2."""
+    """All file names of the version: 104 in v1, 117 in v2 and v3."""
     own = (*CLASSES, *LOBES["right_lung"], *LOBES["left_lung"], *BOTH_VERSIONS)
-    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else ONLY_V2))
+    last_vertebra = "vertebrae_S1" if layout == "totalsegmentator_v2" else "vertebrae_L6"
+    return (*own, *(ONLY_V1 if layout == "totalsegmentator_v1" else (*SINCE_V2, last_vertebra)))
 
 
 def write(request: Request) -> Path:
@@ -65,19 +70,25 @@ def write(request: Request) -> Path:
             scan.save(root / case / "segmentations" / f"{name}.nii.gz", masks.get(name, empty).astype(np.uint8))
             for name in structures(request.layout)
         ]
-        request.add(case, scan, image, labels, annotated(request.layout))
+        request.add(case, scan, image, labels, annotated(request.layout, scan.phantom))
         rows.append((case, "60", "m", "A", "ct abdomen", ("train", "val", "test")[len(rows) % 3]))
-    write_table(root / "meta.csv", [META_FIELDS, *rows], delimiter=";")
-    return root
+    is_v3 = request.layout == "totalsegmentator_v3"
+    if is_v3:  # without validation part, with a byte order mark
+        rows = [(*row, "train" if split == "val" else split) for *row, split in rows]
+    write_table(root / "meta.csv", [META_FIELDS, *rows], ";", "utf-8-sig" if is_v3 else "utf-8")
+    return root.parent if is_v3 else root
 
 
-def annotated(layout: str) -> set[str]:
+def annotated(layout: str, phantom: Phantom) -> set[str]:
+    """Of cysts only large ones were drawn: without any, nothing is known of them."""
     found = {*chain(*CLASSES.values()), *LOBES}
-    return found if layout == "totalsegmentator_v1" else found | {"prostate", "kidney_cyst"}
+    if layout == "totalsegmentator_v1":
+        return found
+    return found | {"prostate"} | ({"kidney_cyst"} if phantom.masks["kidney_cyst"].any() else set())
 
 
 def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
-    """The masks that are not empty. In v2 a kidney's cyst has a mask of its own and is not in the kidney's."""
+    """The masks that are not empty. Since v2 a kidney's cyst has a mask of its own and is not in the kidney's."""
     masks = {name: phantom.masks[organ] for name, (organ,) in CLASSES.items()}
     x, y, z = np.indices(phantom.image.shape)
     for lung, names in LOBES.items():
@@ -90,7 +101,7 @@ def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
         head = phantom.masks[f"{side}_femur_head"]
         top = z[head].max() if head.any() else 0
         masks[f"femur_{side}"] = head | (bone & half & (z < top * 0.6))  # the whole femur, not the head
-    if layout == "totalsegmentator_v2":
+    if layout != "totalsegmentator_v1":
         masks["heart"] = phantom.extras["heart"]
         masks["prostate"] = phantom.masks["prostate"]
         for side in ("right", "left"):
