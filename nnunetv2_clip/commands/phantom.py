@@ -18,13 +18,7 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.phantom.write import PhantomOrder, write_sources
 
-    order = PhantomOrder(
-        sources=tuple(args.layouts),
-        cases=args.cases,
-        test_cases=args.test_cases,
-        seed=args.seed,
-        spacing_mm=tuple(args.spacing) if args.spacing else None,
-        orientation=args.orientation,
-    )
+    spacing_mm = tuple(args.spacing) if args.spacing else None
+    order = PhantomOrder(tuple(args.layouts), args.cases, args.test_cases, args.seed, spacing_mm, args.orientation)
     for source, truth in write_sources(args.o, order).items():
         print(f"{source}: {len(truth.cases)} cases in {truth.root}")
