@@ -17,6 +17,11 @@ from typing import Any
 
 import psutil
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from nnunetv2_clip.errors import UserError
 
 ENDING = ".part"  # of a file that is being written; hidden, and no ending that nnU-Net looks for
@@ -61,6 +66,36 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+@contextmanager
+def locked(path: Path, where: object, remedy: str, part: int | None = None) -> Iterator[None]:
+    """Hold the lock that is this file; the system releases it when the block or the process ends, however that ends.
+
+    Args:
+        where: what the lock protects, for messages.
+        part: holds this part of the lock only; None: all of it.
+
+    Raises:
+        UserError: another process holds it; says which.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:  # byte `part` of the file, or every byte
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 0 if part is None else 1, part or 0)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            found = f"is being written by {file.read() or 'another process'}"
+            raise UserError(where, found, "one job at a time", remedy) from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def move(path: Path, destination: Path) -> None:
