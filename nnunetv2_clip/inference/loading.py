@@ -139,10 +139,10 @@ class LoadedModel:
 def load_model(
     model: TrainedModel | Path | str,
     device: str | None = None,
-    folds: Sequence[int | str] | None = None,
+    folds: Sequence[int | str] | int | str | None = None,
     checkpoint: str = CHECKPOINT,
-    classes: Sequence[str] | None = None,
-    probabilities: Sequence[str] = (),
+    classes: Sequence[str] | str | None = None,
+    probabilities: Sequence[str] | str = (),
     postprocess: bool = False,
     use_mirroring: bool = True,
     step_size: float = 0.5,
@@ -252,7 +252,8 @@ def write_model_tables(model: TrainedModel, classes: Sequence[str], output: Path
     write_json(output / PLANS_JSON, model.plans)
 
 
-def _names(given: Sequence[str], model: TrainedModel, where: str) -> tuple[str, ...]:
+def _names(given: Sequence[str] | str, model: TrainedModel, where: str) -> tuple[str, ...]:
+    given = [given] if isinstance(given, str) else given
     names = [model.taxonomy.find(name, where).name for name in given]
     foreign = [name for name in names if name not in model.classes]
     if foreign:
