@@ -188,9 +188,9 @@ def _unfinished(path: Path) -> Path:
 
 
 def _owner() -> str:
-    """Eight hexadecimal digits of the host and, in containers, of their own numbering of processes."""
+    """Eight hexadecimal digits of the host since its start and, in containers, of their own numbering of processes."""
     try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
+        namespace = os.stat("/proc/self/ns/pid").st_ino, Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:  # no Linux
         namespace = 0
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
