@@ -63,7 +63,7 @@ def main() -> None:
         package_data={"nnunetv2_clip": ["text/tables/*", "report/assets/*"]},
         install_requires=[
             "nnunetv2>=2.8.1,<2.9",
-            "torch",
+            "torch>=2.6",  # before, weights_only=True could be tricked into running code
             "open_clip_torch",
             "batchgenerators",
             "SimpleITK",

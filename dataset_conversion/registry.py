@@ -22,7 +22,7 @@ def all_sources() -> dict[str, Source]:
     return dict(sorted(found.items()))
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, option: str = "--source ") -> Source:
     """The source of this name.
 
     Raises:
@@ -31,7 +31,7 @@ def find_source(name: str) -> Source:
     sources = all_sources()
     if name not in sources:
         raise UserError(
-            f"--source {name}",
+            f"{option}{name}",
             f"no source is called {name!r}.{suggestion(name, sources)}",
             f"one of {', '.join(sources)}, or custom=TABLE.yaml",
         )

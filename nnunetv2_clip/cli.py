@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -168,8 +169,12 @@ def _exit_without_command(words: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; `EXIT_CODES` says what is returned. No traceback for what the user can fix."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text that the terminal can show
+            stream.reconfigure(errors="backslashreplace")
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        _require_current_folder()
         require_ranges(args)
         with terminated_in_order(), _said(args):
             return command_module(args.command).run(args) or 0
@@ -192,6 +197,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Terminated as end:
         print("Ended by SIGTERM; run the same command again to go on.", file=sys.stderr)
         return end.code
+
+
+def _require_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("current folder", "does not exist any more", "a folder", "cd into one that is there") from None
 
 
 class Terminated(SystemExit):

@@ -19,18 +19,24 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+    max_characters = 4000  # of each part: a table or a label map may hold millions of wrong things
 
     def __init__(self, where: object, found: str, expected: str = "", remedy: str = ""):
-        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
-        parts = [f"{self.where}: {found}"]
+        parts = (str(where), found, expected, remedy)
+        self.where, self.found, self.expected, self.remedy = (_bounded(part, self.max_characters) for part in parts)
+        said = [f"{self.where}: {self.found}"]
         if expected:
-            parts.append(f"Expected: {expected}")
+            said.append(f"Expected: {self.expected}")
         if remedy:
-            parts.append(f"Remedy: {remedy}")
-        super().__init__(" ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts))
+            said.append(f"Remedy: {self.remedy}")
+        super().__init__(" ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in said))
 
     def __reduce__(self):  # exceptions cross process borders by their arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+def _bounded(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:

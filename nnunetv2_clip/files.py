@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -16,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from nnunetv2_clip.errors import UserError
 
@@ -63,35 +70,83 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def locked(path: Path, where: object, remedy: str, part: int | None = None) -> Iterator[None]:
+    """Hold the lock that is this file; the system releases it when the block or the process ends, however that ends.
+
+    Args:
+        where: what the lock protects, for messages.
+        part: holds this part of the lock only; None: all of it.
+
+    Raises:
+        UserError: another process holds it; says which.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:  # byte `part` of the file, or every byte
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 0 if part is None else 1, part or 0)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            found = f"is being written by {file.read() or 'another process'}"
+            raise UserError(where, found, "one job at a time", remedy) from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
 def move(path: Path, destination: Path) -> None:
     """Rename a file or link where it is there."""
     if path.exists() or path.is_symlink():
-        os.replace(path, destination)
+        try:
+            os.replace(path, destination)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # the two folders lie on different disks
+                raise
+            with replacing(destination) as beside:
+                shutil.copy2(path, beside, follow_symlinks=False)
+            path.unlink()
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Remove what killed processes were writing directly in these folders; files of living ones stay."""
-    for path in (path for folder in folders if folder.is_dir() for path in folder.glob(f".*{ENDING}")):
+def remove_leftovers(*folders: Path, name: str = "") -> None:
+    """Remove what killed processes were writing directly in these folders; files of living ones stay.
+
+    Args:
+        name: of the files that they were writing; empty: all.
+    """
+    pattern = f".{glob.escape(name[:MAX_NAME])}.*{ENDING}" if name else f".*{ENDING}"
+    for path in (path for folder in folders if folder.is_dir() for path in folder.glob(pattern)):
         with suppress(OSError):  # somebody else may remove it at the same time
             if _is_left_over(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """A text file in UTF-8, whole or not there."""
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+    """A text file in UTF-8, whole or not there; what killed processes have begun of it is removed."""
+    remove_leftovers(Path(path).parent, name=Path(path).name)
+    _write(path, text)
+
+
+def _write(path: Path | str, text: str) -> None:
+    # Names of files need not be UTF-8; what stands for their bytes in Python cannot be encoded.
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
 
 
 def write_csv(path: Path | str, rows: Iterable[Iterable[object]]) -> None:
     """A table in UTF-8 with commas, whole or not there."""
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def write_json(path: Path | str, content: object) -> None:
     """A JSON file, whole or not there."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
+    _write(path, json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
 def read_json(path: Path | str, remedy: str) -> Any:
@@ -133,9 +188,9 @@ def _unfinished(path: Path) -> Path:
 
 
 def _owner() -> str:
-    """Eight hexadecimal digits of the host and, in containers, of their own numbering of processes."""
+    """Eight hexadecimal digits of the host since its start and, in containers, of their own numbering of processes."""
     try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
+        namespace = os.stat("/proc/self/ns/pid").st_ino, Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:  # no Linux
         namespace = 0
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]

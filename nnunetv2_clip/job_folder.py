@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import changed_keys, read_record, remove_leftovers, replacing, write_json
+from nnunetv2_clip.files import changed_keys, locked, read_record, remove_leftovers, replacing, write_json
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, inspect
 
 FileStates = dict[str, list[int] | None]
@@ -79,6 +79,7 @@ class DatasetFolder(JobFolder):
         imagesTr/ labelsTr/
         dataset.json            written last: the dataset is complete
         STATE/plan.json         what the cases depend on
+        STATE/lock              held by whoever is at work
         STATE/cases/*.json      one record per finished case, written after its files
         STATE/labels/           label maps whose final values follow from all cases
 
@@ -122,13 +123,24 @@ class DatasetFolder(JobFolder):
         else:
             self.require_same(self._plan(), plan)
 
-    def claim(self, plan: dict) -> None:
-        """Write down the plan and make the folders.
+    @contextmanager
+    def claim(self, plan: dict, part: int | None = None) -> Iterator[None]:
+        """Hold the folder, with its plan written down and its folders made, while the block lasts.
+
+        Args:
+            part: of several that work at the same time; None: nobody else may.
 
         Raises:
-            UserError: see `check`.
+            UserError: see `check`; or another process holds the folder or part.
         """
         self.check(plan)
+        self.state.mkdir(parents=True, exist_ok=True)
+        remedy = "wait until it has ended, or end it; parts with different -part_id may run at the same time"
+        with locked(self.state / "lock", self.folder, remedy, part):
+            self._begin(plan)
+            yield
+
+    def _begin(self, plan: dict) -> None:
         if self._plan() is None:  # else begun before, or by another part just now
             write_json(self._plan_file, plan)  # before anything that would look like somebody else's dataset
         self.require_same(self._plan(), plan)

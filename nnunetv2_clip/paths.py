@@ -13,12 +13,15 @@ def nnunet_folder(variable: str) -> Path:
     """The folder that nnUNet_raw, nnUNet_preprocessed or nnUNet_results points to.
 
     Raises:
-        UserError: the variable is not set.
+        UserError: the variable is not set, or begins with ~.
     """
     value = os.environ.get(variable)
     if not value:
         remedy = f"export {variable}=/path/to/{variable}"
         raise UserError(variable, "the environment variable is not set", "nnU-Net's folder", remedy)
+    if value.startswith("~"):
+        remedy = f'export {variable}="$HOME{value[1:]}"'
+        raise UserError(variable, f"is {value!r}, in which nnU-Net takes ~ for a name", "a whole path", remedy)
     return Path(value)
 
 

@@ -63,6 +63,7 @@ class CasesFailed(UserError):
     """
 
     exit_code = 3
+    max_characters = 1_000_000  # every case is named
 
     def __init__(self, title: str, errors: dict[str, UserError], num_cases: int, remedy: str = AGAIN):
         listed = "".join(f"\n  {_named(name, error)}" for name, error in sorted(errors.items()))

@@ -235,13 +235,16 @@ class TrainedModel(ModelTables):
                 found.setdefault(folder.removeprefix("fold_"), []).extend([file] if file.endswith(".pth") else [])
         return {fold: tuple(names) for fold, names in found.items()}
 
-    def folds(self, checkpoint: str = CHECKPOINT, wanted: Iterable[int | str] | None = None) -> tuple[str, ...]:
+    def folds(
+        self, checkpoint: str = CHECKPOINT, wanted: Iterable[int | str] | int | str | None = None
+    ) -> tuple[str, ...]:
         """The folds to use: the wanted ones, else all that have this checkpoint.
 
         Raises:
             UserError: there is none, or a wanted one is missing.
         """
         there = tuple(fold for fold, names in self.checkpoints.items() if checkpoint in names)
+        wanted = [wanted] if isinstance(wanted, int | str) else wanted
         chosen = there if wanted is None else tuple(map(str, wanted))
         missing = [fold for fold in chosen if fold not in there]
         if chosen and not missing:

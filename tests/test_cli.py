@@ -390,3 +390,34 @@ with terminated_in_order():
 
 def test_pools_of_forked_workers_end_in_a_command():
     subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=120)
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["check", "--source", "btcv=x"]) == 2
+    assert "current folder: does not exist any more" in capsys.readouterr().err
+
+
+def test_names_that_are_not_text_are_printed(tmp_path):
+    path = os.fsencode(tmp_path) + b"/a\xff"
+    command = [sys.executable, "-m", "nnunetv2_clip", "check", "--partial", "--source", b"btcv=" + path, "-o"]
+    os.mkdir(path)
+    done = subprocess.run([*command, path + b".html"], capture_output=True, check=False)
+    assert done.returncode == 1 and b"a\\udcff" in done.stdout and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--source", "btcv=/no/such"], "/no/such: is no folder"),
+        (["datasets", "nix"], "datasets nix: no source is called 'nix'"),
+        (["convert", "-d", "900", "--source", "btcv=/no/such"], 'export nnUNet_raw="$HOME/x"'),
+    ],
+)
+def test_places_and_names_that_are_not_there(words, message, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", "~/x")
+    monkeypatch.setenv("nnUNet_preprocessed", "/tmp/nowhere")
+    assert main(words) == 2
+    assert message in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Files are whole or not there, whatever interrupts their writing."""
 
+import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,31 @@ def test_json_comes_back_and_what_is_none_is_named(tmp_path):
 def test_changed_keys_compares_as_json():
     assert changed_keys({"a": [1], "b": 2}, {"a": (1,), "b": 3, "c": 4}) == ["b", "c"]
     assert changed_keys(None, {"a": 1}) == ["a"]
+
+
+def test_a_file_moves_to_another_disk(tmp_path, monkeypatch):
+    real = os.replace
+
+    def replace(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "link").symlink_to("somewhere")
+    for name in ("file", "link"):
+        files.move(tmp_path / name, tmp_path / "other" / name)
+    assert (tmp_path / "other" / "file").read_text() == "content"
+    assert os.readlink(tmp_path / "other" / "link") == "somewhere"
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_killed_processes_left_of_a_page_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.psutil, "pid_exists", lambda number: False)
+    for name in ("page.html", "other.html"):
+        files._unfinished(tmp_path / name).write_text("half")
+    files.write_text(tmp_path / "page.html", "whole \udcff")
+    assert sorted(path.name.split(".html")[0] for path in tmp_path.iterdir()) == [".other", "page"]
+    assert (tmp_path / "page.html").read_text() == r"whole \udcff"

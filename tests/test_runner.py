@@ -108,3 +108,10 @@ def test_workers_end_with_their_parent(tmp_path, how):
     parent.wait(10)
     gone, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
+
+
+def test_a_message_is_bounded_but_every_case_is_named():
+    error = UserError("label.nii.gz", f"unknown label values {list(range(10**6))}")
+    assert len(str(error)) < 5000 and str(error).startswith("label.nii.gz: unknown label values [0, 1")
+    failed = str(CasesFailed("convert", {f"case_{n}": UserError("x", "bad") for n in range(900)}, 900))
+    assert all(f"case_{n}: " in failed for n in range(900))

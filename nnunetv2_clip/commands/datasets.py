@@ -11,7 +11,7 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.dataset_conversion.registry import all_sources, find_source
 
-    sources = [find_source(name) for name in args.names] if args.names else list(all_sources().values())
+    sources = [find_source(name, "datasets ") for name in args.names] if args.names else list(all_sources().values())
     args.result = [facts(source) for source in sources]
     if args.names:
         print("\n\n".join(describe(source) for source in sources))

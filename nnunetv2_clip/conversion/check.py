@@ -151,7 +151,12 @@ def check_downloads(
     Args:
         sample: cases per source whose voxels are read, evenly spread; all if None. Headers are read of all.
         require_all: a number of cases other than that of the complete download is a problem.
+
+    Raises:
+        UserError: no source is where it should be.
     """
+    if not any(entry.root.exists() for entry in inputs):  # nothing to look at
+        inputs[0].source.find_cases(inputs[0].root)
     checks, tasks = {}, []
     for entry in inputs:
         checks[entry.source.name] = check = SourceCheck(

@@ -106,8 +106,10 @@ def run_merge(merge: Merge) -> Summary:
         UserError: a source or the target cannot be used.
     """
     cases = find_all_cases(merge)
-    convert_cases(merge, cases)
-    return finish(merge, cases)
+    sound, wrong = require_some(check_headers(cases), "checking headers")
+    with merge.target.claim(_plan(merge)):
+        convert_cases(merge, cases, sound, wrong)
+        return finish(merge, cases)
 
 
 def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
@@ -117,7 +119,9 @@ def run_part(merge: Merge, part: int, num_parts: int) -> tuple[int, int]:
         Number of cases of this part, and of all parts.
     """
     cases = find_all_cases(merge)
-    convert_cases(merge, cases, cases[part::num_parts])
+    sound, wrong = require_some(check_headers(cases[part::num_parts]), "checking headers")
+    with merge.target.claim(_plan(merge), part):
+        convert_cases(merge, cases, sound, wrong)
     return len(cases[part::num_parts]), len(cases)
 
 
@@ -128,38 +132,42 @@ def run_finish(merge: Merge) -> Summary:
         UserError: a case is not converted yet.
     """
     cases = find_all_cases(merge)
-    merge.target.claim(_plan(merge))
-    _require_no_leftovers(merge.target, cases, merge.skip)
-    missing = [case.case_id for case in cases if not _is_done(merge.target, case)]
-    if missing:
-        raise UserError(
-            merge.target.folder,
-            f"{len(missing)} of {len(cases)} cases are not converted yet: {' '.join(missing)}",
-            "all parts before --finish",
-            "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
-        )
-    return finish(merge, cases)
+    with merge.target.claim(_plan(merge)):
+        _require_no_leftovers(merge.target, cases, merge.skip)
+        missing = [case.case_id for case in cases if not _is_done(merge.target, case)]
+        if missing:
+            raise UserError(
+                merge.target.folder,
+                f"{len(missing)} of {len(cases)} cases are not converted yet: {' '.join(missing)}",
+                "all parts before --finish",
+                "run the missing parts again (-num_parts, -part_id), or leave cases out with --skip",
+            )
+        return finish(merge, cases)
 
 
-def convert_cases(merge: Merge, cases: Sequence[SourceCase], own: Sequence[SourceCase] | None = None) -> None:
-    """Convert those of the cases `own` (all by default) that are not done.
+def convert_cases(
+    merge: Merge, cases: Sequence[SourceCase], sound: Sequence[Outcome], wrong: dict[str, UserError]
+) -> None:
+    """Convert those cases that are not done and whose headers are sound; the folder is claimed.
+
+    Args:
+        cases: all of the dataset.
+        sound, wrong: what their headers tell of those to convert.
 
     Raises:
         CasesFailed: naming every one that is wrong, when all others are converted.
     """
-    own = cases if own is None else own
-    sound, wrong = require_some(check_headers(own), "checking headers")
-    target = merge.target
-    target.claim(_plan(merge))
+    target, num_cases = merge.target, len(sound) + len(wrong)
     _require_no_leftovers(target, cases, merge.skip)
     waiting = [outcome.task for outcome in sound if not _is_done(target, outcome.task)]
     if len(waiting) < len(sound):
-        print(f"{len(sound) - len(waiting)} of {len(own)} cases were converted before.")
-    wrong |= good_and_bad(run_cases(partial(convert_case, merge.job), waiting, "converting", merge.num_processes))[1]
+        print(f"{len(sound) - len(waiting)} of {num_cases} cases were converted before.")
+    outcomes = run_cases(partial(convert_case, merge.job), waiting, "converting", merge.num_processes)
+    wrong = {**wrong, **good_and_bad(outcomes)[1]}
     if wrong:
         remedy = f"{AGAIN} (what is done stays done), or leave them out: "
         skips = " ".join(f"--skip {case_id}" for case_id in sorted(wrong))
-        raise CasesFailed("converting", wrong, len(own), remedy + skips)
+        raise CasesFailed("converting", wrong, num_cases, remedy + skips)
 
 
 def check_headers(cases: Sequence[SourceCase]) -> list[Outcome]:

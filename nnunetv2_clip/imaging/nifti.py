@@ -29,6 +29,7 @@ SUFFIXES = (FILE_ENDING, ".nii")
 REORIENTING_READER = "NibabelIOWithReorient"  # nnU-Net's reader that turns every volume to RAS
 # Headers store 32-bit floats, and a rotation as a quaternion: positions agree to about a hundredth of a voxel.
 POSITION_TOLERANCE = 0.1  # of the smallest voxel edge
+LARGEST_LABEL = 2**63  # the smallest value that no signed integer holds
 ROUNDING_TOLERANCE = 1e-3  # of a label value, for files that store labels with a scale factor
 # Standard deviation. CTs in Hounsfield units have more, clipped to a usual window as well; z-scored images, or images
 # from 0 to 1, have less.
@@ -181,7 +182,7 @@ def read_label_map(path: Path) -> Volume:
     data = volume.data
     if data.dtype.kind == "f":
         rounded = np.rint(data)
-        wrong = ~(np.abs(data - rounded) <= ROUNDING_TOLERANCE)  # the negation catches NaN as well
+        wrong = ~((np.abs(data - rounded) <= ROUNDING_TOLERANCE) & (np.abs(data) < LARGEST_LABEL))  # of NaN: True
         if wrong.any():
             raise UserError(
                 path,
@@ -191,6 +192,8 @@ def read_label_map(path: Path) -> Volume:
             )
         data = rounded.astype(np.int64)
     lowest, highest = int(data.min()), int(data.max())
+    if highest >= LARGEST_LABEL:
+        raise UserError(path, f"has the label value {highest}", f"below {LARGEST_LABEL}", "take the original file")
     return Volume(data.astype(np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(highest))), volume.affine)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,8 +87,8 @@ class CasePredictor:
 
     def _require(self, needed: int, where: object, what: str = "") -> None:
         if self._max_ram is not None and needed > self._max_ram:
-            found = f"{what}does not fit into --max-ram {self._max_ram / GB:.1f}GB"
-            expected = f"at least {needed / GB:.1f}GB for this image and model"
+            found = f"{what}does not fit into --max-ram {self._max_ram / GB:.3g}GB"
+            expected = f"at least {math.ceil(needed / GB * 10) / 10:.1f}GB for this image and model"
             raise UserError(where, found, expected, "give more memory, or crop the image")
 
     def preprocess(self, image: InputImage) -> Preprocessed:

@@ -64,6 +64,7 @@ class PredictionFolder(JobFolder):
             "postprocessing": {name: rule.to_json() for name, rule in job.rules.items()},
         }
         self._written: dict[str, dict] = {}
+        self._before: dict[str, dict] = {}
 
     def claim(self) -> None:
         """A folder belongs to one job: its cases keep one meaning, that of the dataset.json beside them.
@@ -83,25 +84,29 @@ class PredictionFolder(JobFolder):
             before = read_record(path)
             if before is not None:  # what a broken one recorded is not done
                 self.require_same(before, self._plan, path, JOB)
-        self._written = (read_record(self._own) or {}).get("cases", {})
+        self._written, self._before = _cases_of(self._own), self._all_cases()
         self.remove_leftovers()
         remove_leftovers(*{path.parent for path in results})
         self._write()
 
     def record(self, case_id: str) -> dict | None:
-        return self.done_cases().get(case_id)
+        entry = self._written.get(case_id) or self._before.get(case_id)
+        return entry if entry and "error" not in entry else None
 
-    def done_cases(self) -> dict[str, dict]:
-        """The records of the cases that this and other parts have predicted; what this one wrote counts."""
-        records = [read_record(path) or {} for path in self._record_files()]
-        entries = {name: entry for record in records for name, entry in record.get("cases", {}).items()}
-        return {name: entry for name, entry in {**entries, **self._written}.items() if "error" not in entry}
+    def done_cases(self) -> list[str]:
+        """The cases that this and other parts have predicted by now."""
+        entries = {**self._all_cases(), **self._written}
+        return [name for name, entry in entries.items() if "error" not in entry]
+
+    def _all_cases(self) -> dict[str, dict]:
+        return {name: entry for path in self._record_files() for name, entry in _cases_of(path).items()}
 
     def is_done(self, case_id: str, inputs: object) -> bool:
         return self.job.continues and super().is_done(case_id, inputs)
 
     def forget(self, case_id: str) -> None:
         """Remove everything that was written of a case; the record goes first."""
+        self._before.pop(case_id, None)
         if self._written.pop(case_id, None):
             self._write()
         for path in self.job.outputs.possible_files(case_id):
@@ -119,6 +124,12 @@ class PredictionFolder(JobFolder):
 
     def _write(self) -> None:
         write_json(self._own, {**self._plan, "cases": self._written})
+
+
+def _cases_of(path: Path) -> dict[str, dict]:
+    """Case -> its entry in a record; empty for a broken one."""
+    cases = (read_record(path) or {}).get("cases")
+    return {name: entry for name, entry in cases.items() if isinstance(entry, dict)} if isinstance(cases, dict) else {}
 
 
 def predict_cases(predictor: CasePredictor, folder: PredictionFolder) -> dict[str, UserError]:

@@ -5,6 +5,7 @@ to what it says about one CT."""
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ _UNLOADABLE = (
     *(RuntimeError, LookupError, ArithmeticError, EOFError, OSError, ValueError, TypeError, AttributeError),
     *(AssertionError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
+MAX_PATCH_VOXELS = 1 << 30
 _SMALL = InputImage(Volume(np.zeros((8, 8, 8), np.int16), np.eye(4)), None)
 
 
@@ -142,10 +144,10 @@ class LoadedModel:
 def load_model(
     model: TrainedModel | Path | str,
     device: str | None = None,
-    folds: Sequence[int | str] | None = None,
+    folds: Sequence[int | str] | int | str | None = None,
     checkpoint: str = CHECKPOINT,
-    classes: Sequence[str] | None = None,
-    probabilities: Sequence[str] = (),
+    classes: Sequence[str] | str | None = None,
+    probabilities: Sequence[str] | str = (),
     postprocess: bool = False,
     use_mirroring: bool = True,
     step_size: float = 0.5,
@@ -225,8 +227,7 @@ def load_predictor(
             if own != shapes[0]:  # nnU-Net has tried the weights of the first fold alone
                 raise UserError(where, f"holds other tensors than fold {folds[0]}", "folds of one training")
             model.check_weights(where, weights)
-        # Damaged plans show here, and are not taken for the fault of a CT.
-        preprocess(_SMALL, predictor)
+        _require_usable(predictor)
         if names != list(model.classes) or label_values is not None:
             restrict(predictor, names, label_values or model.painted_values)
     except UserError:
@@ -236,6 +237,26 @@ def load_predictor(
         found = f"cannot be loaded ({type(error).__name__}: {text})"
         raise UserError(model.where, found, "a finished training", "copy or fetch the model again") from None
     return predictor
+
+
+def _require_usable(predictor: nnUNetPredictor) -> None:
+    """Damaged plans show here, and are not taken for the fault of a CT.
+
+    Raises:
+        ValueError: and what else of `_UNLOADABLE` they lead to.
+    """
+    forward, backward = predictor.plans_manager.transpose_forward, predictor.plans_manager.transpose_backward
+    if [forward[axis] for axis in backward] != [0, 1, 2]:
+        raise ValueError(f"transpose_backward {backward} does not undo transpose_forward {forward}")
+    patch, settings = predictor.configuration_manager.patch_size, predictor.configuration_manager
+    strides = settings.network_arch_init_kwargs.get("strides", [[1] * len(settings.spacing)])
+    steps = np.prod(strides, axis=0).tolist()
+    if len(patch) != len(steps) or any(size < 1 or size % step for size, step in zip(patch, steps, strict=True)):
+        raise ValueError(f"patch size {patch}, expected multiples of {steps}")
+    if math.prod(patch) > MAX_PATCH_VOXELS:
+        raise ValueError(f"patch size {patch}")
+    if not np.isfinite(preprocess(_SMALL, predictor).data).all():
+        raise ValueError("the normalisation gives NaN or infinite values")
 
 
 def _stock_predictor(model: TrainedModel, folds, checkpoint, device, use_mirroring, tile_step_size) -> nnUNetPredictor:
@@ -255,7 +276,8 @@ def write_model_tables(model: TrainedModel, classes: Sequence[str], output: Path
     write_json(output / PLANS_JSON, model.plans)
 
 
-def _names(given: Sequence[str], model: TrainedModel, where: str) -> tuple[str, ...]:
+def _names(given: Sequence[str] | str, model: TrainedModel, where: str) -> tuple[str, ...]:
+    given = [given] if isinstance(given, str) else given
     names = [model.taxonomy.find(name, where).name for name in given]
     foreign = [name for name in names if name not in model.classes]
     if foreign:

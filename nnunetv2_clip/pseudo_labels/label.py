@@ -132,14 +132,16 @@ def pseudo_label(
     waiting = [case_id for case_id in case_ids if not target.is_done(case_id, _inputs(source, case_id))]
     # The model is loaded before anything is written, so that no wrong -f or -chk leaves a begun dataset behind.
     loaded = load_model(model, device, classes=needed, **options) if waiting else None
-    target.claim(plan)
-    if loaded:
-        target.dataset_json.unlink(missing_ok=True)  # not complete any more
-        complete = _completer(source, target, CasePredictor(loaded.predictor), unknown, rules)
-        require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
-    if not is_readable(target.dataset_json):
-        _require_found(target, case_ids, may_be_absent)
-        _finish(source, target, case_ids, rules, copy_images, f"{model.title}, fold {', '.join(used)}, {checkpoint}")
+    with target.claim(plan):
+        if loaded:
+            target.dataset_json.unlink(missing_ok=True)  # not complete any more
+            complete = _completer(source, target, CasePredictor(loaded.predictor), unknown, rules)
+            require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
+        if not is_readable(target.dataset_json):
+            _require_found(target, case_ids, may_be_absent)
+            _finish(
+                source, target, case_ids, rules, copy_images, f"{model.title}, fold {', '.join(used)}, {checkpoint}"
+            )
     results = tuple(result for case_id in case_ids for result in target.read_case(case_id).results)
     return Completion(folder, results, foreign)
 

@@ -1,6 +1,9 @@
 """The same scan in several sources becomes one case with all labels; scans for testing stay out."""
 
 import json
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -268,12 +271,36 @@ def test_a_part_that_begins_while_another_makes_the_folders_takes_them_for_its_o
         answer = is_file(path)
         if path.name == "plan.json" and not asked:
             asked.append(path)
-            Target(*folders).claim(plan)
+            with Target(*folders).claim(plan, 0):
+                pass
         return answer
 
     monkeypatch.setattr(Path, "is_file", the_other_part_is_faster)
-    late.claim(plan)
-    assert asked and (folders[0] / "imagesTr").is_dir()
+    with late.claim(plan, 1):
+        assert asked and (folders[0] / "imagesTr").is_dir()
+
+
+@contextmanager
+def held(path: Path, part: int | None):
+    """Another process holds a lock."""
+    script = "import sys; from pathlib import Path; from nnunetv2_clip.files import locked\n"
+    script += f"with locked(Path({str(path)!r}), 'x', '', {part}): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()  # whatever becomes of it
+
+
+def test_a_folder_is_written_by_one_job_or_by_several_parts(msd, nnunet, convert):
+    arguments, lock = sources(msd), nnunet.raw / ".conversion" / "lock"
+    assert convert(*arguments)[0] == 0
+    for part in (None, 1):
+        with held(lock, part) as process:
+            for more in ((), ("-num_parts", 2, "-part_id", 1), ("--finish",)):
+                code, error = convert(*arguments, *more)
+                assert code == 2 and f"{nnunet.raw}: is being written by process {process.pid} on " in error
+            assert convert(*arguments, "-num_parts", 2, "-part_id", 0)[0] == (0 if part else 2)
+        assert convert(*arguments)[0] == 0
 
 
 def test_a_conversion_that_an_older_version_began_is_refused_by_name(msd, nnunet, convert):

@@ -236,7 +236,8 @@ def test_no_damage_is_converted_silently_wrong(name, tmp_path):
     spacing = SPACING_MM.get(name, DEFAULT_SPACING_MM)
     written = write_source(name, tmp_path / "intact", (1, 2), spacing_mm=spacing, **OPTIONS.get(name, {}))
     target = Target(tmp_path / "raw" / "Dataset900_Fuzz", tmp_path / "preprocessed" / "Dataset900_Fuzz")
-    target.claim({})
+    with target.claim({}):
+        pass
     case = source.find_cases(written.root)[0]
     before = outcome(source, written.root, target, case.case_id)
     wrong = []

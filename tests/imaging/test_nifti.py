@@ -197,3 +197,20 @@ def test_a_header_that_cannot_be_understood_is_damaged(tmp_path, field, value):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.nii: has a damaged header"):
         inspect(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.float64])
+def test_a_label_value_beyond_all_integers_is_refused(tmp_path, dtype):
+    data = np.zeros(SHAPE, dtype)
+    data[1, 2, 3] = 2**63
+    nib.save(nib.Nifti1Image(data, AFFINE, dtype=dtype), tmp_path / "label.nii.gz")
+    with pytest.raises(UserError, match="label.nii.gz"):
+        read_label_map(tmp_path / "label.nii.gz")
+
+
+def test_nibabel_writes_nothing_of_its_own(ct, capfd):
+    content = bytearray(gzip.decompress(ct.read_bytes()))
+    content[76:80] = np.float32(7).tobytes()  # pixdim[0], which should be 1 or -1
+    ct.write_bytes(gzip.compress(bytes(content)))
+    read_image(ct)
+    assert capfd.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -208,6 +209,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, ct, capsys):
         lambda plans, labels, weights: plans.update(foreground_intensity_properties_per_channel={}),
         lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(spacing=[0, 1, 1]),
         lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(normalization_schemes=[]),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(patch_size=[0, 0, 0]),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(patch_size=[15, 23, 23]),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(patch_size=[16, 24]),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(patch_size="big"),
+        lambda plans, labels, weights: plans["configurations"]["3d_fullres"].update(patch_size=[1000000] * 3),
+        lambda plans, labels, weights: plans.update(transpose_backward=[0, 0, 0]),
+        lambda plans, labels, weights: plans["foreground_intensity_properties_per_channel"]["0"].update(mean=math.nan),
         lambda plans, labels, weights: labels.update(labels=[1]),
         lambda plans, labels, weights: labels.pop("regions_class_order"),
         lambda plans, labels, weights: weights.pop("network_weights"),

@@ -195,3 +195,10 @@ def test_the_version_is_printed_without_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == f"nnunetv2_clip {__version__}"
+
+
+def test_one_class_and_one_fold_need_no_list(model):
+    loaded = load_model(model, "cpu", folds=0, classes="liver", probabilities="spleen")
+    assert (loaded.classes, loaded.probabilities, loaded.folds) == (("liver",), ("spleen",), ("0",))
+    with pytest.raises(UserError, match="in fold 3"):
+        load_model(model, "cpu", folds=3)

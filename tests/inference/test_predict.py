@@ -266,6 +266,10 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def without_cases(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cases": ["a", "b"]}))
+
+
 def cut_off(path):
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -286,6 +290,7 @@ def fails(path):
         (empty, "out/b_preview.png", ["b"]),
         (fails, "out/prediction.json", ["b"]),
         (empty, "out/prediction.json", ["a", "b"]),
+        (without_cases, "out/prediction.json", ["a", "b"]),
         (lambda path: save_ct(path, make_ct(seed=5)), "in/b.nii.gz", ["b"]),
     ],
 )
