@@ -27,10 +27,16 @@ class UserError(ValueError):
             parts.append(f"Expected: {expected}")
         if remedy:
             parts.append(f"Remedy: {remedy}")
-        super().__init__(" ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts))
+        text = " ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in parts)
+        super().__init__(printable(text))
 
     def __reduce__(self):  # exceptions cross process borders by their arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+def printable(text: str) -> str:
+    """The text; bytes of file names that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:

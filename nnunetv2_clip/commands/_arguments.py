@@ -29,6 +29,11 @@ RANGES = {
 
 SHARED = {
     "-i": {"type": Path, "metavar": "FOLDER"},
+    "--series": {
+        "metavar": "SERIES",
+        "default": "",
+        "help": "of DICOM folders with several: number, beginning of the UID, or part of the description",
+    },
     "-o": {"type": Path, "metavar": "FOLDER"},
     "-d": {"metavar": "DATASET", "help": "dataset id (900) or name (Dataset900_Universal)"},
     "-m": {

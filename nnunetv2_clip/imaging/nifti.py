@@ -94,7 +94,7 @@ class Volume:
 
 def stem(path: Path) -> str:
     """The file name without .nii or .nii.gz."""
-    return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.stem)
+    return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
 
 
 def inspect(path: Path) -> Geometry:
@@ -112,7 +112,7 @@ def inspect(path: Path) -> Geometry:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 4, 0))
         stored = int.from_bytes(file.read(4), "little")
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
         if stored != expected % 2**32:
             _check_length(path, len(_read_bytes(path)), expected)
@@ -236,11 +236,11 @@ def _read_bytes(path: Path) -> bytes:
     """The uncompressed content; gzip's checksum is verified."""
     with _blaming(path, "cannot be read"):
         content = path.read_bytes()
-        return gzip.decompress(content) if path.name.endswith(".gz") else content
+        return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
-    opened = gzip.open if path.name.endswith(".gz") else open
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
     with _blaming(path, "cannot be read"), opened(path, "rb") as file:
         return file.read(count)
 

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, write_json
+from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
-from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
 from nnunetv2_clip.job_folder import JobFolder, digest, file_states
@@ -108,6 +109,8 @@ def predict_cases(predictor: CasePredictor, cases: Sequence[Case], folder: Predi
         entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
             tqdm.write(f"Warning: {seen.task.path}: {warning}")
+        for note in entry.get("notes", ()):
+            tqdm.write(f"Note: {seen.task.path}: {note}")
         if seen.error:
             tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error
@@ -142,6 +145,8 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     entry = {"image": str(case.path), "inputs": inputs, "seconds": rounded}
     if image.warnings:
         entry["warnings"] = list(image.warnings)
+    if image.notes:
+        entry["notes"] = list(image.notes)
     if prediction.num_passes > 1:
         entry["passes"] = prediction.num_passes
     return entry

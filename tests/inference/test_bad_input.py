@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.inference.inputs import Case, find_cases, read_case
+from nnunetv2_clip.imaging.scans import Case, find_scans
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.memory import parse_size
 from nnunetv2_clip.text.table import text_hash
@@ -93,9 +94,9 @@ def test_a_ct_gets_no_warning(ct):
 
 
 def test_a_volume_beyond_the_budget_is_refused_before_it_is_read(ct, monkeypatch):
-    from nnunetv2_clip.inference import inputs
+    from nnunetv2_clip.imaging import scans
 
-    monkeypatch.setattr(inputs, "read_image", lambda path: pytest.fail("was read"))
+    monkeypatch.setattr(scans, "read_image", lambda path: pytest.fail("was read"))
 
     def refuse(where, shape):
         raise UserError(where, f"{shape} does not fit", "less")
@@ -113,8 +114,8 @@ def test_a_budget_that_reading_exceeds_names_the_smallest_one(tmp_path, model, c
 def test_cases_are_found_with_and_without_channel_number(tmp_path):
     for name in ("b_0000.nii.gz", "a.nii", "._a.nii.gz", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [case.name for case in find_cases(tmp_path)] == ["a", "b"]
-    assert [case.name for case in find_cases(tmp_path / "b_0000.nii.gz")] == ["b"]
+    assert [case.name for case in find_scans(tmp_path).cases] == ["a", "b"]
+    assert [case.name for case in find_scans(tmp_path / "b_0000.nii.gz").cases] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_ambiguous_or_empty_folders_are_refused(tmp_path, names, message):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=message):
-        find_cases(tmp_path)
+        find_scans(tmp_path)
 
 
 def write_series(folder: Path, data: np.ndarray, uid: str = "1.2.3", skip: int = -1) -> Path:
@@ -168,7 +169,7 @@ def test_a_broken_series_stops_no_other(tmp_path, model, capsys):
     assert predict(tmp_path / "in", tmp_path / "out", model) == 3
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good.nii.gz"]
     errors = capsys.readouterr().err
-    for text in ("a slice is missing", "another series", cut.name):
+    for text in ("a slice is missing", "holds 2 series of CT", cut.name):
         assert text in errors
     lps = np.diag([-1, -1, 1, 1]) @ np.diag([2, 2, 5, 1])
     assert np.allclose(nib.load(tmp_path / "out" / "good.nii.gz").affine, lps)
