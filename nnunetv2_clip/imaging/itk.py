@@ -40,7 +40,7 @@ def read_itk(path: Path, check_grid: Callable[[Path, Geometry], None]) -> Volume
         check_grid(path, grid)
         data = sitk.GetArrayFromImage(reader.Execute()).T
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2]
+        reason = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2].partition(" Reason: ")[0]  # of the errno
         raise UserError(path, f"cannot be read ({reason[:200]})", "a complete file", _REMEDY) from None
     require_finite(path, data)
     return Volume(data, grid.affine)

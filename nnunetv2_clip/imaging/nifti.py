@@ -97,6 +97,15 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
 
 
+def nifti_header(path: Path) -> nib.Nifti1Header:
+    """The header as it is stored.
+
+    Raises:
+        UserError: no NIfTI file, or damaged.
+    """
+    return _parse_header(path, _first_bytes(path, 540))
+
+
 def inspect(path: Path) -> Geometry:
     """The grid of a NIfTI file from its header, after the cheap tests for a truncated file.
 
@@ -104,7 +113,7 @@ def inspect(path: Path) -> Geometry:
         UserError: no NIfTI file, truncated, not three-dimensional, or without a usable position.
     """
     path = Path(path)
-    header = _parse_header(path, _first_bytes(path, 540))
+    header = nifti_header(path)
     geometry = _geometry_of(path, header)
     with _damaged_header(path):
         expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize

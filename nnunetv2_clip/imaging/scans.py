@@ -20,7 +20,7 @@ from nnunetv2_clip.files import few, is_utf8, leaves_its_folder, walk_once
 from nnunetv2_clip.imaging.dicom.header import is_dicom, other_kind
 from nnunetv2_clip.imaging.dicom.series import has_series, holds_ct, inspect_series, is_slice_name, read_series
 from nnunetv2_clip.imaging.itk import ITK_SUFFIXES, read_itk
-from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, inspect, read_image
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, inspect, nifti_header, read_image
 
 CHANNEL, ZIP = "_0000", ".zip"
 SCAN_SUFFIXES = (*SUFFIXES, *ITK_SUFFIXES, ZIP)
@@ -140,7 +140,7 @@ def read_voxels(case: Case, check_grid: Callable[[Path, Geometry], None] = lambd
         return ScanVoxels(read_series(series), None, series.notes)
     check_grid(case.path, inspect(case.path))
     volume = read_image(case.path)
-    header = nib.load(case.path).header.copy()
+    header = nifti_header(case.path)
     header.set_data_shape(volume.data.shape)
     return ScanVoxels(volume, header)
 

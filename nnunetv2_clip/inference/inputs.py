@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, require_finite
+from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, Volume, nifti_header, require_finite
 from nnunetv2_clip.imaging.scans import Case, find_scans, read_voxels
 
 AIR_BELOW_HU, MIN_AIR_SHARE = -200, 1e-3
@@ -105,7 +105,7 @@ def _require_plausible(where: object, grid: Geometry) -> None:
 
 def _require_stored_spacing(path: Path) -> None:
     """nibabel takes a voxel size of zero for 1 mm; that is wrong wherever it decides."""
-    header = nib.load(path).header
+    header = nifti_header(path)
     with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
         stored = type(header)(file.read(header.sizeof_hdr), check=False)
     if stored["sform_code"] == 0 and (stored["pixdim"][1:4] == 0).any():

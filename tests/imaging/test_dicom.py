@@ -224,7 +224,7 @@ def test_what_is_no_slice_of_a_ct_is_left_out_and_said(series):
     found = inspect_series(series)
     assert [path.name for path in found.files] == list("caebd")
     notes = "\n".join(found.notes)
-    for text in ("DICOMDIR", "RTSTRUCT", "SR", "LOCALIZER): scout1, scout2", "MR", "SEG", "page"):
+    for text in ("DICOMDIR", "RTSTRUCT", "SR", "LOCALIZER)): scout1, scout2", "MR", "SEG", "page"):
         assert text in notes
     for path in "caebd":
         (series / path).unlink()
@@ -346,7 +346,7 @@ def test_lossless_jpeg_holds_the_same_hounsfield_units(tmp_path, kind):
             if folder == "packed":
                 jpeg_lossless(path, pixels)
     plain, packed = (read_series(inspect_series(tmp_path / name)).data for name in ("plain", "packed"))
-    assert plain.dtype == packed.dtype and np.array_equal(plain, packed) and np.ptp(plain) > 2000
+    assert plain.dtype == packed.dtype and np.array_equal(plain, packed) and np.unique(plain).size > 1000
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "packed", str(path), "cannot be read")

@@ -184,6 +184,39 @@ def test_a_series_and_its_nifti_copy_get_the_same_mask(tmp_path, model):
     assert (voxels(tmp_path / "out" / "series.nii.gz") == voxels(tmp_path / "out" / "copy.nii.gz")).all()
 
 
+def test_every_kind_of_input_is_predicted_with_its_ct_and_the_rest_is_named(tmp_path, model, capsys):
+    import SimpleITK as sitk
+
+    from nnunetv2_clip.cli import main
+
+    data, source = make_ct((20, 22, 12)), tmp_path / "in"
+    write_series(source / "patient", data)
+    save_ct(source / "a.NII.GZ.nii.gz", data, np.diag([-2.0, -2, 5, 1])).rename(source / "a.NII.GZ")
+    sitk.WriteImage(sitk.ReadImage(str(source / "a.NII.GZ"), imageIO="NiftiImageIO"), str(source / "b.nrrd"))
+    (source / "notes.txt").write_text("x")
+    assert predict(source, tmp_path / "out", model, "--outputs", "labels", "ct") == 0
+    assert "notes.txt" in capsys.readouterr().err
+    assert "notes.txt" in json.loads((tmp_path / "out" / "prediction.json").read_text())["left_out"][0]
+    for name in ("a", "b", "patient"):
+        label, image = (nib.load(tmp_path / "out" / path) for path in (f"{name}.nii.gz", f"{name}/ct.nii.gz"))
+        assert np.array_equal(np.asarray(image.dataobj), data) and np.array_equal(image.affine, label.affine)
+        assert (voxels(tmp_path / "out" / f"{name}.nii.gz") == voxels(tmp_path / "out" / "a.nii.gz")).all()
+    page = tmp_path / "page.html"
+    assert main(["report", "-i", str(source), "-pred", str(tmp_path / "out"), "-o", str(page), "-np", "1"]) in (0, None)
+    assert "patient" in page.read_text()
+
+
+def test_a_series_is_chosen_by_name_and_what_is_left_out_is_recorded(tmp_path, model, capsys):
+    data = make_ct((20, 22, 12))
+    write_series(write_series(tmp_path / "in", data), data, uid="1.2.4")
+    assert predict(tmp_path / "in", tmp_path / "out", model) == 3
+    assert "--series" in capsys.readouterr().err
+    assert predict(tmp_path / "in", tmp_path / "out", model, "--series", "1.2.4") == 0
+    notes = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["in"]["notes"]
+    assert any(note.startswith("left out series") and "(1.2.3)" in note for note in notes)
+    assert load_model(model, "cpu").predict(tmp_path / "in", "1.2.3").label_map.shape == data.shape
+
+
 def test_a_model_without_plans_is_refused(tmp_path, ct, capsys):
     (tmp_path / "model").mkdir()
     assert predict(ct, tmp_path / "out", tmp_path / "model") == 2

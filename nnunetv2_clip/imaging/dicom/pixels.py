@@ -52,7 +52,7 @@ def _decoded_by_simpleitk(dataset: pydicom.Dataset, frame: int) -> np.ndarray:
 
     count = int(dataset.get("NumberOfFrames") or 1)
     copy = pydicom.Dataset()
-    copy.update({name: dataset[name] for name in PIXEL_MODULE})
+    copy.update({dataset[name].tag: dataset[name] for name in PIXEL_MODULE})
     copy.file_meta = FileMetaDataset()
     copy.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID = SecondaryCaptureImageStorage

@@ -158,7 +158,10 @@ def _read_folder(folder: Path) -> tuple[list[Slice], list[str]]:
             others[found].append(path.name)
         else:
             slices.extend(found)
-    notes = [f"left out {len(names)} DICOM files ({kind}): {few(names)}" for kind, names in others.items()]
+    notes = [
+        f"left out {len(names)} DICOM file{'s' * (len(names) > 1)} ({kind}): {few(names)}"
+        for kind, names in others.items()
+    ]
     if not slices:
         found = "; ".join(["holds no DICOM slices of a CT", *notes])
         raise UserError(folder, found, "one CT series", "check the path, or unpack the series there")
