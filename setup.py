@@ -71,7 +71,7 @@ def main() -> None:
             "psutil",
             "pydantic>=2",
             "nibabel",
-            "pydicom",
+            "pydicom>=3",
             "pillow",
             "scipy",
             "connected-components-3d",

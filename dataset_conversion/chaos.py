@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from PIL import Image
 from nnunetv2_clip.conversion.label_flip import lay_on_image
 from nnunetv2_clip.conversion.source import Source, SourceCase, each_once, is_junk, require_folder
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series
+from nnunetv2_clip.files import walk_once
+from nnunetv2_clip.imaging.dicom.series import inspect_series, read_series
 from nnunetv2_clip.imaging.nifti import Volume
 
 IMAGES, MASKS, MODALITY, TEST_FOLDER = "DICOM_anon", "Ground", "ct", "test_sets"
@@ -61,12 +61,12 @@ class Chaos(Source):
 def ct_folders(root: Path) -> list[Path]:
     """Every folder CT/<number> below `root` (or `root` itself being CT) that holds DICOM slices."""
     return sorted(
-        Path(parent)
-        for parent, subfolders, _ in os.walk(root, followlinks=True)
+        parent
+        for parent, subfolders, _ in walk_once(root)
         if IMAGES in subfolders
-        and Path(parent).name.isdecimal()
-        and Path(parent).parent.name.lower() == MODALITY
-        and not any(is_junk(Path(part)) for part in Path(parent).relative_to(root).parts)
+        and parent.name.isdecimal()
+        and parent.parent.name.lower() == MODALITY
+        and not any(is_junk(Path(part)) for part in parent.relative_to(root).parts)
     )
 
 

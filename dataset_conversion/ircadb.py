@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from nnunetv2_clip.conversion.source import (
     require_folder,
 )
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, slice_files
+from nnunetv2_clip.files import walk_once
+from nnunetv2_clip.imaging.dicom.series import inspect_series, read_mask_series, read_series, slice_files
 from nnunetv2_clip.labels import ClassMap
 
 PATIENT = r"3Dircadb1\.(\d+)"  # 3Dircadb2 is another set
@@ -134,12 +134,12 @@ def meaning(folder: str) -> tuple[str, ...]:
 
 def patient_folders(root: Path) -> Iterator[tuple[int, Path]]:
     """(number, folder) of every patient at or below `root`."""
-    for parent, subfolders, _ in os.walk(root.absolute(), followlinks=True):
-        match = re.fullmatch(PATIENT, Path(parent).name, re.IGNORECASE)
-        inner = match and Path(parent).name in subfolders  # unpacked into a folder of the same name
+    for parent, subfolders, _ in walk_once(root.absolute()):
+        match = re.fullmatch(PATIENT, parent.name, re.IGNORECASE)
+        inner = match and parent.name in subfolders  # unpacked into a folder of the same name
         if match and not inner:
-            yield int(match[1]), Path(parent)
-        subfolders[:] = [] if match and not inner else sorted(name for name in subfolders if not is_junk(Path(name)))
+            yield int(match[1]), parent
+        subfolders[:] = [] if match and not inner else [name for name in subfolders if not is_junk(Path(name))]
 
 
 SOURCES = (

@@ -45,7 +45,7 @@ GROUPS = {
         "trainers-path": "print the folder to append to nnUNet_extTrainer",
     },
     "Predict": {
-        "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI or DICOM",
+        "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI, DICOM, NRRD, MetaImage or zip",
         "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
     },
     "Evaluate": {

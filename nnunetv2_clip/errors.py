@@ -29,7 +29,8 @@ class UserError(ValueError):
             said.append(f"Expected: {self.expected}")
         if remedy:
             said.append(f"Remedy: {self.remedy}")
-        super().__init__(" ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in said))
+        text = " ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in said)
+        super().__init__(printable(text))
 
     def __reduce__(self):  # exceptions cross process borders by their arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
@@ -37,6 +38,11 @@ class UserError(ValueError):
 
 def _bounded(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """The text; bytes of file names that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:

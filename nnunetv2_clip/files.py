@@ -12,9 +12,9 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.errors import UserError, printable
 
 ENDING = ".part"  # of a file that is being written; hidden, and no ending that nnU-Net looks for
 MAX_NAME = 120  # characters of the file's own name in that of the unfinished file: file systems end at 255
@@ -124,6 +124,52 @@ def remove_leftovers(*folders: Path, name: str = "") -> None:
         with suppress(OSError):  # somebody else may remove it at the same time
             if _is_left_over(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def walk_once(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """os.walk over all real folders, each once, links to folders included: a link may lead back to where it lies.
+
+    Yields:
+        folder; names of its folders, to be shortened in place if some are not wanted; names of its files, sorted.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(error.filename, f"cannot be listed ({error.strerror})", "a folder", "correct its rights")
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))  # noqa: B023
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(parent), folders, sorted(names)
+
+
+def is_utf8(name: str) -> bool:
+    """Can a name be written to a text file; names in another encoding cannot."""
+    return name == printable(name)
+
+
+def require_utf8(path: Path) -> None:
+    """Raises UserError: the name of a file cannot be written down."""
+    if not is_utf8(str(path)):
+        raise UserError(printable(str(path)), "has a name that is not UTF-8", "a name in UTF-8", "rename it")
+
+
+def leaves_its_folder(name: str) -> bool:
+    """Would a zip entry of this name be written outside the folder into which it is unpacked?"""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return name.startswith(("/", "\\")) or ".." in parts or ":" in name
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING
 from nnunetv2_clip.choices import CHECKPOINT, FROZEN
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import leaves_its_folder
 from nnunetv2_clip.labels import class_names, require_labels
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import text_hash
@@ -454,12 +455,6 @@ def weights_file(fold: str, checkpoint: str) -> str:
 def validation_folders(folder: Path) -> list[Path]:
     """The validation predictions of every fold below a model's folder."""
     return sorted(folder.glob("fold_*/validation"))
-
-
-def leaves_its_folder(name: str) -> bool:
-    """Would a zip entry of this name be written outside the folder into which it is unpacked?"""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return name.startswith(("/", "\\")) or ".." in parts or ":" in name
 
 
 def _list_files(folder: Path, patterns: Iterable[str]) -> dict[str, int]:

@@ -31,6 +31,11 @@ FILE = {"type": Path, "metavar": "FILE"}
 FOLDER = {"type": Path, "metavar": "FOLDER"}
 SHARED = {
     "-i": FOLDER,
+    "--series": {
+        "metavar": "SERIES",
+        "default": "",
+        "help": "of DICOM folders with several: number, beginning of the UID, or part of the description",
+    },
     "-o": FOLDER,
     "-d": {"metavar": "DATASET", "help": "dataset id (900) or name (Dataset900_Universal)"},
     "-m": {

@@ -12,13 +12,8 @@ from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add(
-        parser,
-        "-i",
-        required=True,
-        metavar="IMAGES",
-        help="a CT as NIfTI, a folder of them, a DICOM series, or a folder of series",
-    )
+    add(parser, "-i", required=True, metavar="IMAGES", help="a CT, or a folder of CTs")
+    add(parser, "--series")
     add(parser, "-o", required=True, help="output folder")
     add_model_or_dataset(parser)
     add(parser, "-step_size", "--disable_tta", "--classes")
@@ -27,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=OUTPUTS,
         default=["labels"],
-        help="what to write; msd: label maps of the Decathlon's tasks",
+        help="what to write; msd: label maps of the Decathlon's tasks; ct: the CT as NIfTI",
     )
     parser.add_argument("--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of")
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
@@ -37,17 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunetv2_clip.inference.inputs import find_cases
+    from nnunetv2_clip.imaging.scans import find_scans
     from nnunetv2_clip.inference.memory import parse_size
 
     if args.o.is_file():
         raise UserError("-o", f"{args.o} is a file", "a folder")
     model = trained_model("predict", args)
     max_ram = parse_size(args.max_ram) if args.max_ram else None
-    cases = find_cases(args.i)
+    found = find_scans(args.i, args.series)
+    cases = found.cases
     _keep_input(args, cases)
     images = args.i.parent if [case.path for case in cases] == [args.i] else args.i
-    _predict(args, model, images.resolve(), cases[args.part_id :: args.num_parts], max_ram)
+    _predict(args, model, images.resolve(), cases[args.part_id :: args.num_parts], found.left_out, max_ram)
 
 
 def _keep_input(args: argparse.Namespace, cases) -> None:
@@ -57,7 +53,7 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
 
 
-def _predict(args: argparse.Namespace, trained, images: Path, cases, max_ram: int | None) -> None:
+def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: list[str], max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
@@ -86,6 +82,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, max_ram: in
         "mirroring": not args.disable_tta,
         "device": str(model.predictor.device),
         "never_learnt": list(model.never_learnt),
+        "left_out": left_out,
     }
     if model.never_learnt:
         names = ", ".join(model.never_learnt)
@@ -100,8 +97,10 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, max_ram: in
     errors = predict_cases(predictor, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}
-    args.result = {"output": str(args.o), "written": written, "failed": failed}
+    args.result = {"output": str(args.o), "written": written, "failed": failed, "left_out": left_out}
     print(f"{args.o}: {len(written)} of {len(cases)} cases are there.")
+    for line in left_out:
+        print(f"Left out: {line}", file=sys.stderr)
     if errors:
         raise CasesFailed("predict", errors, len(cases), "correct them and go on with --continue_prediction")
 

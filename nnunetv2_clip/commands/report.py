@@ -7,8 +7,8 @@ from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add(parser, "-i", help="images of the predicted cases (<case>_0000.nii.gz or <case>.nii.gz)")
-    add(parser, "-pred")
+    add(parser, "-i", help="images of the predicted cases: what predict takes")
+    add(parser, "--series", "-pred")
     add(parser, "-ref", help="reference label maps in the label values of dataset.json (labelsTr)")
     add(parser, "--dataset-json", "--manifest")
     parser.add_argument("--nsd", action="store_true", help="surface Dice (NSD) as well as Dice; takes longer")
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("-ref", "has nothing to be compared with", "-i and -pred as well")
     require_ending("-o", args.o, ".html", ".htm")
     training = read_training(args.log_folder) if args.log_folder else None
-    found = find_files(args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd) if args.pred else []
+    files = (args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd, args.series)
+    found = find_files(*files) if args.pred else []
     described, failed = require_some(run_cases(describe_case, found, "report", args.np), "report")
     cases = [outcome.result for outcome in described]
     by_case = {files.case_id: files for files in found}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import require_utf8, walk_once
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series, series_by_patient
+from nnunetv2_clip.imaging.dicom.series import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
 from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.imaging.nifti import (
@@ -417,10 +417,11 @@ def each_once(files: Iterable[tuple[Key, Path]], remedy: str = "remove one of th
 def relative_nifti_files(root: Path) -> dict[str, Path]:
     """Path below `root` -> file, over all folders, links to folders included; without junk."""
     found = {}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not is_junk(Path(name)))
-        for path in (Path(folder, name) for name in sorted(names)):
+    for folder, subfolders, names in walk_once(root):
+        subfolders[:] = [name for name in subfolders if not is_junk(Path(name))]
+        for path in (folder / name for name in names):
             if path.name.endswith(SUFFIXES) and not is_junk(path):
+                require_utf8(path)
                 found[path.relative_to(root).as_posix()] = path
     return found
 

@@ -13,7 +13,15 @@ import numpy as np
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.findings import ScanFinding, refuse_scan
 from nnunetv2_clip.imaging.hounsfield import not_hounsfield
-from nnunetv2_clip.imaging.nifti import UNREADABLE, Geometry, Volume, is_nifti, require_finite, stored_header
+from nnunetv2_clip.imaging.nifti import (
+    UNREADABLE,
+    Geometry,
+    Volume,
+    is_nifti,
+    require_finite,
+    require_plausible,
+    stored_header,
+)
 from nnunetv2_clip.labels import ClassMap
 
 CT = "CT"  # nnU-Net's channel name; only such images are normalised by Hounsfield units
@@ -67,9 +75,10 @@ def voxel_findings(
         labels: on the image's grid; they speak where they are there.
 
     Raises:
-        UserError: a single slice, NaN or infinite, one value in all voxels, or integers beyond 32 bits.
+        UserError: no grid of a body, a single slice, NaN or infinite, one value everywhere, integers beyond 32 bits.
     """
     data = image.data
+    require_plausible(where, image.geometry)
     if min(data.shape) < 2:
         refuse_scan("slices", where, f"is a single slice ({' x '.join(map(str, data.shape))} voxels)")
     require_finite(where, data)

@@ -103,12 +103,21 @@ class Volume:
 
 def stem(path: Path) -> str:
     """The file name without .nii or .nii.gz."""
-    return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.endswith(suffix)), path.stem)
+    return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
+
+
+def nifti_header(path: Path) -> nib.Nifti1Header:
+    """The header as it is stored.
+
+    Raises:
+        UserError: no NIfTI file, or damaged.
+    """
+    return _parse_header(path, _first_bytes(path, 540))
 
 
 def is_nifti(path: Path) -> bool:
     """By its name."""
-    return path.name.endswith(SUFFIXES)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def stored_header(path: Path) -> nib.Nifti1Header:
@@ -129,14 +138,14 @@ def inspect(path: Path) -> Geometry:
         UserError: not a NIfTI file, truncated, not three-dimensional, or without a usable position.
     """
     path = Path(path)
-    header = _parse_header(path, _first_bytes(path, 540))
+    header = nifti_header(path)
     geometry = _geometry_of(path, header)
     expected = _num_bytes(path, header)
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 4, 0))
         stored = int.from_bytes(file.read(4), "little")
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         _check_length(path, size, expected)
     elif stored != expected % 2**32:
         # A gzip member ends with its uncompressed length; files of several members are unpacked to be sure.
@@ -282,7 +291,7 @@ def _read_bytes(path: Path, limit: int) -> bytes:
     """The uncompressed content, of a file that unpacks to more (a "bomb") no more than `limit` bytes; gzip's checksum
     is verified."""
     with _blaming(path, "cannot be read"), open(path, "rb") as file:
-        if not path.name.endswith(".gz"):
+        if not path.name.lower().endswith(".gz"):
             return file.read(limit)
         packed, members = file.read(), []
         while packed and limit:
@@ -296,7 +305,7 @@ def _read_bytes(path: Path, limit: int) -> bytes:
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
-    opened = gzip.open if path.name.endswith(".gz") else open
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
     with _blaming(path, "cannot be read"), opened(path, "rb") as file:
         return file.read(count)
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, remove_leftovers, write_json
+from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
-from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
 from nnunetv2_clip.inference.postprocessing import Rule, postprocess
@@ -152,6 +153,8 @@ def predict_cases(predictor: CasePredictor, folder: PredictionFolder) -> dict[st
         entry = {"error": str(seen.error)} if seen.error else seen.result
         for warning in entry.get("warnings", ()):
             tqdm.write(f"Warning: {seen.task.path}: {warning}", file=sys.stderr)
+        for note in entry.get("notes", ()):
+            tqdm.write(f"Note: {seen.task.path}: {note}", file=sys.stderr)
         if seen.error:
             tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error
@@ -188,6 +191,8 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     wanted = {name: masks[name] for name in job.outputs.classes}
     if warnings := [*image.warnings, *organ_warnings(wanted, image.volume.affine, job.outputs.taxonomy)]:
         entry["warnings"] = warnings
+    if image.notes:
+        entry["notes"] = list(image.notes)
     if prediction.num_passes > 1:
         entry["passes"] = prediction.num_passes
     return entry

@@ -72,7 +72,7 @@ class Segmentation:
         rows: of these classes, in painting order.
         affine: 4 x 4, voxel index -> RAS+ position in mm.
         probabilities: class -> (X, Y, Z) uint16 in steps of 1/65535, of the classes for which it was asked.
-        warnings: what looks wrong, in the CT or in its masks.
+        warnings: what looks wrong in the CT or in its masks, and what was left out beside it.
     """
 
     packed: Mapping[str, Mask]
@@ -117,23 +117,25 @@ class LoadedModel:
     def thresholds(self) -> dict[str, float]:
         return {name: rule.threshold for name, rule in self.rules.items()}
 
-    def predict(self, scan: Scan) -> Segmentation:
+    def predict(self, scan: Scan, series: str = "") -> Segmentation:
         """The masks of one CT; those of `nnunetv2_clip predict`, voxel by voxel.
 
         Args:
-            scan: a NIfTI file, the folder of a DICOM series, or a pair: (X, Y, Z) array in Hounsfield units, and 4 x 4
-                affine from voxel index to RAS+ position in mm (nibabel's).
+            scan: a file (NIfTI, NRRD, MetaImage, a zip of one or of a DICOM series), the folder of a DICOM series, or
+                a pair: (X, Y, Z) array in Hounsfield units, and 4 x 4 affine from voxel index to RAS+ position in mm
+                (nibabel's).
+            series: of a folder of several: number, beginning of the identifier or part of the description.
 
         Raises:
             UserError: no CT, or a damaged one.
         """
-        image, where = read_scan(scan, self._predictor.modality)
+        image, where = read_scan(scan, series, self._predictor.modality)
         predicted = self._predictor.predict(self._predictor.preprocess(image), where)
         masks = postprocess(predicted.masks, self.rules) if self.rules else predicted.masks
         wanted = {name: masks[name] for name in self.classes}
         rows = self.taxonomy.subset(self.classes)
         affine = image.volume.affine
-        warnings = (*image.warnings, *organ_warnings(wanted, affine, self.taxonomy))
+        warnings = (*image.warnings, *image.notes, *organ_warnings(wanted, affine, self.taxonomy))
         return Segmentation(wanted, rows, affine, predicted.probabilities, warnings)
 
     @cached_property

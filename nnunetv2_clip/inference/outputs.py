@@ -51,6 +51,9 @@ class Outputs:
     def mask(self, case: str, name: str) -> Path:
         return self.folder / case / f"{name}.nii.gz"
 
+    def ct(self, case: str) -> Path:
+        return self.folder / case / "ct.nii.gz"
+
     def probability(self, case: str, name: str) -> Path:
         return self.folder / case / "probabilities" / f"{name}.nii.gz"
 
@@ -62,7 +65,7 @@ class Outputs:
 
     def files(self, case: str) -> list[Path]:
         """Every file that a finished case has."""
-        one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview}
+        one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview, "ct": self.ct}
         files = [path(case) for kind, path in one.items() if kind in self.kinds]
         files += [self.mask(case, name) for name in self.classes if "masks" in self.kinds]
         files += [self.label_map(f"{task}/{case}") for task in self.tasks if "msd" in self.kinds]
@@ -83,6 +86,8 @@ def write_outputs(
     if "masks" in outputs.kinds:
         for name, mask in wanted.items():
             write_like(outputs.mask(case, name), mask.full(), image)
+    if "ct" in outputs.kinds:
+        write_like(outputs.ct(case), image.volume.data, image)
     if "msd" in outputs.kinds:
         for task, values in outputs.tasks.items():
             write_like(outputs.label_map(f"{task}/{case}"), paint_values(masks, values), image)

@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.files import leaves_its_folder
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, UNREADABLE
 from nnunetv2_clip.msd.masks import BadMask, check_geometry, check_values, open_image
 from nnunetv2_clip.msd.tasks import TASKS, ListedImage, MsdTask, listed_images
-from nnunetv2_clip.trained_model import leaves_its_folder
 
 MAX_BYTES_PER_VOXEL = 8
 MAX_HEADER_BYTES = 1 << 20

@@ -15,8 +15,9 @@ from nnunetv2_clip.conversion.splits import SPLITS_FILE, make_splits, save_manif
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.imaging.nifti import checksum, read_label_map
+from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
-from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.job_folder import FileStates, file_states, is_readable

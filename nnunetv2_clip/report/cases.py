@@ -15,8 +15,9 @@ from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.imaging.nifti import Geometry, read_image
+from nnunetv2_clip.imaging.nifti import Geometry
 from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
+from nnunetv2_clip.imaging.scans import Case, read_voxels
 from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
 from nnunetv2_clip.painting import paint_labels
 
@@ -37,7 +38,7 @@ class CaseFiles:
     """
 
     case_id: str
-    image: Path
+    image: Case
     prediction: Path
     taxonomy: Taxonomy
     names: tuple[str, ...]
@@ -164,16 +165,16 @@ def read_case_arrays(files: CaseFiles) -> CaseArrays:
     return CaseArrays(hu, grid, prediction, reference, paint_labels(prediction, files.taxonomy), truth)
 
 
-def read_ct(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_ct(case: Case) -> tuple[np.ndarray, Geometry]:
     """(X, Y, Z) Hounsfield units turned to RAS, and their grid."""
-    volume = read_image(path).turned_to_ras()
+    volume = read_voxels(case).volume.turned_to_ras()
     return volume.data, volume.geometry
 
 
 def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:
     difference = other.difference(image)
     if difference:
-        found = f"{path} does not lie on the grid of {files.image}: {difference}"
+        found = f"{path} does not lie on the grid of {files.image.path}: {difference}"
         expected = "files of the same scan in its own geometry"
         raise UserError(f"case {files.case_id!r}", found, expected, "check that -i, -pred and -ref belong together")
 

@@ -18,6 +18,7 @@ from nnunetv2_clip.evaluation.folders import (
 )
 from nnunetv2_clip.evaluation.tolerances import tolerances_mm
 from nnunetv2_clip.imaging.nifti import stem
+from nnunetv2_clip.imaging.scans import find_scans
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.report.cases import CaseFiles
 
@@ -29,6 +30,7 @@ def find_files(
     dataset_json: Path | None = None,
     manifest: Path | None = None,
     with_nsd: bool = False,
+    series: str = "",
 ) -> list[CaseFiles]:
     """The files of every prediction, in alphabetical order.
 
@@ -37,19 +39,20 @@ def find_files(
         dataset_json: None: the one beside `references`, else the one that nnU-Net left beside the predictions.
         manifest: None: label_presence.json beside dataset.json if there is one; without any, every class of
             dataset.json counts as annotated in every case.
+        images: what `predict` takes, and `series` as there.
         with_nsd: have the NSD computed too, at the Decathlon's tolerances (evaluation/tolerances.py).
 
     Raises:
         UserError: a folder is empty, an image is missing, or no dataset.json is found for the references.
     """
     found = _label_files(predictions, "-pred", "predictions of nnUNetv2_predict (.nii.gz)")
-    images_of = _images(images)
+    images_of = {case.name: case for case in find_scans(images, series).cases}
     missing = [case_id for case_id in found if case_id not in images_of]
     if missing:
         raise UserError(
             images,
             f"has no image of {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}",
-            f"<case>_0000.nii.gz or <case>.nii.gz for every file of {predictions}",
+            f"the CT of every file of {predictions}, under the name that predict gives it",
             "check -i",
         )
     json_file = dataset_json or (references and find_dataset_json(references)) or find_dataset_json(predictions, 0)
@@ -94,9 +97,3 @@ def _label_files(folder: Path, option: str, expected: str) -> dict[str, Path]:
     if not files:
         raise UserError(f"{option} {folder}", "holds no NIfTI file", expected)
     return files
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    files = _label_files(folder, "-i", "the images of the predicted cases (.nii.gz)")
-    first_channel = {name[: -len("_0000")]: path for name, path in files.items() if name.endswith("_0000")}
-    return {**files, **first_channel}

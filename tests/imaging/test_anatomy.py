@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.imaging.anatomy import check_anatomy, mend_half_turn, organs_on_wrong_side
-from nnunetv2_clip.imaging.dicom import inspect_series, read_series
+from nnunetv2_clip.imaging.dicom.series import inspect_series, read_series
 from nnunetv2_clip.imaging.hounsfield import clipped, not_hounsfield
 from nnunetv2_clip.imaging.nifti import Volume, read_image
 from nnunetv2_clip.labels import ClassMap

@@ -1,13 +1,21 @@
 """DICOM series: order by position, Hounsfield units, the grid in RAS, and how a folder fails to be one series."""
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.dicom import inspect_series, read_mask_series, read_series, series_by_patient, slice_files
+from nnunetv2_clip.imaging.dicom.series import (
+    inspect_series,
+    read_mask_series,
+    read_series,
+    series_by_patient,
+    slice_files,
+)
 
 # Axial: columns to the left, rows to the back, 0.5 and 0.75 mm; slices 2 mm apart. X Y Z = 3 columns, 4 rows, 5 slices.
 SHAPE, ORIGIN, STEP = (3, 4, 5), (-10.0, -20.0, 30.0), 2.0
@@ -131,10 +139,96 @@ def test_two_slices_at_one_place_are_named(series):
     refused(series, "same place", "/f", " e ")
 
 
-def test_mixed_series_are_named(series):
+def other_series(folder, name="venous", number=7, count=5, **changes):
+    """Slices of another series in the same folder."""
+    uid = generate_uid(entropy_srcs=[name])
+    changes = {"SeriesInstanceUID": uid, "SeriesDescription": name, "SeriesNumber": number, **changes}
+    for k in range(count):
+        write_slice(folder / f"{name}{k}", k, **changes)
+    return uid
+
+
+def test_several_series_are_named_and_one_can_be_chosen(series):
+    uid = other_series(series)
+    refused(series, "holds 2 series of CT", "'venous'", "5 slices", "2 mm apart", uid, "--series")
+    for wanted in ("7", uid[:-3], "Ven"):
+        found = inspect_series(series, wanted=wanted)
+        assert {path.name[:-1] for path in found.files} == {"venous"}
+        assert any(note.startswith("left out series") for note in found.notes)
+    refused(series, "has no series 'late'", "'venous'", wanted="late")
+    refused(series, "same place", one_uid=False)
+
+
+def test_a_series_that_is_no_volume_is_left_out_and_said(series):
+    uid = other_series(series, "stray", count=1)
+    other_series(series, "tracking", count=4, ImagePositionPatient=[0, 0, 0])
+    found = inspect_series(series)
+    assert [path.name for path in found.files] == list("caebd")
+    assert any(uid in note for note in found.notes) and any("tracking" in note for note in found.notes)
+
+
+def test_broken_identifiers_can_be_overlooked(series):
     write_slice(series / "f", 5, SeriesInstanceUID=generate_uid(entropy_srcs=["other"]))
-    refused(series, str(series / "f"), "another series")
     assert len(inspect_series(series, one_uid=False).files) == 6
+
+
+@pytest.mark.parametrize("name", ["AcquisitionNumber", "ConvolutionKernel", "KVP", "TemporalPositionIdentifier"])
+def test_two_acquisitions_between_each_other_are_never_one_volume(tmp_path, name):
+    values = ("sharp", "soft") if name == "ConvolutionKernel" else (1, 2)
+    for k in range(10):
+        write_slice(tmp_path / str(k), k, **{name: values[k % 2]})
+    refused(tmp_path, "holds 2 series of CT", f"{name} {values[0]}", f"{name} {values[1]}", "4 mm apart")
+    assert [path.name for path in inspect_series(tmp_path, wanted="/2").files] == list("13579")
+    assert len(inspect_series(tmp_path, one_uid=False).files) == 10
+
+
+@pytest.mark.parametrize("number_of", [lambda k: k, lambda k: k // 5])
+def test_acquisitions_that_follow_each_other_are_one_volume(tmp_path, number_of):
+    for k in range(10):
+        write_slice(tmp_path / str(k), k, AcquisitionNumber=number_of(k))
+    assert len(inspect_series(tmp_path).files) == 10
+
+
+def test_two_grids_in_one_series_are_two_stacks(series):
+    for k in range(3):
+        write_slice(series / f"x{k}", k, np.zeros((6, 6), "<u2"))
+    refused(series, "holds 2 series of CT", "another grid", "of 5 slices", "of 3 slices")
+
+
+def directory(path):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, "1.2.840.10008.1.3.10"
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["directory"])
+    FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128).save_as(path)
+
+
+def no_image(path, modality, storage):
+    write_slice(path, 0)
+    dataset = pydicom.dcmread(path)
+    for name in ("PixelData", "Rows", "Columns", "ImagePositionPatient", "PixelSpacing"):
+        delattr(dataset, name)
+    dataset.Modality, dataset.SOPClassUID = modality, storage
+    dataset.file_meta.MediaStorageSOPClassUID = storage
+    dataset.save_as(path)
+
+
+def test_what_is_no_slice_of_a_ct_is_left_out_and_said(series):
+    directory(series / "DIRFILE")
+    no_image(series / "rs", "RTSTRUCT", "1.2.840.10008.5.1.4.1.1.481.3")
+    no_image(series / "sr", "SR", "1.2.840.10008.5.1.4.1.1.88.22")
+    no_image(series / "page", "CT", "1.2.840.10008.5.1.4.1.1.104.1")  # a PDF
+    for name in ("scout1", "scout2"):
+        write_slice(series / name, 0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], PixelSpacing=[9, 9])
+    write_slice(series / "mr", 5, Modality="MR")
+    write_slice(series / "seg", 5, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", Modality="OT")
+    found = inspect_series(series)
+    assert [path.name for path in found.files] == list("caebd")
+    notes = "\n".join(found.notes)
+    for text in ("DICOMDIR", "RTSTRUCT", "SR", "LOCALIZER)): scout1, scout2", "MR", "SEG", "page"):
+        assert text in notes
+    for path in "caebd":
+        (series / path).unlink()
+    refused(series, "no DICOM slices of a CT", "RTSTRUCT")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +237,6 @@ def test_mixed_series_are_named(series):
         ({"PixelSpacing": [0.75, 0.6]}, "another pixel size"),
         ({"ImageOrientationPatient": [0.8, 0.6, 0, -0.6, 0.8, 0]}, "another direction"),
         ({"pixels": np.zeros((4, 5), "<u2")}, "(5, 4) pixels instead of (3, 4)"),
-        ({"Modality": "MR"}, "modality MR"),
         ({"NumberOfFrames": 2}, "2 frames"),
         ({"ImagePositionPatient": None}, "has no ImagePositionPatient"),
         ({"ImageOrientationPatient": [1, 0, 0, 0.5, 1, 0]}, "direction cosines"),
@@ -217,6 +310,114 @@ def test_a_patient_that_is_there_twice_is_refused(tmp_path):
         write_slice(tmp_path / parent / "P_1" / "1.dcm", 0)
     with pytest.raises(UserError, match="is the same patient"):
         series_by_patient(tmp_path, r"P_(?P<case>\d)")
+
+
+def jpeg_lossless(path, stored):
+    """A slice whose pixels are compressed as those of most archives: by SimpleITK, for pydicom alone cannot."""
+    import SimpleITK as sitk
+
+    dataset, packed = pydicom.dcmread(path), path.with_name(f"{path.name}.packed")
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetUseCompression(True)
+    writer.SetCompressor("JPEG")
+    writer.SetFileName(str(packed))
+    writer.Execute(sitk.GetImageFromArray(np.ascontiguousarray(stored)[None]))
+    other = pydicom.dcmread(packed)
+    packed.unlink()
+    dataset.file_meta.TransferSyntaxUID = other.file_meta.TransferSyntaxUID
+    assert other.file_meta.TransferSyntaxUID in ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+    dataset["PixelData"] = other["PixelData"]
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("kind", ["unsigned", "signed", "12 bits", "12 bits signed"])
+def test_lossless_jpeg_holds_the_same_hounsfield_units(tmp_path, kind):
+    rng, signed = np.random.default_rng(0), kind.endswith("signed") and kind != "unsigned"
+    limit = 2048 if "12" in kind else 30000
+    changes = {"PixelRepresentation": int(signed), "RescaleSlope": 1, "RescaleIntercept": -1000}
+    if "12" in kind:
+        changes |= {"BitsStored": 12, "HighBit": 11}
+    for folder in ("plain", "packed"):
+        rng = np.random.default_rng(0)
+        for k in range(3):
+            pixels = rng.integers(-limit if signed else 0, limit, (40, 30)).astype("<i2" if signed else "<u2")
+            path = write_slice(tmp_path / folder / f"{k}.dcm", k, pixels, **changes)
+            if folder == "packed":
+                jpeg_lossless(path, pixels)
+    plain, packed = (read_series(inspect_series(tmp_path / name)).data for name in ("plain", "packed"))
+    assert plain.dtype == packed.dtype and np.array_equal(plain, packed) and np.unique(plain).size > 1000
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "packed", str(path), "cannot be read")
+
+
+def write_enhanced(path, num_frames=5, **top):
+    """The stack of `series` as one enhanced CT; frames stand in another order than their positions."""
+    order = np.random.default_rng(0).permutation(num_frames)
+    write_slice(path, 0, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None, RescaleSlope=None)
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    shared, measures, direction = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, direction.ImageOrientationPatient = [0.75, 0.5], [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [direction]
+    frames = []
+    for k in order:
+        place, scale, content, frame = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [ORIGIN[0], ORIGIN[1], ORIGIN[2] + STEP * int(k)]
+        scale.RescaleSlope, scale.RescaleIntercept = 2, -1024
+        content.FrameAcquisitionNumber = top.get("acquisition", lambda k: 1)(int(k))
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [scale]
+        frame.FrameContentSequence = [content]
+        frames.append(frame)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
+    dataset.NumberOfFrames = num_frames
+    dataset.PixelData = np.stack([stored(int(k)) for k in order]).tobytes()
+    dataset.save_as(path)
+    return path
+
+
+def test_an_enhanced_ct_is_the_series_of_its_frames(series, tmp_path):
+    truth = read_series(inspect_series(series))
+    path = write_enhanced(tmp_path / "enhanced" / "one.dcm")
+    for place in (path, path.parent):
+        found = read_series(inspect_series(place))
+        assert np.array_equal(found.data, truth.data) and np.allclose(found.affine, truth.affine)
+    write_enhanced(path, 10, acquisition=lambda k: k % 2)
+    refused(path, "holds 2 series of CT", "AcquisitionNumber 0", "AcquisitionNumber 1")
+    path.write_bytes(path.read_bytes()[:1500])
+    refused(path, str(path))
+
+
+def test_a_link_to_nothing_among_the_slices_is_named(series):
+    (series / "d").unlink()
+    (series / "d").symlink_to(series / "gone")
+    refused(series, str(series / "d"), "is a link to a file that is not there")
+
+
+def test_link_loops_and_second_names_of_a_folder_are_no_second_series(tmp_path):
+    write_slice(tmp_path / "P_1" / "study" / "1.dcm", 0)
+    for place in (tmp_path, tmp_path / "P_1", tmp_path / "P_1" / "study"):
+        (place / "loop").symlink_to(".")
+        (place / "up").symlink_to(tmp_path)
+    (tmp_path / "P_1" / "again").symlink_to(tmp_path / "P_1" / "study")
+    no_image(tmp_path / "P_1" / "structures" / "rs", "RTSTRUCT", "1.2.840.10008.5.1.4.1.1.481.3")
+    assert series_by_patient(tmp_path, r"P_(?P<case>\d)") == {"1": tmp_path / "P_1" / "study"}
+
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_dicom"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real series (shared/data/real_dicom) is not here")
+def test_a_real_series_of_jpeg_2000_is_read_as_simpleitk_reads_it():
+    import SimpleITK as sitk
+
+    found = inspect_series(REAL)
+    volume = read_series(found)
+    assert volume.data.shape == (512, 512, 20) and found.notes == ()
+    other = sitk.ReadImage([str(path) for path in found.files])
+    assert np.array_equal(volume.data, sitk.GetArrayFromImage(other).T)
+    assert np.allclose(volume.geometry.spacing_mm, other.GetSpacing(), atol=1e-3)
 
 
 def test_the_writer_of_this_test_writes_dicom(series):

@@ -16,7 +16,8 @@ import torch
 
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.inference.inputs import Case, find_cases, read_case
+from nnunetv2_clip.imaging.scans import Case, find_scans
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.memory import parse_size
 from nnunetv2_clip.text.table import text_hash
@@ -96,9 +97,9 @@ def test_a_ct_gets_no_warning(ct):
 
 
 def test_a_volume_beyond_the_budget_is_refused_before_it_is_read(ct, monkeypatch):
-    from nnunetv2_clip.inference import inputs
+    from nnunetv2_clip.imaging import scans
 
-    monkeypatch.setattr(inputs, "read_image", lambda path: pytest.fail("was read"))
+    monkeypatch.setattr(scans, "read_image", lambda path: pytest.fail("was read"))
 
     def refuse(where, shape):
         raise UserError(where, f"{shape} does not fit", "less")
@@ -116,8 +117,8 @@ def test_a_budget_that_reading_exceeds_names_the_smallest_one(tmp_path, model, c
 def test_cases_are_found_with_and_without_channel_number(tmp_path):
     for name in ("b_0000.nii.gz", "a.nii", "._a.nii.gz", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [case.name for case in find_cases(tmp_path)] == ["a", "b"]
-    assert [case.name for case in find_cases(tmp_path / "b_0000.nii.gz")] == ["b"]
+    assert [case.name for case in find_scans(tmp_path).cases] == ["a", "b"]
+    assert [case.name for case in find_scans(tmp_path / "b_0000.nii.gz").cases] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_ambiguous_or_empty_folders_are_refused(tmp_path, names, message):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=message):
-        find_cases(tmp_path)
+        find_scans(tmp_path)
 
 
 def write_series(folder: Path, data: np.ndarray, uid: str = "1.2.3", skip: int = -1) -> Path:
@@ -171,7 +172,7 @@ def test_a_broken_series_stops_no_other(tmp_path, model, capsys):
     assert predict(tmp_path / "in", tmp_path / "out", model) == 3
     assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["good.nii.gz"]
     errors = capsys.readouterr().err
-    for text in ("a slice is missing", "another series", cut.name):
+    for text in ("a slice is missing", "holds 2 series of CT", cut.name):
         assert text in errors
     lps = np.diag([-1, -1, 1, 1]) @ np.diag([2, 2, 5, 1])
     assert np.allclose(nib.load(tmp_path / "out" / "good.nii.gz").affine, lps)
@@ -184,6 +185,39 @@ def test_a_series_and_its_nifti_copy_get_the_same_mask(tmp_path, model):
     for source in ("series", "copy.nii.gz"):
         assert predict(tmp_path / source, tmp_path / "out", model) == 0
     assert (voxels(tmp_path / "out" / "series.nii.gz") == voxels(tmp_path / "out" / "copy.nii.gz")).all()
+
+
+def test_every_kind_of_input_is_predicted_with_its_ct_and_the_rest_is_named(tmp_path, model, capsys):
+    import SimpleITK as sitk
+
+    from nnunetv2_clip.cli import main
+
+    data, source = make_ct((20, 22, 12)), tmp_path / "in"
+    write_series(source / "patient", data)
+    save_ct(source / "a.NII.GZ.nii.gz", data, np.diag([-2.0, -2, 5, 1])).rename(source / "a.NII.GZ")
+    sitk.WriteImage(sitk.ReadImage(str(source / "a.NII.GZ"), imageIO="NiftiImageIO"), str(source / "b.nrrd"))
+    (source / "notes.txt").write_text("x")
+    assert predict(source, tmp_path / "out", model, "--outputs", "labels", "ct") == 0
+    assert "notes.txt" in capsys.readouterr().err
+    assert "notes.txt" in json.loads((tmp_path / "out" / "prediction.json").read_text())["left_out"][0]
+    for name in ("a", "b", "patient"):
+        label, image = (nib.load(tmp_path / "out" / path) for path in (f"{name}.nii.gz", f"{name}/ct.nii.gz"))
+        assert np.array_equal(np.asarray(image.dataobj), data) and np.array_equal(image.affine, label.affine)
+        assert (voxels(tmp_path / "out" / f"{name}.nii.gz") == voxels(tmp_path / "out" / "a.nii.gz")).all()
+    page = tmp_path / "page.html"
+    assert main(["report", "-i", str(source), "-pred", str(tmp_path / "out"), "-o", str(page), "-np", "1"]) in (0, None)
+    assert "patient" in page.read_text()
+
+
+def test_a_series_is_chosen_by_name_and_what_is_left_out_is_recorded(tmp_path, model, capsys):
+    data = make_ct((20, 22, 12))
+    write_series(write_series(tmp_path / "in", data), data, uid="1.2.4")
+    assert predict(tmp_path / "in", tmp_path / "out", model) == 3
+    assert "--series" in capsys.readouterr().err
+    assert predict(tmp_path / "in", tmp_path / "out", model, "--series", "1.2.4") == 0
+    notes = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["in"]["notes"]
+    assert any(note.startswith("left out series") and "(1.2.3)" in note for note in notes)
+    assert load_model(model, "cpu").predict(tmp_path / "in", "1.2.3").label_map.shape == data.shape
 
 
 def test_a_model_without_plans_is_refused(tmp_path, ct, capsys):

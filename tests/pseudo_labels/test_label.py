@@ -15,8 +15,9 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.results import Evaluation
 from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.files import write_json
+from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
-from nnunetv2_clip.inference.inputs import Case, read_case
+from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest

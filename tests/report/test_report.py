@@ -14,6 +14,7 @@ from markupsafe import escape
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.report.cases import describe_case, read_ct
 from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
@@ -116,7 +117,7 @@ def test_images_of_any_orientation_are_turned_to_ras(tmp_path):
     image = nib.Nifti1Image(data, np.diag([1, 2, 3, 1]))
     turned = image.as_reoriented(nib.orientations.axcodes2ornt("PSL"))
     nib.save(turned, tmp_path / "psl.nii.gz")
-    hu, grid = read_ct(tmp_path / "psl.nii.gz")
+    hu, grid = read_ct(Case("psl", tmp_path / "psl.nii.gz"))
     assert np.array_equal(hu, data)
     assert np.allclose(grid.affine, image.affine)
 
