@@ -109,6 +109,12 @@ class ModelTables:
         return class_names(self.dataset_json["labels"])
 
     @property
+    def modality(self) -> str:
+        """nnU-Net's name of the image channel; "CT" without a dataset.json."""
+        names = self.dataset_json.get("channel_names") if DATASET_JSON in self.files else None
+        return str(next(iter(names.values()))) if names else "CT"
+
+    @property
     def painted_values(self) -> dict[str, int]:
         """Class -> the value that nnU-Net's export paints: its universal index."""
         return dict(zip(self.classes, self.dataset_json.get("regions_class_order") or (), strict=False))

@@ -29,9 +29,12 @@ def reference_of(args):
 def sides_of(args):
     """(reference side, prediction side, manifest or None, taxonomy) of the arguments."""
     from nnunetv2_clip.evaluation.folders import prediction_side
+    from nnunetv2_clip.imaging.intake import warn_of_headers
 
     reference, manifest, taxonomy, json_file = reference_of(args)
-    return reference, prediction_side(args.pred, taxonomy, json_file, args.label_values), manifest, taxonomy
+    prediction = prediction_side(args.pred, taxonomy, json_file, args.label_values)
+    warn_of_headers([*reference.files.values(), *prediction.files.values()])
+    return reference, prediction, manifest, taxonomy
 
 
 def settings_of(args, manifest):

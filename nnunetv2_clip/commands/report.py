@@ -1,6 +1,7 @@
 """`nnunetv2_clip report`: one self-contained HTML page for predictions, a training, or both."""
 
 import argparse
+import sys
 
 from nnunetv2_clip.commands._arguments import FOLDER, add, require_ending
 from nnunetv2_clip.errors import UserError
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.files import write_text
+    from nnunetv2_clip.imaging.intake import warn_of_headers
     from nnunetv2_clip.report.cases import describe_case
     from nnunetv2_clip.report.curves import read_training
     from nnunetv2_clip.report.find import find_files
@@ -48,8 +50,12 @@ def run(args: argparse.Namespace) -> None:
     training = read_training(args.log_folder) if args.log_folder else None
     files = (args.i, args.pred, args.ref, args.dataset_json, args.manifest, args.nsd, args.series)
     found = find_files(*files) if args.pred else []
+    warn_of_headers([path for files in found for path in (files.prediction, files.reference) if path])
     described, failed = require_some(run_cases(describe_case, found, "report", args.np), "report")
     cases = [outcome.result for outcome in described]
+    for case in cases:
+        for warning in case.warnings:
+            print(f"Warning: {case.case_id}: {warning}", file=sys.stderr)
     by_case = {files.case_id: files for files in found}
     viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]
     shown, not_shown = good_and_bad(run_cases(viewer_case, viewed, "viewer", args.np, lambda job: job.files.case_id))

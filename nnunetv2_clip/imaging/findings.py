@@ -11,8 +11,8 @@ Action = Literal["refused", "repaired", "warning", "accepted"]
 Stage = Literal["convert", "predict", "read"]
 STAGES: dict[Stage, str] = {
     "convert": "check, convert",
-    "predict": "predict, load_model, msd",
-    "read": "evaluate, detect, report",
+    "predict": "predict, load_model, pseudo-label",
+    "read": "evaluate, detect, report, msd",
 }
 
 
@@ -68,7 +68,7 @@ _ROWS = (
         ("warning", "warning", "accepted"),
     ),
     Kind("finite", "no voxel is NaN or infinite", "correct or exclude the case"),
-    Kind("constant", "voxels differ from each other", AGAIN),
+    Kind("constant", "voxels differ from each other", AGAIN, ("refused", "refused", "warning")),
     Kind("number range", "integers fit into 32 bits", "export it again"),
     Kind(
         "Hounsfield units",
@@ -81,6 +81,18 @@ _ROWS = (
         "the body lies as the header says: liver right, spine behind, lungs above",
         "correct the direction in the header, or leave the case out",
         WARNED,
+    ),
+    Kind(
+        "sides of organs",
+        "drawn and predicted organs lie on their sides: right ones right of their partners, the liver of the spleen",
+        "look whether the image is mirrored, or the label values are exchanged",
+        ("warning", "warning", "accepted"),
+    ),
+    Kind(
+        "something found",
+        "a prediction holds something of the organs that were looked for",
+        "look whether this is a CT of these organs",
+        ("accepted", "warning", "accepted"),
     ),
 )
 KINDS = {kind.name: kind for kind in _ROWS}

@@ -6,12 +6,17 @@ they are read (`imaging.nifti`, `imaging.dicom`).
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import check_anatomy
-from nnunetv2_clip.imaging.findings import ScanFinding, refuse_scan
+from nnunetv2_clip.imaging.findings import ScanFinding, Stage, refuse_scan, settle
 from nnunetv2_clip.imaging.hounsfield import not_hounsfield
 from nnunetv2_clip.imaging.nifti import (
     UNREADABLE,
@@ -65,6 +70,21 @@ def _position_findings(header, shape: tuple[int, ...]) -> list[ScanFinding]:
     return [ScanFinding("two positions", f"qform and sform contradict each other: {difference}")] if difference else []
 
 
+def scan_warnings(
+    where: object, image: Volume, stage: Stage, headers: tuple[ScanFinding, ...] = (), modality: str = CT
+) -> tuple[str, ...]:
+    """What a stage warns of, in words. Raises UserError: what it refuses."""
+    return tuple(map(str, settle((*headers, *voxel_findings(where, image, modality)), where, stage)))
+
+
+def warn_of_headers(paths: Iterable[Path]) -> None:
+    """Say on stderr what looks wrong in the headers of label files, or of the masks in folders."""
+    for path in chain.from_iterable(sorted(path.iterdir()) if path.is_dir() else [path] for path in paths):
+        with suppress(UserError):  # what cannot be read is named by whoever reads it
+            for finding in settle(header_findings(path), path, "read"):
+                print(f"Warning: {path}: {finding}", file=sys.stderr)
+
+
 def voxel_findings(
     where: object, image: Volume, modality: str = CT, labels: ClassMap | None = None
 ) -> tuple[ScanFinding, ...]:
@@ -75,7 +95,7 @@ def voxel_findings(
         labels: on the image's grid; they speak where they are there.
 
     Raises:
-        UserError: no grid of a body, a single slice, NaN or infinite, one value everywhere, integers beyond 32 bits.
+        UserError: no grid of a body, a single slice, NaN or infinite, integers beyond 32 bits.
     """
     data = image.data
     require_plausible(where, image.geometry)
@@ -84,7 +104,7 @@ def voxel_findings(
     require_finite(where, data)
     low, high = data.min(), data.max()
     if low == high:
-        refuse_scan("constant", where, f"all voxels have the same value ({low:g})")
+        return (ScanFinding("constant", f"all voxels have the same value ({low:g})"),)
     if is_wide(data.dtype) and not np.can_cast(np.result_type(*map(np.min_scalar_type, (low, high))), np.int32):
         refuse_scan("number range", where, f"values from {low} to {high}")
     if modality.upper() != CT:

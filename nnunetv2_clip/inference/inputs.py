@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.findings import ScanFinding, settle
-from nnunetv2_clip.imaging.intake import CT, voxel_findings
+from nnunetv2_clip.imaging.intake import CT, scan_warnings
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.imaging.scans import Case, find_scans, read_voxels
 
@@ -49,12 +48,9 @@ def read_case(
         UserError: damaged, no CT volume (colours, several time points, a single slice), NaN, or too large.
     """
     scan = read_voxels(case, lambda path, grid: check_size(path, grid.shape))
-    return InputImage(scan.volume, scan.header, _warnings(case.path, scan.volume, modality, scan.findings), scan.notes)
-
-
-def _warnings(where: object, volume: Volume, modality: str, headers: tuple[ScanFinding, ...] = ()) -> tuple[str, ...]:
-    findings = (*headers, *voxel_findings(where, volume, modality))
-    return tuple(map(str, settle(findings, where, "predict")))
+    return InputImage(
+        scan.volume, scan.header, scan_warnings(case.path, scan.volume, "predict", scan.findings, modality), scan.notes
+    )
 
 
 def read_scan(scan: Scan, series: str = "", modality: str = CT) -> tuple[InputImage, object]:
@@ -71,7 +67,7 @@ def read_scan(scan: Scan, series: str = "", modality: str = CT) -> tuple[InputIm
     if not isinstance(scan, tuple | list) or len(scan) != 2:
         raise UserError("scan", f"is {type(scan).__name__}", "a path, or a pair of array and affine")
     volume = _volume_of(*scan)
-    return InputImage(volume, None, _warnings("array", volume, modality)), "array"
+    return InputImage(volume, None, scan_warnings("array", volume, "predict", modality=modality)), "array"
 
 
 def _volume_of(data: object, affine: object) -> Volume:

@@ -1,5 +1,6 @@
 """Predict the Decathlon's CT test images with a trained model, each task with its own classes and label values."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, replacing, write_json
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.header_repairs import half_turn
+from nnunetv2_clip.imaging.intake import header_findings, scan_warnings
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, read_image, write_nifti
 from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.masks import mask_bytes, open_image, read_integers
@@ -137,6 +139,8 @@ def turn_if_half_turned(job: TurnJob) -> TurnJob | None:
     """
     volume = read_image(job.image.path)
     if not check_anatomy(volume).is_half_turned:
+        for warning in scan_warnings(job.image.path, volume, "read", header_findings(job.image.path)):
+            tqdm.write(f"Warning: {job.image.label}: {warning}", file=sys.stderr)
         return None
     job.turned_mask.parent.mkdir(parents=True, exist_ok=True)
     write_nifti(job.turned, volume.data, half_turn(volume).affine)

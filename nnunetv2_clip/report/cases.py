@@ -15,6 +15,7 @@ from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelVolume
+from nnunetv2_clip.imaging.intake import CT, scan_warnings
 from nnunetv2_clip.imaging.nifti import Geometry
 from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
 from nnunetv2_clip.imaging.scans import Case, read_voxels
@@ -35,6 +36,7 @@ class CaseFiles:
         reference: label file; None when no truth is known.
         supervised: the classes that the reference annotates or knows to be absent.
         tolerances_mm: class -> tolerance of the NSD; None: no NSD is computed.
+        modality: nnU-Net's name of the image channel.
     """
 
     case_id: str
@@ -48,6 +50,7 @@ class CaseFiles:
     supervised: tuple[str, ...] = ()
     dataset: str = ""
     tolerances_mm: Mapping[str, float] | None = None
+    modality: str = CT
 
     @property
     def file(self) -> Path:
@@ -85,6 +88,7 @@ class CaseReport:
         overlaps: class -> overlap, for the classes that the reference knows.
         volumes_ml: class -> predicted volume.
         nsd: class -> normalised surface Dice where it is defined; empty when it was not asked for.
+        warnings: what looks wrong in the CT, and what was left out beside it, in words.
     """
 
     case_id: str
@@ -94,6 +98,7 @@ class CaseReport:
     voxel_ml: float
     views: tuple[View, ...]
     nsd: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def dice(self) -> dict[str, float]:
@@ -122,6 +127,7 @@ class CaseArrays:
     reference: LabelVolume | None
     painted: np.ndarray
     truth: np.ndarray | None
+    warnings: tuple[str, ...] = ()
 
 
 def describe_case(files: CaseFiles) -> CaseReport:
@@ -139,7 +145,9 @@ def describe_case(files: CaseFiles) -> CaseReport:
     if name is not None:
         views.append(_detail(files, scan, name, found))
     nsd = _nsd(files, scan)
-    return CaseReport(files.case_id, files.dataset, found, volumes, scan.grid.voxel_ml, tuple(views), nsd)
+    return CaseReport(
+        files.case_id, files.dataset, found, volumes, scan.grid.voxel_ml, tuple(views), nsd, scan.warnings
+    )
 
 
 def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
@@ -154,7 +162,11 @@ def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
 
 def read_case_arrays(files: CaseFiles) -> CaseArrays:
     """The arrays of a case. Raises UserError: as `describe_case`."""
-    hu, grid = read_ct(files.image)
+    voxels = read_voxels(files.image)
+    where, modality = files.image.path, files.modality
+    warnings = (*voxels.notes, *scan_warnings(where, voxels.volume, "read", voxels.findings, modality))
+    image = voxels.volume.turned_to_ras()
+    hu, grid = image.data, image.geometry
     prediction = files.coding.read(files.prediction)
     _same_grid(files, grid, prediction.grid, files.prediction)
     reference = None
@@ -162,13 +174,7 @@ def read_case_arrays(files: CaseFiles) -> CaseArrays:
         reference = files.reference_coding.read(files.reference)
         _same_grid(files, grid, reference.grid, files.reference)
     truth = None if reference is None else paint_labels(reference, files.taxonomy)
-    return CaseArrays(hu, grid, prediction, reference, paint_labels(prediction, files.taxonomy), truth)
-
-
-def read_ct(case: Case) -> tuple[np.ndarray, Geometry]:
-    """(X, Y, Z) Hounsfield units turned to RAS, and their grid."""
-    volume = read_voxels(case).volume.turned_to_ras()
-    return volume.data, volume.geometry
+    return CaseArrays(hu, grid, prediction, reference, paint_labels(prediction, files.taxonomy), truth, warnings)
 
 
 def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -> None:

@@ -57,14 +57,16 @@ def find_files(
         )
     json_file = dataset_json or (references and find_dataset_json(references)) or find_dataset_json(predictions, 0)
     presence = find_manifest(manifest, json_file)
-    taxonomy = presence.taxonomy if presence else tables_of_predictions(predictions).taxonomy
+    tables = tables_of_predictions(predictions)
+    taxonomy = presence.taxonomy if presence else tables.taxonomy
     prediction = prediction_side(predictions, taxonomy, json_file)
     reference = reference_side(references, json_file, taxonomy) if references else None
     if reference and not set(reference.files) & set(found):
         raise UserError(references, "has no file named like a prediction", "the labels of the predicted cases")
     cases = [_case(case_id, images_of[case_id], taxonomy, prediction, reference, presence) for case_id in found]
     tolerances = tolerances_mm(prediction.classes, taxonomy) if with_nsd else None
-    return [replace(case, tolerances_mm=tolerances) for case in cases]
+    modality = tables.modality
+    return [replace(case, tolerances_mm=tolerances, modality=modality) for case in cases]
 
 
 def _case(

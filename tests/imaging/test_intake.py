@@ -13,7 +13,7 @@ import pytest
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.findings import KINDS, STAGES, ScanFinding, settle, table
-from nnunetv2_clip.imaging.intake import header_findings, voxel_findings
+from nnunetv2_clip.imaging.intake import header_findings, scan_warnings, voxel_findings
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image
 
 SHAPE = (12, 13, 14)
@@ -134,11 +134,11 @@ def test_voxel_sizes_of_no_body_are_refused(tmp_path, edges, text):
 )
 def test_voxels_of_which_nothing_can_be_made_are_refused(data, kind):
     with pytest.raises(UserError, match=kind):
-        voxel_findings("ct.nii.gz", Volume(data, AFFINE))
+        scan_warnings("ct.nii.gz", Volume(data, AFFINE), "predict")
 
 
 def test_only_cts_are_asked_for_hounsfield_units():
-    mr = Volume(np.abs(VOXELS), AFFINE)
+    mr = Volume(np.maximum(VOXELS, 0), AFFINE)
     assert [finding.kind for finding in voxel_findings("a.nii.gz", mr)] == ["Hounsfield units"]
     assert voxel_findings("a.nii.gz", mr, "MRI") == ()
     assert voxel_findings("a.nii.gz", Volume(VOXELS, AFFINE), "ct") == ()

@@ -20,6 +20,7 @@ from nnunetv2_clip.imaging.scans import Case, find_scans
 from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.memory import parse_size
+from nnunetv2_clip.phantom.anatomy import make_phantom
 from nnunetv2_clip.text.table import text_hash
 from tests.inference.conftest import AFFINE, make_ct, make_model, save_ct
 from tests.inference.test_predict import predict, voxels
@@ -84,7 +85,7 @@ def test_what_is_no_ct_is_named(tmp_path, kind):
 @pytest.mark.parametrize(
     ("data", "warning"),
     [
-        (np.arange(216).reshape(SHAPE) * 4, "MR"),
+        (np.maximum(np.arange(216).reshape(SHAPE) * 8 - 800, 0), "MR"),
         (np.arange(216).reshape(SHAPE) * 1000 - 50_000, "not Hounsfield units"),
     ],
 )
@@ -92,8 +93,9 @@ def test_what_looks_unlike_a_ct_is_warned_of(tmp_path, data, warning):
     assert warning in read(save(tmp_path / "mr.nii.gz", data.astype(np.int32))).warnings[0]
 
 
-def test_a_ct_gets_no_warning(ct):
-    assert read(ct).warnings == ()
+def test_a_ct_gets_no_warning(tmp_path):
+    patient = make_phantom(0, (8.0, 8.0, 10.0))
+    assert read(save(tmp_path / "ct.nii.gz", patient.image, patient.affine)).warnings == ()
 
 
 def test_a_volume_beyond_the_budget_is_refused_before_it_is_read(ct, monkeypatch):

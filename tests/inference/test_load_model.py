@@ -131,7 +131,7 @@ def test_a_folder_of_several_cases_is_refused(tmp_path, loaded):
 
 
 def test_what_looks_unlike_a_ct_is_warned_of(loaded):
-    assert "MR" in loaded.predict((np.arange(216).reshape(6, 6, 6) * 4, AFFINE)).warnings[0]
+    assert "MR" in loaded.predict((np.maximum(np.arange(216).reshape(6, 6, 6) * 8 - 800, 0), AFFINE)).warnings[0]
 
 
 def damage(model, fold: int, change) -> None:

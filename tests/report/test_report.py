@@ -14,8 +14,8 @@ from markupsafe import escape
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.scans import Case
-from nnunetv2_clip.report.cases import describe_case, read_ct
+from nnunetv2_clip.imaging.scans import Case, read_voxels
+from nnunetv2_clip.report.cases import describe_case
 from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
 
@@ -117,9 +117,15 @@ def test_images_of_any_orientation_are_turned_to_ras(tmp_path):
     image = nib.Nifti1Image(data, np.diag([1, 2, 3, 1]))
     turned = image.as_reoriented(nib.orientations.axcodes2ornt("PSL"))
     nib.save(turned, tmp_path / "psl.nii.gz")
-    hu, grid = read_ct(Case("psl", tmp_path / "psl.nii.gz"))
-    assert np.array_equal(hu, data)
-    assert np.allclose(grid.affine, image.affine)
+    found = read_voxels(Case("psl", tmp_path / "psl.nii.gz")).volume.turned_to_ras()
+    assert np.array_equal(found.data, data)
+    assert np.allclose(found.affine, image.affine)
+
+
+def test_what_looks_wrong_in_a_ct_stands_on_the_page_and_on_stderr(study, capsys):
+    assert report(study) == 0
+    assert "Warning: case_a: all voxels have the same value" in capsys.readouterr().err
+    assert "What looks wrong in the CTs" in page(study) and "<b>case_a</b>: all voxels" in page(study)
 
 
 def test_a_missing_image_names_the_cases(study, capsys):
