@@ -1,6 +1,7 @@
 """The command 'evaluate' from files to tables."""
 
 import csv
+import gzip
 import json
 import math
 
@@ -42,6 +43,16 @@ def evaluate(folder, *options, code=0):
 
 def pairs(found) -> dict:
     return {(pair["case_id"], pair["class_name"]): pair for pair in found["pairs"]}
+
+
+def test_a_header_that_contradicts_itself_is_warned_of(study, capsys):
+    path = study / "pred" / "b.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[80:92] = np.float32([5, 5, 5]).tobytes()  # pixdim[1] to pixdim[3]
+    path.write_bytes(gzip.compress(bytes(content)))
+    evaluate(study)
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning: ")]
+    assert len(warned) == 1 and f"{path}: the header has two voxel sizes" in warned[0]
 
 
 def test_only_supervised_pairs_are_in_the_table(study):
