@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from nnunetv2_clip.imaging.nifti import Volume
 BODY_HU = -300
 OPENING_MM = 8.0  # parts the body from a table
 COARSE_MM = 4.0
+_BODIES: WeakKeyDictionary[Volume, Body] = WeakKeyDictionary()  # volumes are never changed in place
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,13 @@ class Body:
 
 
 def find_body(image: Volume) -> Body:
-    """The largest thing in the image that is no air, with what it encloses in each slice."""
+    """The largest thing in the image that is no air, with what it encloses in each slice; found once per volume."""
+    if image not in _BODIES:
+        _BODIES[image] = _find_body(image)
+    return _BODIES[image]
+
+
+def _find_body(image: Volume) -> Body:
     edges = ras_spacing(image.affine)
     step = tuple(max(1, round(COARSE_MM / float(edge))) for edge in edges)
     hu = thinned(image.data, image.affine, step)
