@@ -76,6 +76,7 @@ _ROWS = (
         "export it again with rescale slope and intercept, or leave the case out",
         WARNED,
     ),
+    Kind("body size", "a body with air around it is 60 mm wide or more", "correct the voxel size", WARNED),
     Kind(
         "orientation",
         "the body lies as the header says: liver right, spine behind, lungs above",

@@ -16,6 +16,7 @@ import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import check_anatomy
+from nnunetv2_clip.imaging.body import Body, find_body
 from nnunetv2_clip.imaging.findings import ScanFinding, Stage, refuse_scan, settle
 from nnunetv2_clip.imaging.hounsfield import not_hounsfield
 from nnunetv2_clip.imaging.nifti import (
@@ -30,6 +31,7 @@ from nnunetv2_clip.imaging.nifti import (
 from nnunetv2_clip.labels import ClassMap
 
 CT = "CT"  # nnU-Net's channel name; only such images are normalised by Hounsfield units
+MIN_BODY_MM = 60.0  # a newborn's trunk is wider
 SPACING_TOLERANCE, ROUNDING = 1e-2, 1e-3  # of a voxel edge: what contradicts, and what only was rounded
 
 
@@ -58,6 +60,9 @@ def _spacing_findings(header, grid: Geometry) -> list[ScanFinding]:
 
 
 def _position_findings(header, shape: tuple[int, ...]) -> list[ScanFinding]:
+    header = header.copy()  # as readers take it: a factor that is not 1 or -1 is 1, sizes have no sign
+    header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     try:
         sform, qform = (form(coded=True)[0] for form in (header.get_sform, header.get_qform))
     except UNREADABLE as error:  # the sform is used, the qform is damaged
@@ -110,8 +115,19 @@ def voxel_findings(
     if modality.upper() != CT:
         return ()
     text, problem = not_hounsfield(image), check_anatomy(image, labels).problem
-    found = (ScanFinding("Hounsfield units", text),) if text else ()
+    found = (ScanFinding("Hounsfield units", text),) if text else _size_findings(find_body(image))
     return (*found, ScanFinding("orientation", f"looks {problem}")) if problem else found
+
+
+def _size_findings(body: Body) -> tuple[ScanFinding, ...]:
+    """A body with air all around it, and too small for one, has a voxel size in other units."""
+    if not body.mask.any() or body.mask[[0, -1]].any() or body.mask[:, [0, -1]].any():
+        return ()
+    voxels = body.mask.any(axis=(1, 2)).sum(), body.mask.any(axis=(0, 2)).sum()
+    sizes = np.multiply(voxels, body.edges_mm[:2])
+    if max(sizes) >= MIN_BODY_MM:
+        return ()
+    return (ScanFinding("body size", "the body is {:.0f} mm wide and {:.0f} mm deep".format(*sizes)),)
 
 
 def is_wide(dtype: np.dtype) -> bool:

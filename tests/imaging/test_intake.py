@@ -15,6 +15,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.findings import KINDS, STAGES, ScanFinding, settle, table
 from nnunetv2_clip.imaging.intake import header_findings, scan_warnings, voxel_findings
 from nnunetv2_clip.imaging.nifti import Volume, inspect, read_image
+from nnunetv2_clip.phantom.anatomy import make_phantom
 
 SHAPE = (12, 13, 14)
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, -2, 0, 8], [0, 0, 5, -20], [0, 0, 0, 1]])  # LPS
@@ -142,6 +143,20 @@ def test_only_cts_are_asked_for_hounsfield_units():
     assert [finding.kind for finding in voxel_findings("a.nii.gz", mr)] == ["Hounsfield units"]
     assert voxel_findings("a.nii.gz", mr, "MRI") == ()
     assert voxel_findings("a.nii.gz", Volume(VOXELS, AFFINE), "ct") == ()
+
+
+def test_a_body_of_a_few_centimetres_is_found():
+    patient = make_phantom(3, (8.0, 8.0, 10.0))
+    affine = patient.affine.copy()
+    wide = np.pad(patient.image, ((6, 6), (6, 6), (0, 0)), constant_values=-1000)
+    assert voxel_findings("ct", Volume(wide, affine)) == ()
+    affine[:3] /= 10
+    assert [row.kind for row in voxel_findings("ct", Volume(wide, affine))] == ["body size"]
+
+
+@pytest.mark.parametrize("factor", [0, 3])
+def test_a_factor_that_readers_take_for_one_is_no_finding(tmp_path, factor):
+    assert header_findings(edited(tmp_path / "a.nii.gz", lambda header: header["pixdim"].__setitem__(0, factor))) == ()
 
 
 def test_each_stage_does_what_the_table_says():
