@@ -32,6 +32,7 @@ from nnunetv2_clip.runner import require_all, run_cases
 
 # (source, number of the case) -> (whose number, number) of the original scan, or None where nothing is known.
 KnownScan = Callable[[str, int], tuple[str, int] | None]
+SIZE_TOLERANCE = 0.02  # of a voxel edge; publishers round
 IN_SEVERAL_WAYS = "agree in several ways, turned and unturned, so that nothing tells which voxels belong together"
 OUTSIDE = "outside:"  # prefix of scans that must not be in the dataset, beside the case identifiers
 
@@ -186,6 +187,7 @@ def _absorb(target: Target, cases: Sequence[str], confirmed: Mapping, decisions:
             found = confirmed.get((keeper, case_id)) or _inverse(confirmed.get((case_id, keeper)))
             if found and _headers_agree(target, keeper, case_id, found):
                 decisions.absorbed[case_id] = (keeper, found)
+                decisions.notes.extend(_other_size(target, keeper, case_id, found))
                 break
         else:
             if keepers:
@@ -215,6 +217,16 @@ def _headers_agree(target: Target, keeper: str, donor: str, found: Relation) -> 
     axes = tuple(int(axis) for axis in np.argsort(change[:, 0]))
     flips = tuple(axis for axis in range(3) if change[axes[axis], 1] < 0)
     return (axes, flips) == (found.axes, found.flips)
+
+
+def _other_size(target: Target, keeper: str, donor: str, found: Relation) -> list[str]:
+    """A note where two headers give the same voxels different sizes: only one can be right."""
+    sizes = [inspect(target.own_image(case_id)).spacing_mm for case_id in (donor, keeper)]
+    sizes[0] = sizes[0][list(found.axes)]
+    if np.allclose(*sizes, rtol=SIZE_TOLERANCE):
+        return []
+    said = [" x ".join(f"{edge:.4g}" for edge in size) for size in sizes]
+    return [f"{donor} has voxels of {said[0]} mm, {keeper}, the same scan, of {said[1]} mm: the latter are used"]
 
 
 def _inverse(found: Relation | None) -> Relation | None:

@@ -1,6 +1,6 @@
 """An evaluation from end to end: which pairs are scored, which cases the model has seen, what is left out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
@@ -46,7 +46,7 @@ def evaluate(
             state = ABSENT if presence and name in presence.absent else ANNOTATED
             pairs.append(PairScore(job.case_id, dataset, name, state, values))
     lost = [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
-    notes = (*_notes(reference, prediction, manifest), *lost)
+    notes = (*_notes(reference, prediction, manifest), *_disjoint(pairs), *lost)
     return Evaluation(tuple(pairs), taxonomy.names, dict(leaked or {}), notes=notes, failed=failed)
 
 
@@ -102,6 +102,17 @@ def _require_files(case_id: str, needed: frozenset[str], present: frozenset[str]
         found = f"case {case_id!r} has no mask file of {', '.join(missing)}"
         expected = "a file for every class, with an empty mask where nothing was found"
         raise UserError(side.files[case_id], found, expected, "add the files")
+
+
+def _disjoint(pairs: Sequence[PairScore]) -> list[str]:
+    """A note where both sides hold classes and none of them overlaps anywhere: no model is that wrong."""
+    held = [pair.metrics for pair in pairs if pair.metrics["n_ref"] and pair.metrics["n_pred"]]
+    if not held or any(counts["n_overlap"] for counts in held):
+        return []
+    return [
+        "Warning: no class overlaps in any case. Do the dataset.json files beside references and predictions say what "
+        "the values mean, do the files belong together, and is one side mirrored?"
+    ]
 
 
 def _notes(reference: Side, prediction: Side, manifest: Manifest | None) -> tuple[str, ...]:

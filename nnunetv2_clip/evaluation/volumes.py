@@ -14,7 +14,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.boxes import Box, union_box
 from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, read_label_map, stem
-from nnunetv2_clip.labels import ClassMap, ClassSet, class_names, label_sets, region_values
+from nnunetv2_clip.labels import ClassMap, ClassSet, class_names, label_sets, occurring_values, region_values
 from nnunetv2_clip.painting import unpaint
 
 # Shapes: X Y Z voxels of one volume along the file's axes (nibabel's order, turned to RAS).
@@ -163,6 +163,8 @@ class MaskCoding:
             difference = grid.difference(found.grid)
             if difference:
                 raise UserError(path, f"lies on another grid than the other masks: {difference}", "one grid")
+            if len(values := occurring_values(mask)) > 2:
+                raise UserError(path, f"holds the values {values[:6].tolist()}", "a mask of 0 and one other value")
             found.add({name}, mask != 0)
         assert found is not None  # there are files
         return found

@@ -30,7 +30,7 @@ LEVELS = {  # from the head to the feet
 }
 MIN_DISTANCE_MM = 15.0
 SPECK_SHARE = 0.05  # of the typical volume of an organ
-BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2 = 200, 45.0, 250.0
+BONE_HU, SPINE_WINDOW_MM, MIN_BONE_MM2, MOSTLY_BESIDE = 200, 45.0, 250.0, 3.0
 MIN_CUT_SHARE, MAX_END_SHARE = 0.5, 0.1  # of the body's largest section
 MIN_ASPECT, MIN_OFFSET = 1.1, 0.05  # of depth to width; of bone's centre from the body's, in parts of its width
 MIN_SPINE_DEPTH, MIN_SLICES = 0.12, 0.7  # of the body's depth, from its middle; of the slices that show bone
@@ -209,6 +209,8 @@ def _front_back(body: Body) -> Finding:
     for k in np.flatnonzero(np.isfinite(body.middle)):
         columns = np.abs(np.arange(bone.shape[0]) - body.middle[k]) * body.edges_mm[0] <= SPINE_WINDOW_MM
         y = np.nonzero(bone[columns, :, k])[1]
+        if bone[~columns, :, k].sum() > MOSTLY_BESIDE * len(y):  # hips: what lies between them may be the pubic bone
+            continue
         rows = np.flatnonzero(body.mask[:, :, k].any(axis=0))
         if len(y) * body.edges_mm[0] * body.edges_mm[1] >= MIN_BONE_MM2:
             depths.append(((rows[0] + rows[-1]) / 2 - np.median(y)) / (rows[-1] + 1 - rows[0]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2_clip.imaging.nifti import Volume
 
-CT_RANGE_HU = (-10_000, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
+CT_RANGE_HU = (-32_768, 40_000)  # beyond this no scanner's scale; metal and padding stay inside
 MAX_SAMPLES = 48  # along each axis
 PADDING_HU, MIN_TWICE = -1100, 0.1  # below it lies what the scanner did not see, unless it is much and varies
 SMALL, TAIL = 20, 0.1  # |value| of what was scaled; per cent of the voxels that are no sign

@@ -329,7 +329,11 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
         if len(content) >= length and header_class.may_contain_header(content[:length]):
             with _damaged_header(path):
                 header = header_class(content[:length], check=False)
-                header.copy().check_fix(logger=_SILENT)
+                read = header.copy()
+                read.check_fix(logger=_SILENT)
+            for code in ("sform_code", "qform_code"):  # of an unknown one nibabel, and so nnU-Net, takes 0
+                if header[code] != read[code]:
+                    refuse_scan("header", path, f"has a damaged header: its {code.replace('_', ' ')} is {header[code]}")
             offset, magic = header["vox_offset"], header["magic"]
             if magic != header.single_magic or not header.single_vox_offset <= offset < LARGEST_OFFSET:
                 found = f"has a damaged header: its voxels begin at byte {offset}, magic {magic.item()!r}"

@@ -73,6 +73,17 @@ def test_the_source_named_first_decides_contradictions_and_they_are_reported(fol
         assert list(label[:3, 0, 0] > 0) == ([True, True, False] if first == "one" else [True, False, True])
 
 
+@pytest.mark.parametrize(("factor", "is_said"), [(1, False), (1.01, False), (2, True)])
+def test_other_voxel_sizes_of_one_scan_are_reported(factor, is_said, folder, msd, nnunet, convert):
+    arguments = sources(msd)
+    affine = AFFINE @ np.diag([1, 1, factor, 1])
+    folder.save("Task09_Spleen/imagesTr/spleen_0.nii.gz", scan(0), affine)
+    folder.save("Task09_Spleen/labelsTr/spleen_0.nii.gz", np.eye(8, 9, dtype=np.uint8)[..., None].repeat(10, 2), affine)
+    assert convert(*arguments)[0] == 0
+    warnings = " ".join(json.loads((nnunet.raw / "conversion_report.json").read_text())["warnings"])
+    assert ("the same scan, of 2 x 2 x 5 mm: the latter are used" in warnings) == is_said
+
+
 @pytest.mark.parametrize(
     "change",
     [

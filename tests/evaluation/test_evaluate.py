@@ -55,6 +55,15 @@ def test_a_header_that_contradicts_itself_is_warned_of(study, capsys):
     assert len(warned) == 1 and f"{path}: the header has two voxel sizes" in warned[0]
 
 
+def test_values_of_another_meaning_are_warned_of(study, capsys):
+    """The liver's index means something else; nothing overlaps."""
+    assert not [note for note in evaluate(study)["notes"] if "no class overlaps" in note]
+    for case in "abc":
+        save(row(0, 0, 0, 0, 6), study / "pred" / f"{case}.nii.gz", (10, 10, 10))
+    assert [note for note in evaluate(study)["notes"] if "no class overlaps in any case" in note]
+    assert "no class overlaps" in capsys.readouterr().out
+
+
 def test_only_supervised_pairs_are_in_the_table(study):
     found = pairs(evaluate(study))
     assert set(found) == {("a", "liver"), ("a", "liver_tumor"), ("b", "liver"), ("b", "liver_tumor"), ("c", "spleen")}

@@ -104,6 +104,12 @@ def test_mask_folder_keeps_overlaps(tmp_path):
     assert masks == {"liver": [1, 1, 0, 0], "liver_tumor": [0, 1, 1, 0], "hepatic_vessel": [0, 1, 0, 0]}
 
 
+def test_a_label_map_among_masks_is_refused(tmp_path):
+    save(row(0, 1, 2, 3), tmp_path / "case" / "liver.nii.gz")
+    with pytest.raises(UserError, match=r"liver.nii.gz: holds the values \[0, 1, 2, 3\]"):
+        MaskCoding(UNIVERSAL).read(tmp_path / "case")
+
+
 def test_masks_on_different_grids_are_refused(tmp_path):
     save(row(1, 1), tmp_path / "case" / "liver.nii.gz")
     save(row(1, 1, 1), tmp_path / "case" / "spleen.nii.gz")

@@ -166,6 +166,13 @@ def test_a_real_ct_is_right_and_its_faults_are_found(name):
 
 
 @needs_real_cts
+@pytest.mark.parametrize("slices", [(0, 10), (0, 20), (0, 30), (4, 14), (4, 24)])
+def test_the_pubic_bone_is_not_a_spine(slices):
+    image = real_ct(REAL_CTS[1])
+    assert check_anatomy(Volume(image.data[:, :, slice(*slices)], image.affine)).problem == ""
+
+
+@needs_real_cts
 def test_wrong_orientations_from_the_cases_are_found():
     folder = SHARED / "cases" / "predict-wrong-orientation-no-warning" / "in"
     problems = {path.name: check_anatomy(read_image(path)).problem for path in folder.iterdir()}

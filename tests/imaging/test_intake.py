@@ -94,6 +94,8 @@ def test_a_sound_header_gives_no_finding(tmp_path):
         ("magic", b"ni1", "magic b'ni1'"),
         ("dim", [3, 12, -13, 14, 1, 1, 1, 1], "shape"),
         ("datatype", 32, "complex64"),
+        ("sform_code", 77, "sform code is 77"),
+        ("qform_code", -1, "qform code is -1"),
     ],
 )
 def test_headers_of_which_nothing_can_be_made_are_refused(tmp_path, field, value, text):
