@@ -1,5 +1,6 @@
 """Damaged downloads of every source: each one is refused, or repaired as documented, never converted silently wrong."""
 
+import gzip
 import shutil
 from collections import Counter
 
@@ -86,6 +87,13 @@ def flip_bytes(path):
     path.write_bytes(bytes(content))
 
 
+def unknown_code(path):
+    packed = path.name.endswith(".gz")
+    content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+    content[252:256] = (77).to_bytes(2, "little") * 2  # qform_code and sform_code
+    path.write_bytes(gzip.compress(bytes(content), 1) if packed else bytes(content))
+
+
 ANY_FILE = {
     "cut to half": cut(0.5),
     "last bytes lost": lambda path: path.write_bytes(path.read_bytes()[:-9]),
@@ -101,6 +109,7 @@ NIFTI = {
     "complex numbers": edit(lambda data, affine: (data.astype(np.complex64), affine)),
     "NaN": edit(with_voxel(np.nan, np.float32)),
     "no voxel size": singular,
+    "unknown position codes": unknown_code,
 }
 # Of one of two files of a case: the other one tells.
 NIFTI_HEADER = {
