@@ -140,10 +140,13 @@ def decide(
     reasons = {key: scan.reason for key, scan in scans.items()}
     if hold_out_ircadb:
         reasons |= {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
-    order = {case_id: number for number, case_id in enumerate(records)}
+    # of several copies the first keeps its image, but one of which nothing is to be warned before all others
+    preference = {case_id: (bool(record.warnings), number) for number, (case_id, record) in enumerate(records.items())}
     for patient in _patients(_clusters(fingerprints, confirmed), records, scans):
-        clusters = [sorted((key for key in cluster if key in order), key=order.__getitem__) for cluster in patient]
-        cases = sorted(chain(*clusters), key=order.__getitem__)
+        clusters = [
+            sorted((key for key in cluster if key in preference), key=preference.__getitem__) for cluster in patient
+        ]
+        cases = sorted(chain(*clusters), key=preference.__getitem__)
         decisions.groups.update({case_id: records[cases[0]].presence.group for case_id in cases})
         why = [_reason(cluster, reasons) for cluster in patient]
         for cluster, reason in zip(clusters, why, strict=True):

@@ -17,6 +17,7 @@ from nnunetv2_clip.conversion.union import Annotation, unite
 from nnunetv2_clip.evaluation.leaks import leaked_cases
 from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.manifest import Manifest
+from nnunetv2_clip.phantom.anatomy import make_phantom
 from tests.conftest import AFFINE, scan
 
 FLIPPED = AFFINE @ np.array([[-1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])  # first axis stored reversed
@@ -71,6 +72,19 @@ def test_the_source_named_first_decides_contradictions_and_they_are_reported(fol
         assert "contradicting voxels, decided by the source named first: 2 of liver" in case.geometry_fixes[0]
         label = np.asanyarray(nib.load(raw / "labelsTr" / f"{first}.nii.gz").dataobj)
         assert list(label[:3, 0, 0] > 0) == ([True, True, False] if first == "one" else [True, False, True])
+
+
+def test_of_several_copies_the_one_without_warnings_keeps_its_image(folder, nnunet, convert):
+    patient = make_phantom(0, (10.0, 10.0, 12.0))
+    arguments = []
+    for name, image in (("one", (patient.image + 1024).astype(np.int16)), ("two", patient.image)):
+        folder.save(f"{name}/image.nii.gz", image, patient.affine)
+        folder.save(f"{name}/label.nii.gz", patient.masks["liver"].astype(np.uint8), patient.affine)
+        table = f"name: {name}\nimages: {name}/image.nii.gz\nlabels: {name}/label.nii.gz\nvalues: {{1: liver}}\n"
+        (folder.path / f"{name}.yaml").write_text(table)
+        arguments += ["--source", f"custom={folder.path / name}.yaml"]
+    assert convert(*arguments)[0] == 0
+    assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["two"]
 
 
 @pytest.mark.parametrize(("factor", "is_said"), [(1, False), (1.01, False), (2, True)])
