@@ -248,7 +248,7 @@ def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     ]
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
-    warnings = _warnings(merge, own_records, decisions)
+    warnings = _warnings(merge, own_records | records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})

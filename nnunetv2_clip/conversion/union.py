@@ -42,10 +42,13 @@ def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
         return
     volume = read_label_map(target.own_label(case_id))
     whole = _annotation(job, volume.data, records[case_id])
-    fixes = [*records[case_id].presence.geometry_fixes]
+    fixes, doubts = [*records[case_id].presence.geometry_fixes], [*records[case_id].warnings]
     for name, relation in donors:
         donated = read_label_map(target.own_label(name)).data
-        whole, contradictions = unite(whole, _annotation(job, relation.apply(donated), records[name]), job.taxonomy)
+        donor = _annotation(job, relation.apply(donated), records[name])
+        counts = [part.labels.num_voxels() for part in (whole, donor)]
+        whole, contradictions = unite(whole, donor, job.taxonomy)
+        doubts += _apart(name, *counts, contradictions, job.taxonomy)
         fixes.append(f"labels of {name} added{_in_words(contradictions)}")
     read = lambda: read_image(target.image(case_id))  # noqa: E731
     labels, annotated, notes = join_organs(whole.labels, whole.annotated, job.taxonomy, read)
@@ -60,7 +63,8 @@ def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
         checksums=_of_all(records, case_id, "checksums"),
         geometry_fixes=(*fixes, *notes),
     )
-    target.write_merged_record(case_id, replace(records[case_id], presence=presence, inputs=inputs, **facts))
+    merged = replace(records[case_id], presence=presence, inputs=inputs, warnings=tuple(doubts), **facts)
+    target.write_merged_record(case_id, merged)
 
 
 def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
@@ -120,6 +124,20 @@ def _inputs(keeper: str, donors: Donors, records: Mapping[str, CaseRecord]) -> d
     files = {path: state for record in records.values() for path, state in record.inputs.items()}
     relations = {f"copy {case_id}": [list(found.axes), list(found.flips)] for case_id, found in donors}
     return {**files, f"keeper {keeper}": [], **relations}
+
+
+def _apart(
+    donor: str, first: Mapping[str, int], second: Mapping[str, int], contradictions: Mapping[str, int], known: Taxonomy
+) -> list[str]:
+    """Organs that two label maps of one scan draw in different places: Dice below a half. Readers of lesions differ."""
+    organs = [
+        row.name
+        for row in known.subset(set(contradictions) & {name for name in first if first[name] and second.get(name)})
+        if not row.parents and 2 * contradictions[row.name] > first[row.name] + second[row.name]
+    ]
+    if not organs:
+        return []
+    return [f"{', '.join(organs)} of {donor}, the same scan, lie elsewhere: one of the label maps is wrong"]
 
 
 def _in_words(contradictions: Mapping[str, int]) -> str:

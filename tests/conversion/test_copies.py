@@ -87,6 +87,20 @@ def test_of_several_copies_the_one_without_warnings_keeps_its_image(folder, nnun
     assert sorted(Manifest.load(nnunet.raw / "label_presence.json").cases) == ["two"]
 
 
+@pytest.mark.parametrize(("values", "is_said"), [((1, 1, 1, 0), False), ((0, 0, 1, 1), True)])
+def test_label_maps_of_one_scan_that_do_not_overlap_are_reported(values, is_said, folder, nnunet, convert):
+    arguments = []
+    for name, drawn in (("one", (1, 1, 0, 0)), ("two", values)):
+        folder.image(f"{name}/image.nii.gz", 5)
+        folder.label(f"{name}/label.nii.gz", *drawn)
+        table = f"name: {name}\nimages: {name}/image.nii.gz\nlabels: {name}/label.nii.gz\nvalues: {{1: liver}}\n"
+        (folder.path / f"{name}.yaml").write_text(table)
+        arguments += ["--source", f"custom={folder.path / name}.yaml"]
+    assert convert(*arguments)[0] == 0
+    warnings = " ".join(json.loads((nnunet.raw / "conversion_report.json").read_text())["warnings"])
+    assert ("one: liver of two, the same scan, lie elsewhere" in warnings) == is_said
+
+
 @pytest.mark.parametrize(("factor", "is_said"), [(1, False), (1.01, False), (2, True)])
 def test_other_voxel_sizes_of_one_scan_are_reported(factor, is_said, folder, msd, nnunet, convert):
     arguments = sources(msd)
