@@ -25,12 +25,13 @@ SPACING_MM = {"ircadb": (9.0, 9.0, 20.0)}  # a DICOM series per structure
 DEFAULT_SPACING_MM = (9.0, 9.0, 10.0)
 OPTIONS = {"lits": {"numbers": (0, 48)}, "ct_org": {"numbers": (0, 48)}}
 SOURCES = sorted(set(all_sources()) & set(layout_names()))
-MIN_DAMAGES = 300
+MIN_DAMAGES = 960
 MAX_VICTIMS = 3  # some sources have a file per structure, all read alike
 # Not every scan of the download has a label; the number of cases, which convert and check print, tells of a lost one.
 PARTLY_LABELLED = {"gibson_pancreas_ct"}
 ACCEPTED = {"refused", "repaired", "harmless", "class unknown", "left out"}
 COUNTS: Counter[str] = Counter()
+NAMED = "not converted, and the command says so"
 
 
 def edit(change):
@@ -204,10 +205,11 @@ def victims(case):
 
 
 def outcome(source, root, target, damaged_case):
-    """The converted case, None if it is not found any more; a UserError where anything is refused."""
+    """The converted case, NAMED or None if it is not found any more; a UserError where anything is refused."""
     cases = {case.case_id: case for case in source.find_cases(root)}
     if damaged_case not in cases:
-        return None
+        number = damaged_case.removeprefix(f"{source.name}_")
+        return NAMED if number in " ".join(source.remarks(root, list(cases.values()))) else None
     case = cases[damaged_case]
     source.check_case(case)
     merge = Merge((Input(source, root),), target, UNIVERSAL, copy_images=True)
@@ -227,6 +229,8 @@ def outcome(source, root, target, damaged_case):
 
 def judge(before, after, name):
     """What became of a damage that was not refused. A class may become unknown, but no voxel may change its class."""
+    if after == NAMED:
+        return "left out"
     if after is None:
         return "left out" if name in PARTLY_LABELLED else "vanished without a word"
     same = all(np.array_equal(before[key], after[key]) for key in ("image", "unknown"))
