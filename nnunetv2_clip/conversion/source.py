@@ -16,7 +16,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.label_flip import find_flip
 from nnunetv2_clip.conversion.laterality import Pair, split_pairs
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import require_utf8, walk_once
+from nnunetv2_clip.files import few, require_utf8, walk_once
 from nnunetv2_clip.imaging.anatomy import mend_half_turn
 from nnunetv2_clip.imaging.dicom.series import inspect_series, read_series, series_by_patient
 from nnunetv2_clip.imaging.header_repairs import orthonormalise, restore_spacing
@@ -469,9 +469,7 @@ def match_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], where: o
 
 def listed(names: Iterable[object]) -> str:
     """The first of them, and how many more there are, in words."""
-    names = list(map(str, names))
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    return few(list(map(str, names)), MAX_LISTED)
 
 
 def read_rows(path: Path, what: str) -> list[dict[str, str | None]]:

@@ -16,11 +16,8 @@ CT_RANGE_HU = (-32_768, 40_000)  # beyond this no scanner's scale; metal and pad
 MAX_SAMPLES = 48  # along each axis
 PADDING_HU, MIN_TWICE = -1100, 0.1  # below it lies what the scanner did not see, unless it is much and varies
 SMALL, TAIL = 20, 0.1  # |value| of what was scaled; per cent of the voxels that are no sign
-BRIGHT_HU, SHIFTED_HU, MIN_SHIFTED = (
-    300,
-    (850, 1250),
-    0.02,
-)  # fat and soft tissue without the intercept lie at 900 to 1200
+# Fat and soft tissue without the intercept lie at 900 to 1200.
+BRIGHT_HU, SHIFTED_HU, MIN_SHIFTED = 300, (850, 1250), 0.02
 FAT_HU, MIN_BELOW, DARK, MIN_DARK = (-150, -50), 0.005, 0.04, 0.05
 CT_HU, MIN_CT, AIR_HU, MIN_NOT_AIR = (-1050, 1000), 0.2, -900, 0.003
 CLIPPED_HU, MIN_CLIPPED = (-900, -50), 0.01  # a lowest value in between leaves no air to be seen

@@ -24,9 +24,9 @@ from nnunetv2_clip.imaging.nifti import (
     Geometry,
     Volume,
     is_nifti,
+    nifti_header,
     require_finite,
     require_plausible,
-    stored_header,
 )
 from nnunetv2_clip.labels import ClassMap
 
@@ -39,7 +39,7 @@ def header_findings(path: Path) -> tuple[ScanFinding, ...]:
     """What looks wrong in the header of a file that can be read; nothing for files other than NIfTI."""
     if not is_nifti(path):
         return ()
-    header = stored_header(path)
+    header = nifti_header(path)
     shape, affine = header.get_data_shape()[:3], header.get_best_affine()
     found = [*_spacing_findings(header, Geometry(shape, affine)), *_position_findings(header, shape)]
     if is_wide(header.get_data_dtype()):

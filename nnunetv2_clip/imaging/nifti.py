@@ -106,21 +106,12 @@ def stem(path: Path) -> str:
     return next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.stem)
 
 
-def nifti_header(path: Path) -> nib.Nifti1Header:
-    """The header as it is stored.
-
-    Raises:
-        UserError: no NIfTI file, or damaged.
-    """
-    return _parse_header(path, _first_bytes(path, 540))
-
-
 def is_nifti(path: Path) -> bool:
     """By its name."""
     return path.name.lower().endswith(SUFFIXES)
 
 
-def stored_header(path: Path) -> nib.Nifti1Header:
+def nifti_header(path: Path) -> nib.Nifti1Header:
     """The header as it is stored.
 
     Raises:
@@ -138,7 +129,7 @@ def inspect(path: Path) -> Geometry:
         UserError: not a NIfTI file, truncated, not three-dimensional, or without a usable position.
     """
     path = Path(path)
-    header = nifti_header(path)
+    header = _parse_header(path, _first_bytes(path, 540))
     geometry = _geometry_of(path, header)
     expected = _num_bytes(path, header)
     with open(path, "rb") as file:
