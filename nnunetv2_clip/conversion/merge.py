@@ -248,7 +248,7 @@ def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     ]
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
-    warnings = _warnings(merge, own_records | records, decisions)
+    warnings = _warnings(merge, own_records, records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
     annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
@@ -314,14 +314,19 @@ def _remarks(merge: Merge, found: Sequence[SourceCase]) -> list[str]:
     return remarks
 
 
-def _warnings(merge: Merge, records: dict[str, CaseRecord], decisions: Decisions) -> tuple[str, ...]:
+def _warnings(
+    merge: Merge, own_records: dict[str, CaseRecord], records: dict[str, CaseRecord], decisions: Decisions
+) -> tuple[str, ...]:
+    """What people should look at. Classes are judged by what each source itself has drawn, not by what copies added."""
     of_source = defaultdict(list)
-    for record in records.values():
+    for record in own_records.values():
         of_source[record.presence.dataset].append((record.presence.annotated, record.extents))
     doubts = [
         f"{name}: {text}" for name, cases in of_source.items() for text in doubtful_classes(cases, merge.taxonomy)
     ]
-    looks = [f"{case_id}: {text}" for case_id, record in sorted(records.items()) for text in record.warnings]
+    looks = [
+        f"{case_id}: {text}" for case_id, record in sorted((own_records | records).items()) for text in record.warnings
+    ]
     return (*doubts, *looks, *sorted(decisions.notes))
 
 

@@ -101,6 +101,21 @@ def test_label_maps_of_one_scan_that_do_not_overlap_are_reported(values, is_said
     assert ("one: liver of two, the same scan, lie elsewhere" in warnings) == is_said
 
 
+def test_classes_that_a_copy_brings_are_not_missed_in_the_source_of_the_image(folder, nnunet, convert):
+    arguments = []
+    for name in ("liver", "spleen"):
+        for seed in range(3):
+            patient = make_phantom(seed, (10.0, 10.0, 12.0))
+            folder.save(f"{name}/images/{seed}.nii.gz", patient.image, patient.affine)
+            folder.save(f"{name}/labels/{seed}.nii.gz", patient.masks[name].astype(np.uint8), patient.affine)
+        table = f"images: {name}/images/{{case}}.nii.gz\nlabels: {name}/labels/{{case}}.nii.gz\nvalues: {{1: {name}}}\n"
+        (folder.path / f"{name}.yaml").write_text(f"name: of_{name}\n{table}")
+        arguments += ["--source", f"custom={folder.path / name}.yaml"]
+    assert convert(*arguments)[0] == 0
+    report = json.loads((nnunet.raw / "conversion_report.json").read_text())
+    assert len(report["merged_into"]) == 3 and report["warnings"] == []
+
+
 @pytest.mark.parametrize(("factor", "is_said"), [(1, False), (1.01, False), (2, True)])
 def test_other_voxel_sizes_of_one_scan_are_reported(factor, is_said, folder, msd, nnunet, convert):
     arguments = sources(msd)
