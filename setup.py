@@ -78,6 +78,7 @@ def main() -> None:
             "surface-distance",
             "matplotlib",
             "jinja2",
+            "huggingface_hub",
             "tqdm",
             "pyyaml",
         ],

@@ -1,4 +1,4 @@
-"""A trained model: the folder that nnUNetv2_train leaves, or a zip of nnUNetv2_export_model_to_zip.
+"""A trained model: the folder that nnUNetv2_train leaves, a zip of nnUNetv2_export_model_to_zip, or hf:ORG/NAME.
 
 Its tables can be read without torch, and nothing of a zip is unpacked but the weights that are wanted.
 """
@@ -29,6 +29,7 @@ from nnunetv2_clip.choices import CHECKPOINT, FROZEN
 from nnunetv2_clip.classes import FIRST_USER_INDEX, UNIVERSAL, Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import leaves_its_folder
+from nnunetv2_clip.hub import download, is_on_hub
 from nnunetv2_clip.labels import class_names, require_labels
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.text.table import text_hash
@@ -203,11 +204,11 @@ class TrainedModel(ModelTables):
 
     @classmethod
     def open(cls, where: Path | str, configuration: str | None = None) -> TrainedModel:
-        """The model of a folder, or the one of this configuration in a zip.
+        """The model of a folder, or the one of this configuration in a zip or in hf:ORG/NAME.
 
         Raises:
-            UserError: no model, another configuration than the folder's, several in a zip without `configuration`, or
-                a zip that is damaged or has evil paths.
+            UserError: no model, another configuration than the folder's, several in a zip without `configuration`, a
+                zip that is damaged or has evil paths, or what `hub.download` raises.
         """
         models = find_models(Path(where))
         names = [model.name for model in models]
@@ -416,11 +417,15 @@ def weights_only(where: object) -> Iterator[None]:
 
 
 def find_models(where: Path) -> list[TrainedModel]:
-    """The models of a folder (one) or of a zip that nnUNetv2_export_model_to_zip made (one per configuration).
+    """The models of a folder (one), or of a zip that nnUNetv2_export_model_to_zip made or hf:ORG/NAME (one per
+    configuration).
 
     Raises:
-        UserError: neither, no model in it, or a zip with paths that would leave the folder it is unpacked into.
+        UserError: none of these, no model in it, a zip with paths that would leave the folder it is unpacked into, or
+            what `hub.download` raises.
     """
+    if is_on_hub(where):
+        return _downloaded(where)
     folder = TrainedModel(where, where.resolve().name, _list_files(where, _FILES))
     models = [folder] if where.is_dir() else _zipped(where)
     for model, name in product(models, (PLANS_JSON, DATASET_JSON)):
@@ -430,6 +435,13 @@ def find_models(where: Path) -> list[TrainedModel]:
     for model in models:
         require_known_classes(model.plans, model.label(PLANS_JSON))
     return models
+
+
+def _downloaded(where: Path) -> list[TrainedModel]:
+    folders = sorted(path.parent for path in download(where).rglob(PLANS_JSON))
+    if not folders:
+        raise UserError(where.as_posix(), f"holds no {PLANS_JSON}", "a repository with a model folder")
+    return [model for folder in folders for model in find_models(folder)]
 
 
 def _zipped(where: Path) -> list[TrainedModel]:

@@ -41,7 +41,8 @@ SHARED = {
     "-m": {
         "type": Path,
         "metavar": "MODEL",
-        "help": "trained model: its folder (TRAINER__PLANS__CONFIGURATION), or a zip of nnUNetv2_export_model_to_zip",
+        "help": "trained model: its folder (TRAINER__PLANS__CONFIGURATION), a zip of nnUNetv2_export_model_to_zip, or "
+        "hf:ORG/NAME on the Hugging Face hub (hf:ORG/NAME@REVISION)",
     },
     "-tr": {"metavar": "TRAINER", "default": choices.TRAINER, "help": "trainer"},
     "-p": {"metavar": "PLANS", "default": choices.PLANS, "help": "plans"},
@@ -95,8 +96,11 @@ def add_model_or_dataset(parser: ArgumentParser) -> None:
     add(parser, "-tr", "-p", "-c", "-f", "-chk", "-device")
 
 
-def trained_model(command: str, args):
+def trained_model(command: str, args, written: str = ""):
     """The TrainedModel that -m names, or else the model that nnUNetv2_train has left for -d, -tr, -p and -c.
+
+    Args:
+        written: what the command writes into the model, which then has to be a folder.
 
     Raises:
         UserError: both or neither of -m and -d, or no such model.
@@ -104,13 +108,21 @@ def trained_model(command: str, args):
     from nnunetv2_clip.trained_model import TrainedModel
 
     require_one(command, args, "d", "DATASET with -tr, -p, -c")
+    if args.m and written:
+        require_model_folder(args.m, f"{written} are written into it")
     if args.m:
         return TrainedModel.open(args.m, args.c)
     return TrainedModel.of_dataset(args.d, args.tr, args.p, args.c or choices.CONFIGURATION)
 
 
+def require_model_folder(path: Path, why: str) -> None:
+    """Raises UserError: -m names a zip or a model on the hub."""
+    if not path.is_dir():
+        raise UserError("-m", f"{path} is not a folder", f"a model folder: {why}", "unpack the zip, or check the path")
+
+
 def model_or_predictions(command: str, args, zips: bool = False) -> Path:
-    """The folder that -m or -pred names; with `zips` also the zip that -m names.
+    """The folder that -m or -pred names; with `zips` also the zip or the model on the hub that -m names.
 
     Raises:
         UserError: both or neither, or it is not a folder.

@@ -1,6 +1,6 @@
 """nnunetv2_clip crossval"""
 
-from nnunetv2_clip.commands._arguments import SHARED, add
+from nnunetv2_clip.commands._arguments import SHARED, add, require_model_folder
 from nnunetv2_clip.errors import UserError
 
 
@@ -28,6 +28,7 @@ def run(args):
     from nnunetv2_clip.paths import dataset_folder
     from nnunetv2_clip.trained_model import TrainedModel
 
+    require_model_folder(args.m, "with its predictions of the validation cases")
     if args.ref is None:
         args.ref = dataset_folder("nnUNet_preprocessed", args.m.resolve().parent.name) / "gt_segmentations"
     reference, manifest, taxonomy, _ = reference_of(args)

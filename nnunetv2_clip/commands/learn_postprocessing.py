@@ -3,7 +3,6 @@
 import argparse
 
 from nnunetv2_clip.commands._arguments import add_model_or_dataset, trained_model
-from nnunetv2_clip.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,9 +13,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_clip.inference.learning import learn, write_rules
     from nnunetv2_clip.inference.postprocessing import NOTHING
 
-    model = trained_model("learn-postprocessing", args)
-    if not model.where.is_dir():
-        raise UserError(model.where, "is not a folder", "a model folder: rules are written into it", "unpack the zip")
+    model = trained_model("learn-postprocessing", args, written="rules")
     choices = learn(model, args.f, args.chk, args.device)
     write_rules(model, choices, {"folds": args.f or "all", "checkpoint": args.chk})
     print(f"{'class':28}{'cases':>6}{'Dice':>8}{'with rule':>11}  rule")

@@ -69,6 +69,9 @@ def run(args):
 def _plans(args):
     """Raises UserError: both or neither of -m and -d, or no such dataset."""
     from nnunetv2_clip.paths import dataset_folder
+    from nnunetv2_clip.trained_model import find_models
 
     require_one("paper efficiency", args, "d", "DATASET with -p")
-    return args.m / "plans.json" if args.m else dataset_folder("nnUNet_preprocessed", args.d) / f"{args.p}.json"
+    if args.m:
+        return find_models(args.m)[0].where / "plans.json"
+    return dataset_folder("nnUNet_preprocessed", args.d) / f"{args.p}.json"
