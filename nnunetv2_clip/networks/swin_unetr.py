@@ -29,7 +29,7 @@ class SwinUNETR(nn.Module):
     ):
         super().__init__()
         try:
-            from monai.networks.nets import SwinUNETR as MonaiSwinUNETR  # pyright: ignore[reportMissingImports] an extra
+            from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError("Swin UNETR needs MONAI: pip install 'nnunetv2_clip[swin]'") from None
         if list(strides[-1]) != [TOTAL_STRIDE] * 3:
