@@ -56,6 +56,7 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
 def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: list[str], max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
+    from nnunetv2_clip.inference.label_names import write_label_tables
     from nnunetv2_clip.inference.loading import load_model, write_model_tables
     from nnunetv2_clip.inference.outputs import Outputs
     from nnunetv2_clip.runner import CasesFailed
@@ -94,6 +95,8 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
     output = PredictionFolder(job, cases, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()
     write_model_tables(trained, model.classes, args.o)
+    if "labels" in args.outputs:
+        write_label_tables(args.o, outputs.taxonomy.subset(outputs.classes))
     errors = predict_cases(predictor, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}

@@ -19,6 +19,7 @@ from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.files import replacing, write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
+from nnunetv2_clip.inference.label_names import nifti_extension
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.tasks import CT_TASKS
@@ -99,7 +100,7 @@ def write_outputs(
     if "statistics" in outputs.kinds:
         write_json(outputs.statistics(case), [statistics(case, name, mask, image) for name, mask in wanted.items()])
     if "labels" in outputs.kinds:
-        write_like(outputs.label_map(case), painted, image)
+        write_like(outputs.label_map(case), painted, image, named=rows)
 
 
 def paint_masks(masks: Mapping[str, Mask], rows: Iterable[ClassRow]) -> np.ndarray:
@@ -118,11 +119,14 @@ def paint_values(masks: Mapping[str, Mask], values: Mapping[str, int]) -> np.nda
     return painted
 
 
-def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | None = None) -> None:
+def write_like(
+    path: Path, data: np.ndarray, image: InputImage, slope: float | None = None, named: Iterable[ClassRow] = ()
+) -> None:
     """A .nii.gz with the geometry of the input: its header, but for the number type and the scale of the values.
 
     Args:
         slope: value of one step of the stored integers; None: they are the values.
+        named: classes whose indices the voxels hold: a header extension tells their names.
     """
     if image.header is None:
         picture = nib.Nifti1Image(data, image.volume.affine)
@@ -134,6 +138,8 @@ def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | N
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         picture = kind(data, None, header)  # no affine: sform and qform stay as they are, to the bit
     picture.header.set_slope_inter(slope or 1, 0)
+    if named:
+        picture.header.extensions.append(nifti_extension(named))
     with (
         replacing(path) as beside,
         open(beside, "wb") as file,
@@ -143,12 +149,11 @@ def write_like(path: Path, data: np.ndarray, image: InputImage, slope: float | N
 
 
 def _write_nifti(stream, picture: nib.Nifti1Image, data: np.ndarray) -> None:
-    """Header and stored integers as they are (nibabel would divide by the slope), slice by slice."""
+    """Header, extensions and stored integers as they are (nibabel would divide by the slope), slice by slice."""
     header = picture.header
-    header["vox_offset"] = header.single_vox_offset
+    header["vox_offset"] = 0  # behind the header and its extensions
     header["magic"] = header.single_magic
-    stream.write(header.binaryblock)
-    stream.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))  # no extensions
+    header.write_to(stream)
     stored = data.astype(header.get_data_dtype(), copy=False)
     for z in range(data.shape[2]):
         stream.write(stored[:, :, z].tobytes(order="F"))
