@@ -72,7 +72,7 @@ def main() -> None:
             "pydantic>=2",
             "nibabel",
             "pydicom>=3",
-            "pillow",
+            "pillow>=10.1",  # a font that can be scaled
             "scipy",
             "connected-components-3d",
             "surface-distance",

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         for warning in case.warnings:
             print(f"Warning: {case.case_id}: {warning}", file=sys.stderr)
     by_case = {files.case_id: files for files in found}
-    viewed = [ViewerJob(by_case[case.case_id], case.focus) for case in worst_first(cases)[: args.viewer]]
+    viewed = [ViewerJob(by_case[case.case_id], case.focus, case.window) for case in worst_first(cases)[: args.viewer]]
     shown, not_shown = good_and_bad(run_cases(viewer_case, viewed, "viewer", args.np, lambda job: job.files.case_id))
     viewer, failed = [outcome.result for outcome in shown], failed | not_shown
     title = args.title or f"Report of {(args.pred or args.log_folder).resolve().name}"

@@ -20,6 +20,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume
 from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
+from nnunetv2_clip.imaging.slices import CORONAL, cut, informative_slice
 from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.painting import paint_labels
 from nnunetv2_clip.runner import run_cases
@@ -220,14 +221,13 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
 def thumbnail(image: Volume, labels: ClassMap, taxonomy: Taxonomy) -> tuple[str, str, tuple[int, int]]:
     """The coronal slice with most labels, seen from the front: picture, overlay and (width, height)."""
     hu, painted = (to_ras(array, image.affine) for array in (image.data, paint_labels(labels, taxonomy)))
-    drawn = np.count_nonzero(painted, axis=(0, 2))
-    y = int(drawn.argmax()) if drawn.any() else hu.shape[1] // 2
+    y = informative_slice(painted, CORONAL)
     spacing = ras_spacing(image.affine)
     width = round(THUMBNAIL_HEIGHT * hu.shape[0] * spacing[0] / (hu.shape[2] * spacing[2]))
     size = (int(np.clip(width, 40, 240)), THUMBNAIL_HEIGHT)
-    page = lambda plane: np.ascontiguousarray(plane.T[::-1, ::-1])  # noqa: E731 - head up, patient's right on the left
     colors = {row.index: color_of(row) for row in taxonomy.subset(labels.names)}
-    return ct_picture(page(hu[:, y]), size), overlay_picture(page(painted[:, y]), size, colors), size
+    picture = ct_picture(cut(hu, CORONAL, y), size)
+    return picture, overlay_picture(cut(painted, CORONAL, y), size, colors), size
 
 
 def _copies(checks) -> tuple[Copy, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,20 @@ from scipy import ndimage
 
 from nnunetv2_clip.classes import ClassRow
 
-CT_WINDOW_HU = (-160.0, 240.0)
+# The presets of OHIF (width and level, here as darkest and brightest HU), so that a picture looks as people know it.
+SOFT_TISSUE = "soft tissue"
+WINDOWS_HU = {
+    SOFT_TISSUE: (-160.0, 240.0),
+    "lung": (-1350.0, 150.0),
+    "bone": (-770.0, 1730.0),
+    "liver": (15.0, 165.0),
+}
+# Words in the names of classes that are looked at in another window.
+_OF_LUNGS = {"lung", "lungs", "airway", "airways", "bronchus", "bronchi", "trachea"}
+_OF_BONES = {"bone", "bones", "femur", "hip", "rib", "ribs", "sacrum", "spine", "sternum", "vertebra", "vertebrae"}
+_OF_BONES |= {"clavicle", "clavicula", "humerus", "scapula", "skull"}
 FILL_ALPHA, EDGE_ALPHA = 110, 255
-WEBP_QUALITY = 80
+WEBP_QUALITY = 75
 Rgb = tuple[int, int, int]
 
 # By universal index. Neighbours in the body differ in hue, left and right in lightness, tumours are vivid.
@@ -70,18 +81,44 @@ def hex_color(row: ClassRow) -> str:
     return "#" + bytes(color_of(row)).hex()
 
 
-def ct_picture(hu: np.ndarray, size: tuple[int, int]) -> str:
-    """A data URI of a CT slice (R, C) in the soft-tissue window, `size` = (width, height)."""
-    low, high = CT_WINDOW_HU
+def window_of(name: str) -> str:
+    """The entry of `WINDOWS_HU` in which a class is looked at."""
+    words = set(name.split("_"))
+    return "lung" if words & _OF_LUNGS else "bone" if words & _OF_BONES else SOFT_TISSUE
+
+
+def common_window(names: Iterable[str]) -> str:
+    """The window of most of the classes; soft tissue when in doubt."""
+    windows = [window_of(name) for name in names]
+    return max(WINDOWS_HU, key=windows.count)
+
+
+def window_in_words(window: str) -> str:
+    low, high = WINDOWS_HU[window]
+    return f"{window} window, {low:.0f} to {high:.0f} HU"
+
+
+def ct_image(hu: np.ndarray, size: tuple[int, int], window: str = SOFT_TISSUE) -> Image.Image:
+    """A grey picture of a CT slice (R, C) in a window of `WINDOWS_HU`, `size` = (width, height)."""
+    low, high = WINDOWS_HU[window]
     grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)
-    return _data_uri(image, "webp", quality=WEBP_QUALITY)
+    return Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)
+
+
+def overlay_image(indices: np.ndarray, size: tuple[int, int], colors: Mapping[int, Rgb]) -> Image.Image:
+    """Universal indices (R, C) as half-transparent areas with solid outlines, clear where 0."""
+    large = np.asarray(Image.fromarray(indices.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    return Image.fromarray(_rgba(large, colors))
+
+
+def ct_picture(hu: np.ndarray, size: tuple[int, int], window: str = SOFT_TISSUE) -> str:
+    """`ct_image` as a data URI."""
+    return _data_uri(ct_image(hu, size, window), quality=WEBP_QUALITY)
 
 
 def overlay_picture(indices: np.ndarray, size: tuple[int, int], colors: Mapping[int, Rgb]) -> str:
-    """A data URI of universal indices (R, C): half-transparent areas with solid outlines, nothing where 0."""
-    large = np.asarray(Image.fromarray(indices.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    return _data_uri(Image.fromarray(_rgba(large, colors)), "png", optimize=True)
+    """`overlay_image` as a data URI, pixel by pixel."""
+    return _data_uri(overlay_image(indices, size, colors), lossless=True)
 
 
 def _rgba(indices: np.ndarray, colors: Mapping[int, Rgb]) -> np.ndarray:
@@ -96,7 +133,7 @@ def _rgba(indices: np.ndarray, colors: Mapping[int, Rgb]) -> np.ndarray:
     return rgba
 
 
-def _data_uri(image: Image.Image, kind: str, **options: object) -> str:
+def _data_uri(image: Image.Image, **options: object) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    image.save(buffer, "webp", **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -18,29 +18,44 @@ class Plane:
 
     Attributes:
         axis: the volume axis across the slices.
-        left, top: letters of the body side at the picture's left and upper edge.
+        left, top, right, bottom: letters of the body side at the picture's edges.
     """
 
     name: str
     axis: int
     left: str
     top: str
+    right: str
+    bottom: str
 
 
-PLANES = (Plane("axial", 2, "R", "A"), Plane("coronal", 1, "R", "S"), Plane("sagittal", 0, "A", "S"))
+NEARLY = 0.9
+PLANES = AXIAL, CORONAL, SAGITTAL = (
+    Plane("axial", 2, "R", "A", "L", "P"),
+    Plane("coronal", 1, "R", "S", "L", "I"),
+    Plane("sagittal", 0, "A", "S", "P", "I"),
+)
+PICTURE_PX = (420, 768)  # of the longer side; in between a pixel is a voxel of the CT
+FLAT = 2.0  # width to height of a coronal picture
 
 
-def informative_slice(mask: np.ndarray, plane: Plane) -> int:
-    """The position with the largest area of `mask`; the middle of the volume if the mask is empty.
+def informative_slice(labels: np.ndarray, plane: Plane) -> int:
+    """The position that shows most of the most classes; the middle of the volume if there is none.
 
-    Among equal areas the one nearest to the middle of them is taken.
+    A class counts by the share of its largest area, so that a large organ does not outweigh all others. Of positions
+    that show nearly as much as the best one, the middle one is taken: the ends of a scan cut organs.
+
+    Args:
+        labels: (X, Y, Z) a value per class, 0 for none; or a mask.
     """
-    axes = tuple(axis for axis in range(3) if axis != plane.axis)
-    area = mask.sum(axis=axes)
-    if not area.any():
-        return mask.shape[plane.axis] // 2
-    largest = np.flatnonzero(area == area.max())
-    return int(largest[len(largest) // 2])
+    slices, num_values = np.moveaxis(labels, plane.axis, 0), int(labels.max(initial=0)) + 1
+    areas = np.array([np.bincount(one.ravel(order="K"), minlength=num_values)[1:] for one in slices])
+    areas = areas[:, areas.any(axis=0)]
+    if not areas.size:
+        return len(slices) // 2
+    shown = (areas / areas.max(axis=0)).sum(axis=1)
+    good = np.flatnonzero(shown >= NEARLY * shown.max())
+    return int(good[len(good) // 2])
 
 
 def cut(volume: np.ndarray, plane: Plane, position: int) -> np.ndarray:
@@ -48,11 +63,24 @@ def cut(volume: np.ndarray, plane: Plane, position: int) -> np.ndarray:
     return volume.take(position, axis=plane.axis)[::-1, ::-1].T
 
 
-def picture_size(shape: tuple[int, ...], spacing_mm: tuple[float, ...], plane: Plane, longest: int) -> tuple[int, int]:
-    """(width, height) in pixels with the body's proportions; the longer side has `longest` pixels."""
+def picture_size(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], plane: Plane, least: int, most: int
+) -> tuple[int, int]:
+    """(width, height) in pixels with the body's proportions: the finer voxel edge is a pixel.
+
+    Args:
+        least, most: pixels of the longer side, whatever the voxels.
+    """
+    edges_mm = [spacing_mm[axis] for axis in range(3) if axis != plane.axis]
     width_mm, height_mm = (shape[axis] * spacing_mm[axis] for axis in range(3) if axis != plane.axis)
-    scale = longest / max(width_mm, height_mm)
+    longest_mm = max(width_mm, height_mm)
+    scale = min(max(least, longest_mm / min(edges_mm)), most) / longest_mm
     return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
+
+
+def is_flat(coronal: tuple[int, int]) -> bool:
+    """Of a short scan, by (width, height): coronal and sagittal pictures are low and better stand above each other."""
+    return coronal[0] > FLAT * coronal[1]
 
 
 def detail_box(mask: np.ndarray, spacing_mm: tuple[float, ...], least_mm: float) -> tuple[slice, ...]:

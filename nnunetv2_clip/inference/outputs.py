@@ -1,4 +1,4 @@
-"""What a prediction leaves behind: label map, one mask per class, probabilities, statistics, a preview picture."""
+"""What a prediction leaves behind: label map, masks, probabilities, statistics; preview.py draws the picture."""
 
 # Shapes: X Y Z voxels in the axis order of the input file; H x W pixels.
 
@@ -25,7 +25,6 @@ from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.tasks import CT_TASKS
 
 STATISTICS = "statistics"
-PREVIEW_PIXELS, PREVIEW_ALPHA = 512, 0.45
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,9 @@ def write_outputs(
         write_like(outputs.probability(case, name), probabilities[name], image, slope=1 / 65535)
     painted = paint_masks(wanted, rows) if {"labels", "preview"} & set(outputs.kinds) else None
     if "preview" in outputs.kinds:
-        write_preview(outputs.preview(case), image, painted, rows)
+        from nnunetv2_clip.inference.preview import write_preview
+
+        write_preview(outputs.preview(case), case, image.volume, painted, rows)
     if "statistics" in outputs.kinds:
         write_json(outputs.statistics(case), [statistics(case, name, mask, image) for name, mask in wanted.items()])
     if "labels" in outputs.kinds:
@@ -200,43 +201,3 @@ def _flat(row: Mapping) -> dict:
     box = [position for part in row["box"] or [["", ""]] * 3 for position in part]
     flat = {key: value for key, value in row.items() if key != "box"} | dict(zip(_BOX_COLUMNS, box, strict=True))
     return flat | {key: round(flat[key], 4) for key in ("volume_ml", "mean_hu") if flat[key] is not None}
-
-
-def write_preview(path: Path, image: InputImage, painted: np.ndarray, rows: Iterable[ClassRow]) -> None:
-    """A PNG of three planes through the slices that show most of the prediction."""
-    from PIL import Image
-
-    from nnunetv2_clip.imaging.pictures import color_of
-    from nnunetv2_clip.imaging.slices import PLANES
-
-    colors = np.zeros((max(row.index for row in rows) + 1, 3), np.float32)
-    for row in rows:
-        colors[row.index] = color_of(row)
-    turn = nib.io_orientation(image.volume.affine)
-    ct, indices = (nib.orientations.apply_orientation(volume, turn) for volume in (image.volume.data, painted))
-    spacing = np.empty(3)
-    spacing[turn[:, 0].astype(int)] = image.volume.geometry.spacing_mm
-    pictures = [_slice_picture(ct, indices, tuple(spacing), colors, plane) for plane in PLANES]
-    sheet = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)))
-    left = 0
-    for one in pictures:
-        sheet.paste(one, (left, 0))
-        left += one.width
-    with replacing(path) as beside:
-        sheet.save(beside, "png")
-
-
-def _slice_picture(ct: np.ndarray, indices: np.ndarray, spacing_mm: tuple, colors: np.ndarray, plane):
-    from PIL import Image
-
-    from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU
-    from nnunetv2_clip.imaging.slices import cut, informative_slice, picture_size
-
-    position = informative_slice(indices > 0, plane)
-    low, high = CT_WINDOW_HU
-    grey = np.clip((cut(ct, plane, position).astype(np.float32) - low) / (high - low), 0, 1)[..., None] * 255
-    labels = cut(indices, plane, position)
-    share = np.where(labels > 0, PREVIEW_ALPHA, 0)[..., None]
-    mixed = (grey * (1 - share) + colors[labels] * share).astype(np.uint8)
-    size = picture_size(ct.shape, spacing_mm, plane, PREVIEW_PIXELS)
-    return Image.fromarray(mixed).resize(size, Image.Resampling.BILINEAR)

@@ -15,14 +15,24 @@ from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelVolume
+from nnunetv2_clip.imaging.boxes import Box
 from nnunetv2_clip.imaging.intake import CT, scan_warnings
 from nnunetv2_clip.imaging.nifti import Geometry
-from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
+from nnunetv2_clip.imaging.pictures import color_of, common_window, ct_picture, overlay_picture, window_of
 from nnunetv2_clip.imaging.scans import Case, read_voxels
-from nnunetv2_clip.imaging.slices import PLANES, Plane, cut, detail_box, informative_slice, picture_size
+from nnunetv2_clip.imaging.slices import (
+    PICTURE_PX,
+    PLANES,
+    Plane,
+    cut,
+    detail_box,
+    informative_slice,
+    is_flat,
+    picture_size,
+)
+from nnunetv2_clip.labels import occurring_values
 from nnunetv2_clip.painting import paint_labels
 
-LONGEST_SIDE_PX = 420
 DETAIL_MM = 120.0
 
 
@@ -59,7 +69,11 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plane of a case: the CT with the prediction and, where known, the reference."""
+    """One plane of a case: the CT with the prediction and, where known, the reference.
+
+    Attributes:
+        painted: universal indices of the classes that prediction or reference show here.
+    """
 
     plane: str
     left: str
@@ -70,14 +84,20 @@ class Panel:
     ct: str
     prediction: str
     reference: str | None
+    painted: frozenset[int]
 
 
 @dataclass(frozen=True)
 class View:
-    """Three planes through what the title says."""
+    """Three planes through what the title says, in one window (a name of `WINDOWS_HU`)."""
 
     title: str
+    window: str
     panels: tuple[Panel, ...]
+
+    @property
+    def is_flat(self) -> bool:
+        return is_flat(self.panels[1].size)
 
 
 @dataclass(frozen=True)
@@ -106,10 +126,20 @@ class CaseReport:
         return {name: found.dice for name, found in self.overlaps.items() if not math.isnan(found.dice)}
 
     @property
+    def painted(self) -> frozenset[int]:
+        """Universal indices of the classes in its pictures."""
+        return frozenset().union(*(panel.painted for view in self.views for panel in view.panels))
+
+    @property
     def focus(self) -> tuple[int, int, int]:
         """The voxel (x, y, z) where the planes of the last view meet."""
         axial, coronal, sagittal = self.views[-1].panels
         return sagittal.position - 1, coronal.position - 1, axial.position - 1
+
+    @property
+    def window(self) -> str:
+        """Of the last view."""
+        return self.views[-1].window
 
     @property
     def mean_dice(self) -> float:
@@ -196,10 +226,13 @@ def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[s
 
 
 def _overview(files: CaseFiles, scan: CaseArrays) -> View:
-    anything = scan.painted > 0
-    if not anything.any() and scan.truth is not None:
-        anything = scan.truth > 0
-    return _view("Largest predicted area", files, scan, anything, tuple(slice(0, size) for size in scan.hu.shape))
+    shown = scan.painted
+    if not shown.any() and scan.truth is not None:
+        shown = scan.truth
+    whole = tuple(slice(0, size) for size in scan.hu.shape)
+    there = occurring_values(shown)
+    window = common_window(row.name for row in files.taxonomy if row.index in there)
+    return _view("Overview", window, files, scan, shown, whole)
 
 
 def _detail(files: CaseFiles, scan: CaseArrays, name: str, found: dict[str, Overlap]) -> View:
@@ -208,18 +241,22 @@ def _detail(files: CaseFiles, scan: CaseArrays, name: str, found: dict[str, Over
     if found:
         mask = mask | scan.reference.mask(name)
         title += f", the lowest Dice of this case ({found[name].dice:.3f})"
-    return _view(title, files, scan, mask, detail_box(mask, scan.grid.spacing_mm, DETAIL_MM))
+    box = detail_box(mask, scan.grid.spacing_mm, DETAIL_MM)
+    return _view(title, window_of(name), files, scan, mask, box)
 
 
-def _view(title: str, files: CaseFiles, scan: CaseArrays, mask: np.ndarray, box: tuple[slice, ...]) -> View:
-    """Three planes through the largest areas of `mask`, as far as the box reaches."""
-    return View(title, tuple(_panel(plane, files, scan, informative_slice(mask, plane), box) for plane in PLANES))
+def _view(title: str, window: str, files: CaseFiles, scan: CaseArrays, shown: np.ndarray, box: Box) -> View:
+    """Three planes through what is to be shown, as far as the box reaches."""
+    positions = (informative_slice(shown, plane) for plane in PLANES)
+    panels = (_panel(*there, window, files, scan, box) for there in zip(PLANES, positions, strict=True))
+    return View(title, window, tuple(panels))
 
 
-def _panel(plane: Plane, files: CaseFiles, scan: CaseArrays, position: int, box: tuple[slice, ...]) -> Panel:
+def _panel(plane: Plane, position: int, window: str, files: CaseFiles, scan: CaseArrays, box: Box) -> Panel:
     colors = {row.index: color_of(row) for row in files.taxonomy}
     here = tuple(slice(position, position + 1) if axis == plane.axis else part for axis, part in enumerate(box))
-    size = picture_size(scan.hu[box].shape, scan.grid.spacing_mm, plane, LONGEST_SIDE_PX)
+    size = picture_size(scan.hu[box].shape, scan.grid.spacing_mm, plane, *PICTURE_PX)
+    painted = [indices[here] for indices in (scan.painted, scan.truth) if indices is not None]
 
     def overlay(indices: np.ndarray) -> str:
         return overlay_picture(cut(indices[here], plane, 0), size, colors)
@@ -231,7 +268,8 @@ def _panel(plane: Plane, files: CaseFiles, scan: CaseArrays, position: int, box:
         position=position + 1,
         num_slices=scan.hu.shape[plane.axis],
         size=size,
-        ct=ct_picture(cut(scan.hu[here], plane, 0), size),
+        ct=ct_picture(cut(scan.hu[here], plane, 0), size, window),
         prediction=overlay(scan.painted),
         reference=None if scan.truth is None else overlay(scan.truth),
+        painted=frozenset(int(index) for indices in painted for index in np.unique(indices) if index),
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from nnunetv2_clip.classes import Taxonomy
-from nnunetv2_clip.imaging.pictures import CT_WINDOW_HU, color_of, hex_color
+from nnunetv2_clip.imaging.pictures import WINDOWS_HU, color_of, hex_color, window_in_words
 from nnunetv2_clip.pages import render
 from nnunetv2_clip.report.cases import CaseReport
 from nnunetv2_clip.report.curves import TrainingReport
@@ -84,7 +84,7 @@ def render_page(
         training=training,
         scored=scored,
         predicted=predicted,
-        shown=[name for name in names if name in {*scored, *predicted}],
+        painted=[row.name for row in taxonomy if any(row.index in case.painted for case in cases)],
         class_rows=class_rows,
         overall=mean_cell(means),
         num_pairs=sum(len(case.overlaps) for case in cases),
@@ -94,7 +94,8 @@ def render_page(
         colors={row.name: hex_color(row) for row in taxonomy},
         presence_known=presence_known,
         max_chips=MAX_CHIPS,
-        window=CT_WINDOW_HU,
+        windows=WINDOWS_HU,
+        window_in_words=window_in_words,
         created=datetime.now().strftime("%d %B %Y, %H:%M"),
         dice_cell=dice_cell,
         has_nsd=any(case.nsd for case in cases),
@@ -103,6 +104,7 @@ def render_page(
         volume_cell=volume_cell,
         failed=dict(sorted(failed.items())),
         viewer=viewer,
+        viewer_painted={index for case in viewer for index in case.painted},
         viewer_data=_viewer_data(viewer, taxonomy),
         finest_mm=FINEST_MM,
         classes=taxonomy.rows,
@@ -117,7 +119,7 @@ def worst_first(cases: Sequence[CaseReport]) -> list[CaseReport]:
 def _viewer_data(viewer: Sequence[ViewerCase], taxonomy: Taxonomy) -> str:
     """JSON that is safe inside a script element."""
     content = {
-        "window": CT_WINDOW_HU,
+        "windows": WINDOWS_HU,
         "classes": [{"index": row.index, "name": row.name, "color": color_of(row)} for row in taxonomy],
         "cases": [asdict(case) for case in viewer],
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
+from nnunetv2_clip.labels import occurring_values
 from nnunetv2_clip.report.cases import CaseFiles, read_case_arrays
 
 FINEST_MM = 2.0  # finer volumes are thinned out: a page must stay small
@@ -17,18 +18,27 @@ CT_RANGE_HU, CT_STEP_HU = (-1024, 1500), 4  # coarser than the noise, and half t
 
 @dataclass(frozen=True)
 class ViewerJob:
-    """A case, and the voxel (x, y, z) through which the viewer shows it first."""
+    """A case, and the voxel (x, y, z) through which the viewer shows it first, and in which window."""
 
     files: CaseFiles
     focus: tuple[int, int, int]
+    window: str
 
 
 @dataclass(frozen=True)
 class ViewerCase:
-    """The volumes of one case, base64 of .nii.gz (`reference` None where no truth is known), and the focus in mm."""
+    """The volumes of one case, base64 of .nii.gz (`reference` None where no truth is known).
+
+    Attributes:
+        focus: x, y, z in mm.
+        painted: universal indices of the classes that prediction or reference show.
+        window: in which the CT is shown first.
+    """
 
     id: str
     focus: tuple[float, ...]
+    painted: tuple[int, ...]
+    window: str
     ct: str
     prediction: str
     reference: str | None
@@ -42,10 +52,15 @@ def viewer_case(job: ViewerJob) -> ViewerCase:
     """
     scan = read_case_arrays(job.files)
     steps = [max(1, round(FINEST_MM / spacing)) for spacing in scan.grid.spacing_mm]
+    painted = {
+        int(index) for labels in (scan.painted, scan.truth) if labels is not None for index in occurring_values(labels)
+    }
     hu = np.clip(scan.hu, *CT_RANGE_HU) / CT_STEP_HU
     return ViewerCase(
         job.files.case_id,
         tuple(nib.affines.apply_affine(scan.grid.affine, job.focus).tolist()),
+        tuple(sorted(painted - {0})),
+        job.window,
         _packed(np.rint(hu).astype(np.int16) * np.int16(CT_STEP_HU), scan.grid.affine, steps),
         _packed(_small(scan.painted), scan.grid.affine, steps),
         None if scan.truth is None else _packed(_small(scan.truth), scan.grid.affine, steps),

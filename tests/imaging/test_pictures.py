@@ -6,10 +6,11 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from nnunetv2_clip.classes import UNIVERSAL, ClassRow
-from nnunetv2_clip.imaging.pictures import EDGE_ALPHA, FILL_ALPHA, color_of, ct_picture, overlay_picture
+from nnunetv2_clip.imaging.pictures import EDGE_ALPHA, FILL_ALPHA, color_of, ct_picture, overlay_picture, window_of
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -21,6 +22,15 @@ def test_the_window_goes_from_minus_160_to_240_hu():
     hu = np.array([[-1000, -160, 40, 240, 3000]]).repeat(5, 0)
     grey = pixels(ct_picture(hu.repeat(20, 0).repeat(20, 1), (100, 100)))[50, 10::20, 0]
     assert np.abs(grey.astype(int) - [0, 0, 127, 255, 255]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("right_lung", "lung"), ("lung_tumor", "lung"), ("left_femur_head", "bone"), ("vertebrae_l1", "bone")]
+    + [("liver", "soft tissue"), ("hippocampus", "soft tissue")],
+)
+def test_lungs_and_bones_are_looked_at_in_their_own_windows(name, window):
+    assert window_of(name) == window
 
 
 def test_an_overlay_is_clear_outside_and_outlined_at_its_border():

@@ -31,6 +31,19 @@ addEventListener("load", () => {
   click("Case"); result.byCase = order();
   document.querySelector(".planes figure").click();
   result.zoomed = document.getElementById("zoom").open && document.querySelectorAll("#zoom img").length;
+  const enlarged = document.querySelector("#zoom .frame").getBoundingClientRect();
+  result.enlarged = [enlarged.width / enlarged.height, enlarged.width];
+  const zoom = document.getElementById("zoom"), caption = () => zoom.querySelector("figcaption").textContent;
+  const press = (element, key) => {  // tells whether the browser would do something of its own as well
+    return element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  };
+  result.captions = [caption()];
+  press(zoom, "ArrowRight"); result.captions.push(caption());
+  press(zoom, "ArrowLeft"); press(zoom, "ArrowLeft"); result.captions.push(caption());
+  result.byKey = ["Enter", " ", "x"].map((key) => {
+    zoom.close();
+    return [press(document.querySelector(".planes figure"), key), zoom.open];
+  });
   const pictures = [...document.images];
   result.pictures = pictures.length;
   result.broken = pictures.filter((picture) => !picture.complete || !picture.naturalWidth).length;
@@ -71,9 +84,20 @@ addEventListener("load", async () => {
     }
     return { coloured, lit };
   };
+  const boxesShown = () => [...section.querySelectorAll("input[type=checkbox]")]
+    .filter((box) => box.offsetParent).map((box) => box.parentNode.textContent);
   at("open").click();
   const result = { prediction: await until("case_a prediction") };
   result.on = colours("all"); result.off = colours("none");
+  const key = (name) => {
+    at("canvas").dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
+    return at("place").textContent;
+  };
+  result.slices = [at("slice").max, at("slice").value, key("ArrowUp"), at("slice").value, key("ArrowDown")];
+  result.window = [at("window").value, at("view").value];
+  at("window").value = "bone";
+  at("window").dispatchEvent(new Event("change"));
+  result.listed = boxesShown();
   at("layer").value = "reference";
   at("layer").dispatchEvent(new Event("change"));
   result.reference = await until("case_a reference");
@@ -117,6 +141,9 @@ def test_the_page_works_in_a_browser(study, tmp_path):
     assert seen["descending"] == ["case_a", "case_b", "case_0"]
     assert seen["byCase"] == ["case_0", "case_a", "case_b"]
     assert seen["zoomed"] == 4  # CT and overlay, reference and prediction
+    assert seen["enlarged"] == [pytest.approx(16 / 12, rel=0.02), pytest.approx(1400 * 0.92 / 2, rel=0.05)]
+    assert [caption.split(" · ")[0] for caption in seen["captions"]] == ["axial", "coronal", "axial"]
+    assert seen["byKey"] == [[False, True], [False, True], [True, False]]
     # case_a and case_b: overview and detail, case_0: overview; 3 planes x 2 sides x (CT, overlay); 4 enlarged
     assert (seen["pictures"], seen["broken"]) == ((2 + 2 + 1) * 3 * 2 * 2 + 4, 0)
     assert seen["ratio"] == pytest.approx(16 / 12, rel=0.02)  # 8 x 6 voxels of 2 mm
@@ -130,6 +157,10 @@ def test_the_viewer_shows_classes_and_switches_them_off(study, tmp_path):
     assert seen["errors"] == []
     assert seen["message"] == ""
     assert (seen["prediction"], seen["reference"]) == ("case_a prediction", "case_a reference")
+    # focus: in the true tumour, beside the predicted one, in slice 1 of 0 to 3; the slice above holds nothing
+    assert seen["slices"] == ["3", "1", "R 6, A 4, S 10 mm · 40 HU", "2", "R 6, A 4, S 5 mm · 40 HU · liver"]
+    assert seen["window"] == ["soft tissue", "axial"]
+    assert seen["listed"] == ["liver", "liver tumor"]
     # the tumour is green: 2 voxels are predicted, 4 are in the reference, 8 x 6 x 4 voxels are drawn in grey
     assert seen["off"]["lit"] > 10_000
     assert seen["off"]["coloured"] == 0

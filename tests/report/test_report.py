@@ -18,6 +18,7 @@ from nnunetv2_clip.imaging.scans import Case, read_voxels
 from nnunetv2_clip.report.cases import describe_case
 from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
+from tests.report.conftest import TABLE, save
 
 
 def report(study, *more, references: bool = True) -> int:
@@ -62,6 +63,47 @@ def test_the_table_leaves_unannotated_classes_empty_and_marks_both_empty_with_a_
 def test_a_class_that_nobody_annotates_is_in_no_dice_table(study):
     assert report(study) == 0
     assert ">pancreas<" not in page(study)
+
+
+def test_the_legend_names_what_is_painted_the_truth_too(study):
+    assert report(study) == 0
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', page(study), re.S)[1]
+    assert re.findall(r"</i>(.*?)</li>", legend) == ["liver", "liver tumor"]  # the spleen is scored, and empty
+    truth = np.zeros((8, 6, 4), np.uint8)
+    truth[0, 0, 0] = TABLE.encode({"pancreas"})  # of no scored class
+    save(study.references / "case_b.nii.gz", truth)
+    assert report(study) == 0
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', page(study), re.S)[1]
+    assert "pancreas" not in legend  # nor is it in a slice that is shown
+    truth[:, :, 1] = TABLE.encode({"pancreas"})
+    save(study.references / "case_b.nii.gz", truth)
+    assert report(study) == 0
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', page(study), re.S)[1]
+    assert re.findall(r"</i>(.*?)</li>", legend) == ["liver", "pancreas", "liver tumor"]
+
+
+def test_every_figure_says_its_proportions_and_every_view_its_window(study):
+    assert report(study) == 0
+    ratios = re.findall(r'<figure [^>]*style="--ratio:([\d.]+);--sides:(\d)"', page(study))
+    # case_a, overview: 8 x 6 x 4 voxels of 2 x 2 x 5 mm
+    assert ratios[:3] == [("1.3333", "2"), ("0.8000", "2"), ("0.6000", "2")]
+    assert "Overview · soft tissue window, −160 to 240 HU" in page(study)
+
+
+def test_lungs_are_shown_in_their_window(study):
+    for case in ("case_a", "case_b"):
+        save(study.predictions / f"{case}.nii.gz", np.full((8, 6, 4), 16, np.uint8))
+    assert report(study, references=False) == 0
+    assert "Overview · lung window, −1350 to 150 HU" in page(study)
+
+
+def test_planes_of_a_short_scan_stand_above_each_other(study):
+    assert report(study) == 0
+    assert 'class="planes flat"' not in page(study)
+    for path in [*study.images.iterdir(), *study.predictions.iterdir()]:  # 16 x 12 x 4 mm
+        save(path, np.asanyarray(nib.load(path).dataobj)[..., 1:3], np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert report(study, references=False) == 0
+    assert 'class="planes flat"' in page(study)
 
 
 def test_without_manifest_every_class_counts_and_the_page_says_so(study):

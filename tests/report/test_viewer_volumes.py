@@ -33,15 +33,18 @@ def test_thinned_voxels_keep_their_position():
 
 def test_labels_are_universal_indices_on_both_sides(study):
     files = find_files(study.images, study.predictions, study.references)[0]
-    case = viewer_case(ViewerJob(files, (2, 1, 1)))
-    assert case.focus == (4.0, 2.0, 5.0)
+    case = viewer_case(ViewerJob(files, (2, 1, 1), "bone"))
+    assert (case.focus, case.window) == ((4.0, 2.0, 5.0), "bone")
+    assert case.painted == (6, 27)
     assert set(np.unique(unpacked(case.prediction).dataobj)) == {0, 6, 27}
     assert (np.asanyarray(unpacked(case.reference).dataobj) == 27).sum() == 4
     assert (np.asanyarray(unpacked(case.ct).dataobj) == 40).all()
 
 
 def test_data_cannot_close_its_script_element():
-    html = render_page("t", [], UNIVERSAL, viewer=[ViewerCase("</script><b>", (0.0, 0.0, 0.0), "x", "y", None)])
+    html = render_page(
+        "t", [], UNIVERSAL, viewer=[ViewerCase("</script><b>", (0.0, 0.0, 0.0), (6,), "lung", "x", "y", None)]
+    )
     data = re.search(r'id="viewer-data">(.*?)</script>', html, re.S)[1]
     assert json.loads(data)["cases"][0]["id"] == "</script><b>"
 

@@ -1,5 +1,15 @@
 "use strict";
 
+// A click, Enter or Space on something that is no button by birth.
+function onPress(element, action) {
+  element.addEventListener("click", action);
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault(); // else the key would press what has the focus afterwards, and Space would scroll
+    action();
+  });
+}
+
 // Tables: a click on a column's head sorts by it; cells without a value stay last in both directions.
 function sortKey(cell) {
   if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
@@ -32,10 +42,7 @@ function sortTable(head) {
 
 for (const head of document.querySelectorAll("table.sortable thead th:not([data-nosort])")) {
   head.tabIndex = 0;
-  head.addEventListener("click", () => sortTable(head));
-  head.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") sortTable(head);
-  });
+  onPress(head, () => sortTable(head));
 }
 
 const opacity = document.getElementById("opacity");
@@ -45,17 +52,26 @@ if (opacity) {
   });
 }
 
-// Pictures: a click shows the pair large.
+// Pictures: large in a dialog, arrow keys go on.
 const zoom = document.getElementById("zoom");
-function enlarge(figure) {
+const figures = [...document.querySelectorAll(".planes figure")];
+let enlarged = 0;
+function enlarge(number) {
+  enlarged = Math.min(Math.max(number, 0), figures.length - 1);
+  const figure = figures[enlarged];
+  const title = [figure.closest(".case").querySelector("h3").firstChild, figure.closest(".view").querySelector("h4")];
+  zoom.querySelector("p").textContent = title.map((node) => node.textContent.trim()).join(" · ");
   const place = zoom.querySelector("div");
+  place.style.cssText = figure.style.cssText;
   place.replaceChildren(...[...figure.children].map((child) => child.cloneNode(true)));
-  zoom.showModal();
+  if (!zoom.open) zoom.showModal();
 }
-for (const figure of document.querySelectorAll(".planes figure")) {
-  figure.addEventListener("click", () => enlarge(figure));
-  figure.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") enlarge(figure);
-  });
-}
+figures.forEach((figure, number) => onPress(figure, () => enlarge(number)));
 zoom.addEventListener("click", () => zoom.close());
+zoom.addEventListener("close", () => figures[enlarged].focus());
+zoom.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  enlarge(enlarged + step);
+});
