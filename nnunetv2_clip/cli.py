@@ -61,7 +61,8 @@ GROUPS = {
         "paper embeddings": "similarity of text embeddings: matrices of tables, ranks of related classes",
     },
     "Share": {
-        "info": "what a trained model knows and how it was made",
+        "info": "what a trained model knows, how it was made, and the licences of its data",
+        "share": "a model for others: model card and zip, or upload to the Hugging Face hub",
         "msd export": "make a Medical Segmentation Decathlon submission",
         "msd verify": "check a submission: files, geometry, label values",
         "msd rehearse": "score predictions of training images as the Decathlon does",

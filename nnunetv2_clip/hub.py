@@ -47,6 +47,12 @@ def download(where: Path | str) -> Path:
         return Path(snapshot_download(parts[1], revision=parts[2], allow_patterns=list(MODEL_FILES), **ours))
 
 
+def require_name(option: str, name: str) -> None:
+    """Raises UserError: no ORG/NAME."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(option, f"{name!r} is no name of a repository", "ORG/NAME")
+
+
 @contextmanager
 def hub_errors(where: str) -> Iterator[None]:
     """What huggingface_hub raises inside, as UserError about `where`."""

@@ -44,6 +44,9 @@ PLANS_KEY = "nnunetv2_clip"  # our entry in plans.json
 EXTENSION_ENTRY = "extension"  # in it: the model from which the training started (training/extension.py)
 RULES_ENTRY = "postprocessing"  # in our entry: so the rules are in every copy and zip (inference/postprocessing.py)
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # read by torch.load
+LICENCE_ENTRY = "licence"  # in it: of weights that were made elsewhere
+REDISTRIBUTION_ENTRY = "redistribution"  # False: that licence forbids to pass the model on
+LICENCES_ENTRY = "licences"  # in it: of the data of the model from which the training started, source -> text
 MAX_JSON_BYTES = 256 << 20  # plans and summaries are far smaller; a zip bomb is not
 MAX_CHECKPOINT_BYTES = 32 << 30
 NETWORK_PACKAGES = ("nnunetv2_clip", "dynamic_network_architectures", "monai")  # whose classes plans may name
@@ -103,6 +106,25 @@ class ModelTables:
     def rules(self) -> dict | None:
         """What `nnunetv2_clip learn-postprocessing` has written; None: nothing."""
         return self.entry.get(RULES_ENTRY)
+
+    @property
+    def licence(self) -> str:
+        """Of weights that were made elsewhere; empty where this package has trained them from the start."""
+        return str(self.entry.get(LICENCE_ENTRY) or "")
+
+    @property
+    def may_be_shared(self) -> bool:
+        return self.entry.get(REDISTRIBUTION_ENTRY) is not False
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """Source dataset -> licence, of all data that the model or the one it started from has seen."""
+        stated = self.dataset_json.get("licence") if DATASET_JSON in self.files else None
+        before, now = self.entry.get(LICENCES_ENTRY), stated or {}
+        if not isinstance(now, Mapping):  # a dataset that was not converted by this package
+            now = {str(self.plans.get("dataset_name")): now}
+        before = before if isinstance(before, Mapping) else {}
+        return {str(name): str(text) for name, text in {**before, **now}.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:

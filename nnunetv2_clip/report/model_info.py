@@ -18,7 +18,7 @@ def describe_model(model: TrainedModel) -> dict:
     """
     trainer, _, rest = model.name.partition("__")
     plans_name, _, configuration = rest.rpartition("__")
-    if configuration != model.configuration:  # a renamed folder
+    if not is_named_as_trained(model):
         trainer, plans_name = "", model.plans.get("plans_name", "")
     return {
         "model": str(model.where),
@@ -28,6 +28,10 @@ def describe_model(model: TrainedModel) -> dict:
         "configuration": model.configuration,
         "dataset": model.plans.get("dataset_name", ""),
         "nnunetv2_clip": model.entry.get("version", ""),
+        "commit": model.entry.get("commit", ""),
+        "licence": model.licence,
+        "redistribution": model.may_be_shared,
+        "licences": model.licences,
         "network": _network(model),
         "text": {key: model.text.get(key, "") for key in ("encoder", "library", "weights", "sha256")},
         "datasets": model.entry.get("datasets") or {},
@@ -42,6 +46,11 @@ def describe_model(model: TrainedModel) -> dict:
         },
         "classes": _classes(model),
     }
+
+
+def is_named_as_trained(model: TrainedModel) -> bool:
+    """Is the folder called TRAINER__PLANS__CONFIGURATION still."""
+    return model.name.count("__") > 1 and model.name.endswith(f"__{model.configuration}")
 
 
 def _network(model: TrainedModel) -> dict:
@@ -113,15 +122,20 @@ def as_text(info: Mapping) -> str:
         ("network", f"{network['backbone']}, patch {network['patch_size']}, spacing {network['spacing']} mm"),
         ("text", f"{text['encoder']} ({text['library']})"),
         ("text hash", text["sha256"]),
-        ("made with", f"nnunetv2_clip {info['nnunetv2_clip']}"),
+        ("made with", f"nnunetv2_clip {info['nnunetv2_clip']} {info['commit'][:12]}".rstrip()),
         ("folds", "; ".join(f"{fold}: {_fold_text(entry)}" for fold, entry in info["folds"].items()) or "none"),
     ]
     if info["extends"]:
         head.append(("extends", _extension_text(info["extends"])))
+    if info["licence"]:
+        head.append(("licence", info["licence"] + ("" if info["redistribution"] else "; not to be passed on")))
     lines = [f"{key + ':':11} {value}" for key, value in head]
     if info["datasets"]:
         lines += ["", f"{'source':24} cases  classes"]
         lines += [f"{name:24} {e['cases']:5}  {', '.join(e['supervised'])}" for name, e in info["datasets"].items()]
+    if info["licences"]:
+        lines += ["", f"{'source':24} licence of the training data"]
+        lines += [f"{name:24} {text}" for name, text in info["licences"].items()]
     lines += ["", f"{'':3} {'class':26} {'cases':>6} {'val. Dice':>10} {'n':>5}  prompt"]
     for row in info["classes"]:
         dice = "" if row["validation_dice"] is None else f"{row['validation_dice']:.3f}"

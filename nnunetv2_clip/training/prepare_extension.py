@@ -27,7 +27,10 @@ from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import (
     CLASS_EMBEDDING,
     EXTENSION_ENTRY,
+    LICENCE_ENTRY,
+    LICENCES_ENTRY,
     PLANS_KEY,
+    REDISTRIBUTION_ENTRY,
     RULES_ENTRY,
     TrainedModel,
     weights_file,
@@ -250,13 +253,15 @@ def new_plans(old: TrainedFold, extension: Extension, new: RawDataset, plans_nam
     settings["architecture"]["arch_kwargs"] = {key: value for key, value in arguments.items() if key not in OURS}
     settings["data_identifier"] = f"{plans_name}_{old.model.configuration}"
     kept = {} if extension.mode == TRANSFER else {RULES_ENTRY: old.model.rules}
+    kept |= {key: old.model.entry.get(key) for key in (LICENCE_ENTRY, REDISTRIBUTION_ENTRY)}
+    kept |= {LICENCES_ENTRY: old.model.licences, EXTENSION_ENTRY: extension.to_json()}
     return {
         **plans,
         "dataset_name": new.folder.name,
         "plans_name": plans_name,
         "image_reader_writer": new.dataset_json.get("overwrite_image_reader_writer", plans["image_reader_writer"]),
         "configurations": {old.model.configuration: settings},
-        PLANS_KEY: {key: value for key, value in {**kept, EXTENSION_ENTRY: extension.to_json()}.items() if value},
+        PLANS_KEY: {key: value for key, value in kept.items() if value not in (None, {}, "")},
     }
 
 

@@ -1,6 +1,8 @@
 """Stock plans in, plans that name the universal network out."""
 
+import subprocess
 from copy import deepcopy
+from pathlib import Path
 
 from nnunetv2_clip import __version__
 from nnunetv2_clip.classes import Taxonomy
@@ -39,6 +41,7 @@ def universal_plans(
     result[PLANS_KEY] = {
         **(plans.get(PLANS_KEY) or {}),
         "version": __version__,
+        "commit": source_commit(),
         "classes": [row for row in taxonomy.to_json() if row["name"] in names],
         "text": text.provenance,
         "datasets": datasets or {},
@@ -58,3 +61,16 @@ def universal_plans(
             "_kw_requires_import": list(stock.network_arch_init_kwargs_req_import),
         }
     return result
+
+
+def source_commit() -> str:
+    """The git commit of this package, with -dirty if files have changed since; empty where it is no git checkout."""
+    own = Path(__file__)
+    git = ["git", "-C", str(own.parent)]
+    described = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:  # a virtual environment may lie in the checkout of something else, which does not track this file
+        subprocess.run([*git, "ls-files", "--error-unmatch", own.name], check=True, capture_output=True, timeout=10)
+        done = subprocess.run([*git, *described], check=True, capture_output=True, timeout=10, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -72,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             role = {TOKEN: "write", READER: "read"}.get(self._token)
             user = {"type": "user", "name": "org", "auth": {"accessToken": {"role": role, "displayName": "x"}}}
             return self._json(user) if role else self._refuse(401, "", "Invalid credentials in Authorization header")
+        if re.fullmatch(r"/api/models/[\w.-]+/[\w.-]+", path):
+            path += "/revision/main"
         match = re.fullmatch(r"/(?:api/models/)?([\w.-]+/[\w.-]+)/(revision|tree|resolve)/([^/]+)(?:/(.*))?", path)
         if match is None:
             return self._refuse(404, "RepoNotFound")
@@ -82,7 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._refuse(404, "RevisionNotFound")
         if kind == "revision":
-            return self._json({"id": name, "sha": commit_of(files), "siblings": [], "private": False, "tags": []})
+            return self._json(
+                {"id": name, "sha": commit_of(files), "siblings": [], "private": name in self.hub.private}
+            )
         if kind == "tree":
             rows = [{"type": "file", "path": key, "size": len(data), "oid": _oid(data)} for key, data in files.items()]
             return self._json(rows)

@@ -139,6 +139,19 @@ def test_the_start_holds_the_old_weights_and_a_copy_for_the_new_classes(model, f
     assert {key.split(".")[2] for key in start if key.startswith("extensions")} == {"controller", "feature_layers"}
 
 
+@pytest.mark.parametrize("mode", ["frozen", "transfer"])
+def test_licences_of_the_old_model_and_of_its_data_stay_with_the_new_one(model, folders, mode):
+    plans, dataset_json = read_json(model / "plans.json", ""), read_json(model / "dataset.json", "")
+    plans["nnunetv2_clip"] |= {"licence": "CC BY-NC-ND 4.0", "redistribution": False, "licences": {"older": "CC0"}}
+    write_json(model / "plans.json", plans)
+    write_json(model / "dataset.json", {**dataset_json, "licence": {"old": "CC BY 4.0"}})
+    write_dataset(taxonomy_with(SACRUM), CASES)
+    assert extend(model, "--mode", mode, "-overwrite_plans_name", "new") == 0
+    ours = read_json(preprocessed(folders) / "new.json", "")["nnunetv2_clip"]
+    assert (ours["licence"], ours["redistribution"]) == ("CC BY-NC-ND 4.0", False)
+    assert ours["licences"] == {"older": "CC0", "old": "CC BY 4.0"}
+
+
 def test_a_declared_class_that_was_never_trained_counts_as_new(model, folders):
     write_dataset(UNIVERSAL, {"a": CasePresence("new", ("liver", "liver_tumor"))})
     assert extend(model) == 0

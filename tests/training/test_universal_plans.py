@@ -1,5 +1,7 @@
 """Stock plans in, plans that name the universal network out."""
 
+import re
+import subprocess
 from copy import deepcopy
 
 import numpy as np
@@ -9,7 +11,8 @@ from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import NETWORK, PLANS_KEY
-from nnunetv2_clip.training.universal_plans import universal_plans
+from nnunetv2_clip.training import universal_plans as module
+from nnunetv2_clip.training.universal_plans import source_commit, universal_plans
 
 CLASSES = ("spleen", "liver")
 STOCK_NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -95,3 +98,23 @@ def test_low_resolution_has_no_next_stage_to_predict_for_and_a_cascade_is_refuse
 def test_an_unknown_configuration_is_answered_with_those_there_are(text):
     with pytest.raises(UserError, match="3d_cascade_fullres, 3d_fullres, 3d_lowres"):
         universal_plans(stock_plans(), "2d", text, UNIVERSAL)
+
+
+def test_the_commit_is_that_of_the_checkout_which_tracks_the_package(tmp_path, monkeypatch):
+    """Not that of a checkout in which the virtual environment happens to lie."""
+    file = tmp_path / "module.py"
+    monkeypatch.setattr(module, "__file__", str(file))
+    file.write_text("1")
+    assert source_commit() == ""
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "other")
+    assert source_commit() == ""
+    git("add", "module.py")
+    git("commit", "-q", "-m", "own")
+    assert re.fullmatch("[0-9a-f]{40}", source_commit())
+    file.write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", source_commit())
