@@ -22,6 +22,11 @@ def asset(name: str) -> Markup:
 TEMPLATES.globals |= {"asset": asset, "version": __version__}
 
 
+def millilitres(volume: float) -> str:
+    """For people: three digits, whole ones from 100 ml on."""
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
+
+
 def render(template: str, **values: object) -> str:
     """The text of a page; every value that the template names must be given."""
     return TEMPLATES.get_template(template).render(values)

@@ -8,6 +8,7 @@ import pytest
 
 from nnunetv2_clip.evaluation.report import write_page, write_tables
 from nnunetv2_clip.evaluation.tables import Table
+from nnunetv2_clip.pages import millilitres
 
 TABLE = Table("A < B", ("Class", "<i>n</i>"), (("liver & <b>", "1"), ("mean", "2")), "note > 3", has_total=True)
 
@@ -26,6 +27,11 @@ def test_pictures_and_style_are_in_the_page_and_nothing_is_loaded(tmp_path):
     assert "<figure><svg><path/></svg></figure>" in text
     assert "border-collapse" in text
     assert not re.search(r"https?:|<link (?!rel=.icon. href=.data:)", text)
+
+
+@pytest.mark.parametrize(("volume", "text"), [(1234.5, "1234"), (99.96, "100"), (15.27, "15.3"), (0.027, "0.027")])
+def test_volumes_have_three_digits(volume, text):
+    assert millilitres(volume) == text
 
 
 @pytest.mark.parametrize("has_total", [False, True])

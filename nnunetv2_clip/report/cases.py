@@ -101,12 +101,21 @@ class View:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What was predicted of a class: `at_border` if it reaches the image's border, so that it may go on outside."""
+
+    volume_ml: float
+    mean_hu: float
+    at_border: bool
+
+
+@dataclass(frozen=True)
 class CaseReport:
     """Everything that the page shows of a case.
 
     Attributes:
         overlaps: class -> overlap, for the classes that the reference knows.
-        volumes_ml: class -> predicted volume.
+        found: of every class that is predicted.
         nsd: class -> normalised surface Dice where it is defined; empty when it was not asked for.
         warnings: what looks wrong in the CT, and what was left out beside it, in words.
     """
@@ -114,7 +123,7 @@ class CaseReport:
     case_id: str
     dataset: str
     overlaps: dict[str, Overlap]
-    volumes_ml: dict[str, float]
+    found: dict[str, Found]
     voxel_ml: float
     views: tuple[View, ...]
     nsd: Mapping[str, float] = field(default_factory=dict)
@@ -167,17 +176,31 @@ def describe_case(files: CaseFiles) -> CaseReport:
         UserError: a file cannot be read, or image, prediction and reference lie on different grids.
     """
     scan = read_case_arrays(files)
-    found = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
-    voxels = scan.prediction.num_voxels()
-    volumes = {name: voxels[name] * scan.grid.voxel_ml for name in files.names}
+    scored = overlaps(scan.reference, scan.prediction, files.supervised) if scan.reference else {}
+    found = _found(scan, files.names)
     views = [_overview(files, scan)]
-    name = _class_to_look_at(files, volumes, found)
+    name = _class_to_look_at(files, found, scored)
     if name is not None:
-        views.append(_detail(files, scan, name, found))
+        views.append(_detail(files, scan, name, scored))
     nsd = _nsd(files, scan)
-    return CaseReport(
-        files.case_id, files.dataset, found, volumes, scan.grid.voxel_ml, tuple(views), nsd, scan.warnings
-    )
+    return CaseReport(files.case_id, files.dataset, scored, found, scan.grid.voxel_ml, tuple(views), nsd, scan.warnings)
+
+
+def _found(scan: CaseArrays, names: tuple[str, ...]) -> dict[str, Found]:
+    prediction = scan.prediction
+    num_values = int(prediction.values.max(initial=0)) + 1
+    voxels, sums = np.zeros((2, num_values))  # by label value
+    for labels, hu in zip(prediction.values, scan.hu, strict=True):
+        voxels += np.bincount(labels.ravel(), minlength=num_values)
+        sums += np.bincount(labels.ravel(), hu.ravel(), num_values)
+    found = {}
+    for name in names:
+        values = [value for value in prediction.values_of(name) if value < num_values]
+        number, box = voxels[values].sum(), prediction.box(name)
+        if box is not None:
+            at_border = any(part.start == 0 or part.stop == size for part, size in zip(box, scan.hu.shape, strict=True))
+            found[name] = Found(number * scan.grid.voxel_ml, sums[values].sum() / number, at_border)
+    return found
 
 
 def _nsd(files: CaseFiles, scan: CaseArrays) -> dict[str, float]:
@@ -215,14 +238,13 @@ def _same_grid(files: CaseFiles, image: Geometry, other: Geometry, path: Path) -
         raise UserError(f"case {files.case_id!r}", found, expected, "check that -i, -pred and -ref belong together")
 
 
-def _class_to_look_at(files: CaseFiles, volumes: dict[str, float], found: dict[str, Overlap]) -> str | None:
+def _class_to_look_at(files: CaseFiles, found: dict[str, Found], scored: dict[str, Overlap]) -> str | None:
     """The class with the lowest Dice; without truth the largest predicted sub-structure (a tumour, a vessel)."""
-    if found:
-        scored = {name: overlap.dice for name, overlap in found.items() if not math.isnan(overlap.dice)}
-        return min(scored, key=scored.get, default=None)
-    inner = {row.name: volumes[row.name] for row in files.taxonomy.subset(files.names) if row.parents}
-    largest = max(inner, key=inner.get, default=None)
-    return largest if largest and inner[largest] else None
+    if scored:
+        dice = {name: overlap.dice for name, overlap in scored.items() if not math.isnan(overlap.dice)}
+        return min(dice, key=dice.get, default=None)
+    inner = {row.name: found[row.name].volume_ml for row in files.taxonomy.subset(found) if row.parents}
+    return max(inner, key=inner.get, default=None)
 
 
 def _overview(files: CaseFiles, scan: CaseArrays) -> View:
@@ -235,12 +257,12 @@ def _overview(files: CaseFiles, scan: CaseArrays) -> View:
     return _view("Overview", window, files, scan, shown, whole)
 
 
-def _detail(files: CaseFiles, scan: CaseArrays, name: str, found: dict[str, Overlap]) -> View:
+def _detail(files: CaseFiles, scan: CaseArrays, name: str, scored: dict[str, Overlap]) -> View:
     mask = scan.prediction.mask(name)
     title = f"Detail: {name.replace('_', ' ')}"
-    if found:
+    if scored:
         mask = mask | scan.reference.mask(name)
-        title += f", the lowest Dice of this case ({found[name].dice:.3f})"
+        title += f", the lowest Dice of this case ({scored[name].dice:.3f})"
     box = detail_box(mask, scan.grid.spacing_mm, DETAIL_MM)
     return _view(title, window_of(name), files, scan, mask, box)
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from nnunetv2_clip.imaging.pictures import hex_color
-from nnunetv2_clip.pages import render
+from nnunetv2_clip.pages import millilitres, render
 
 
 def render_check(check) -> str:
@@ -40,8 +40,7 @@ def _cell(source, name: str) -> dict[str, str]:
     if not annotated:
         return {"text": "absent" if source.num_absent(name) else "", "volume": ""}
     volume = source.volume_ml(name)
-    return {"text": f"{source.num_occurring(name)}/{annotated}", "volume": _millilitres(volume) if volume else ""}
-
-
-def _millilitres(volume: float) -> str:
-    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.2g} ml"
+    return {
+        "text": f"{source.num_occurring(name)}/{annotated}",
+        "volume": f"{millilitres(volume)} ml" if volume else "",
+    }

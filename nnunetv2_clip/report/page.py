@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from statistics import mean, median
 from types import MappingProxyType
 
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.pictures import WINDOWS_HU, color_of, hex_color, window_in_words
-from nnunetv2_clip.pages import render
+from nnunetv2_clip.pages import millilitres, render
 from nnunetv2_clip.report.cases import CaseReport
 from nnunetv2_clip.report.curves import TrainingReport
 from nnunetv2_clip.report.viewer_volumes import FINEST_MM, ViewerCase
@@ -51,6 +52,23 @@ class ClassRowOfTable:
     mean_nsd: Cell
 
 
+@dataclass(frozen=True)
+class VolumeRow:
+    """What was predicted of one class, over the cases that hold it.
+
+    Attributes:
+        num_at_border: cases in which it reaches the border of the image.
+    """
+
+    name: str
+    num_cases: int
+    median: Cell
+    smallest: Cell
+    largest: Cell
+    mean_hu: Cell
+    num_at_border: int
+
+
 def render_page(
     title: str,
     cases: Sequence[CaseReport],
@@ -74,7 +92,7 @@ def render_page(
     cases = [case if place < max_pictures else replace(case, views=()) for place, case in enumerate(cases)]
     names = list(taxonomy.names)
     scored = [name for name in names if any(name in case.overlaps for case in cases)]
-    predicted = [name for name in names if any(case.volumes_ml.get(name) for case in cases)]
+    predicted = [name for name in names if any(name in case.found for case in cases)]
     class_rows = [class_row(cases, name) for name in scored]
     means = [row.mean.value for row in class_rows if row.mean.value is not None]
     return render(
@@ -102,6 +120,7 @@ def render_page(
         nsd_cell=nsd_cell,
         mean_cell=mean_cell,
         volume_cell=volume_cell,
+        volume_rows=[volume_row(cases, name) for name in predicted],
         failed=dict(sorted(failed.items())),
         viewer=viewer,
         viewer_painted={index for case in viewer for index in case.painted},
@@ -168,5 +187,29 @@ def nsd_cell(case: CaseReport, name: str) -> Cell:
 
 
 def volume_cell(case: CaseReport, name: str) -> Cell:
-    volume = case.volumes_ml.get(name, 0.0)
-    return Cell(volume, f"{volume:.1f}") if volume else Cell(None, "", "not predicted")
+    found = case.found.get(name)
+    return (
+        _volume(found.volume_ml, found.at_border, f"mean {found.mean_hu:.0f} HU")
+        if found
+        else Cell(None, "", "not predicted")
+    )
+
+
+def volume_row(cases: Sequence[CaseReport], name: str) -> VolumeRow:
+    found = [case.found[name] for case in cases if name in case.found]
+    at_border = [one.at_border for one in found]
+    volumes = [one.volume_ml for one in found]
+    mean_hu = mean(one.mean_hu for one in found)
+    return VolumeRow(
+        name,
+        len(found),
+        _volume(median(volumes), any(at_border)),
+        _volume(min(volumes), at_border[volumes.index(min(volumes))]),
+        _volume(max(volumes), at_border[volumes.index(max(volumes))]),
+        Cell(mean_hu, f"{mean_hu:.0f}".replace("-", "−")),
+        sum(at_border),
+    )
+
+
+def _volume(ml: float, at_border: bool, hint: str = "") -> Cell:
+    return Cell(ml, f"{'≥ ' if at_border else ''}{millilitres(ml)}", hint)

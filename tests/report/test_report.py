@@ -18,7 +18,7 @@ from nnunetv2_clip.imaging.scans import Case, read_voxels
 from nnunetv2_clip.report.cases import describe_case
 from nnunetv2_clip.report.find import find_files
 from nnunetv2_clip.report.page import render_page
-from tests.report.conftest import TABLE, save
+from tests.report.conftest import SHAPE, TABLE, save
 
 
 def report(study, *more, references: bool = True) -> int:
@@ -49,8 +49,36 @@ def test_dice_is_computed_over_regions_and_only_where_annotated(study):
 
 def test_volumes_are_in_ml_and_an_organ_holds_its_tumour(study):
     case = describe_case(find_files(study.images, study.predictions)[0])
-    assert case.volumes_ml["liver"] == pytest.approx(16 * 2 * 2 * 5 / 1000)
-    assert case.volumes_ml["liver_tumor"] == pytest.approx(2 * 20 / 1000)
+    assert case.found["liver"].volume_ml == pytest.approx(16 * 2 * 2 * 5 / 1000)
+    assert case.found["liver_tumor"].volume_ml == pytest.approx(2 * 20 / 1000)
+    assert "spleen" not in case.found
+
+
+def test_mean_hu_is_that_of_the_class_with_its_parts_and_a_class_at_the_border_is_marked(study):
+    image = np.full(SHAPE, 40, np.int16)
+    image[2:4, 1, 1] = 120  # the tumour
+    save(study.images / "case_a_0000.nii.gz", image)
+    found = describe_case(find_files(study.images, study.predictions)[0]).found
+    assert found["liver_tumor"].mean_hu == 120 and found["liver"].mean_hu == (14 * 40 + 2 * 120) / 16
+    assert not found["liver"].at_border
+    painted = np.asanyarray(nib.load(study.predictions / "case_a.nii.gz").dataobj).copy()
+    painted[0, 1, 1] = 6
+    save(study.predictions / "case_a.nii.gz", painted)
+    found = describe_case(find_files(study.images, study.predictions)[0]).found
+    assert found["liver"].at_border and not found["liver_tumor"].at_border
+    assert report(study, references=False) == 0
+    assert cells(page(study), "volume-table", "case_a") == ["≥ 0.34", "0.04"]
+    # cases, median of 17 and 16 voxels of 0.02 ml, smallest, largest, mean HU, cases at the border
+    row = re.search(r'id="volumes-of-classes".*?</i>liver</th>(.*?)</tr>', page(study), re.S)[1]
+    assert re.findall(r">([^<]*)</td>", row) == ["2", "≥ 0.33", "0.32", "≥ 0.34", "45", "1"]
+
+
+def test_one_case_has_one_table_of_volumes(study):
+    (study.predictions / "case_b.nii.gz").unlink()
+    assert report(study, references=False) == 0
+    assert 'id="volume-table"' not in page(study)
+    row = re.search(r'id="volumes-of-classes".*?</i>liver</th>(.*?)</tr>', page(study), re.S)[1]
+    assert re.findall(r">([^<]*)</td>", row) == ["0.32", "40"]
 
 
 def test_the_table_leaves_unannotated_classes_empty_and_marks_both_empty_with_a_dash(study):
@@ -234,7 +262,9 @@ def test_stock_predictions_are_shown_in_their_own_label_values(study):
     values = np.where(painted == 6, 1, np.where(painted == 27, 2, 0)).astype(np.uint8)
     nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 5.0, 1.0])), study.predictions / "case_a.nii.gz")
     case = describe_case(find_files(study.images, study.predictions, study.references)[0])
-    assert case.dice["liver_tumor"] == pytest.approx(2 / 3) and case.volumes_ml["liver"] == pytest.approx(14 * 0.02)
+    assert case.dice["liver_tumor"] == pytest.approx(2 / 3) and case.found["liver"].volume_ml == pytest.approx(
+        14 * 0.02
+    )
 
 
 def test_a_class_that_was_declared_and_never_trained_is_not_scored(study):
