@@ -20,7 +20,7 @@ from nnunetv2_clip.inference.grid import Preprocessed, from_training
 from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.postprocessing import DEFAULT_THRESHOLD, NOTHING, Rule, apply_rule
-from nnunetv2_clip.inference.streaming import StreamingExport
+from nnunetv2_clip.inference.streaming import FanOut, StreamingExport
 from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
@@ -142,12 +142,12 @@ def score_case(
     """The Dice of every rule, from one run of the network."""
 
     def all_thresholds(names):
-        return _FanOut([StreamingExport(names, case.maps, dict.fromkeys(names, threshold)) for threshold in THRESHOLDS])
+        return FanOut([StreamingExport(names, case.maps, dict.fromkeys(names, threshold)) for threshold in THRESHOLDS])
 
     fans, _ = predictor.run(case, "validation case", all_thresholds)
     masks: dict[float, dict[str, Mask]] = {threshold: {} for threshold in THRESHOLDS}
     for fan in fans:
-        for threshold, export in zip(THRESHOLDS, fan.exports, strict=True):
+        for threshold, export in zip(THRESHOLDS, fan.takers, strict=True):
             masks[threshold] |= export.finish(case.placement)
     known = reference.known()
     return {name: _dice_of_rules(name, masks, reference.mask(name), known, own) for name, own in rules.items()}
@@ -170,14 +170,3 @@ def dice(mask: Mask, truth: np.ndarray, known: np.ndarray | None) -> float:
     voxels = mask.voxels() if known is None else mask.voxels() & known[mask.box]
     total = np.count_nonzero(voxels) + np.count_nonzero(whole)
     return 2 * np.count_nonzero(voxels & whole[mask.box]) / total if total else 1.0
-
-
-class _FanOut:
-    """The same rows to several exports."""
-
-    def __init__(self, exports: Sequence[StreamingExport]):
-        self.exports = exports
-
-    def push(self, rows) -> None:
-        for export in self.exports:
-            export.push(rows)

@@ -152,6 +152,17 @@ class StreamingExport:
             yield (part, y_out, x_out), z_map.apply(values, 0, part, z_in.start)
 
 
+class FanOut:
+    """The same rows to several takers of rows, such as exports."""
+
+    def __init__(self, takers: Sequence):
+        self.takers = tuple(takers)
+
+    def push(self, rows: Tensor) -> None:
+        for taker in self.takers:
+            taker.push(rows)
+
+
 def _joined(pieces: Pieces, name: str, placement: Placement) -> tuple[Box | None, np.ndarray | None]:
     """The pieces of a class, taken away from the others, as one box of the file and its voxels; None: no pieces."""
     own = pieces.pop(name)

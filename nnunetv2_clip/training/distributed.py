@@ -2,11 +2,28 @@
 
 import atexit
 import os
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_clip.losses.masked import world_size
+
+ROUNDS_UNTIL_WAIT = 10  # NCCL gives up on a process that the others have waited for ten minutes
+
+
+def share_of_rank(items: Sequence[str]) -> Iterator[str]:
+    """Every n-th item for this one of n processes. They wait for each other now and then, and after the last item."""
+    num_ranks = world_size()
+    rank = dist.get_rank() if num_ranks > 1 else 0
+    for number, start in enumerate(range(0, len(items), num_ranks), 1):
+        yield from items[start + rank : start + rank + 1]
+        if num_ranks > 1 and number % ROUNDS_UNTIL_WAIT == 0:
+            dist.barrier()
+    if num_ranks > 1:
+        dist.barrier()
 
 
 def join_processes(device: torch.device) -> None:

@@ -34,8 +34,9 @@ from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, ModelTables
 from nnunetv2_clip.training import class_log
 from nnunetv2_clip.training.checks import check_batch_feeds_all, check_cases, check_labels_agree, check_same_text
 from nnunetv2_clip.training.class_log import ClassCounts
-from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, wrap_network
+from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, share_of_rank, wrap_network
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
+from nnunetv2_clip.training.final_validation import FinalValidation
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.universal_plans import universal_plans
@@ -365,19 +366,20 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     # ---------------------------------------------------------------- the end of the training
 
     def perform_actual_validation(self, save_probabilities: bool = False):
-        self._mute_unmasked_mean = True
-        try:
-            super().perform_actual_validation(save_probabilities)
-        finally:
-            self._mute_unmasked_mean = False
+        """As nnU-Net's; see training/final_validation.py for the difference."""
+        folder = Path(self.output_folder) / "validation"
+        self.set_deep_supervision_enabled(False)
+        final = FinalValidation(self, self._bare_network(), folder, save_probabilities)
+        self.set_deep_supervision_enabled(True)
+        cases = self.do_split()[1]
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
+        for case_id in share_of_rank(cases):
+            self.print_to_log_file(f"predicting {case_id}")
+            data, _, _, properties = dataset.load_case(case_id)
+            final.predict(case_id, data[:], properties)
         if self.local_rank == 0:
             self._write_masked_summary()
-
-    def print_to_log_file(self, *args, **kwargs):
-        # nnU-Net's own final mean counts every class in every case, annotated or not: replaced by the masked one.
-        if getattr(self, "_mute_unmasked_mean", False) and args and str(args[0]).startswith("Mean Validation Dice"):
-            return
-        super().print_to_log_file(*args, **kwargs)
+            self.print_to_log_file("Validation complete")
 
     def _write_masked_summary(self) -> None:
         """summary.json in nnU-Net's format, with each class counted only in the cases that annotate it."""

@@ -168,10 +168,10 @@ def test_as_nnunet_starts_processes_its_own_choice_of_gpu_stays(changed, sixth_o
     assert device_of_this_process(torch.device("cuda"), torch.device("cuda", 5)) == torch.device("cuda", 5)
 
 
-def torchrun_train(plans_name, results):
+def torchrun_train(plans_name, results, *options):
     """The stock command in two processes of two steps each; the fold's folder and what was printed."""
     folder = Path(sys.executable).parent
-    arguments = ["901", "3d_fullres", "0", "-tr", "CLIPUniversalTrainerDemo", "-p", plans_name, "-device", "cpu"]
+    arguments = ["901", "3d_fullres", "0", "-tr", "CLIPUniversalTrainerDemo", "-p", plans_name, "-device", "cpu", *options]
     result = subprocess.run(
         [folder / "torchrun", "--nproc_per_node", "2", "--no-python", folder / "nnUNetv2_train", *arguments],
         env={
@@ -194,6 +194,13 @@ def test_torchrun_trains_and_validates_with_the_stock_command(tiny, tmp_path):
     assert (fold / "checkpoint_final.pth").is_file()
     assert (fold / "validation" / "summary.json").is_file()
     assert printed.count("Mean Validation Dice over annotated classes") == 1
+    before = {path.name: path.read_bytes() for path in (fold / "validation").iterdir()}
+    _, printed = torchrun_train(PLANS, tmp_path, "--val", "--npz")
+    assert "Epoch" not in printed and printed.count("Mean Validation Dice over annotated classes") == 1
+    after = {path.name: path.read_bytes() for path in (fold / "validation").iterdir()}
+    more = {f"{name.removesuffix('.nii.gz')}{ending}" for name in before for ending in (".npz", ".pkl")}
+    assert set(after) - set(before) == {name for name in more if not name.startswith("summary.json")}
+    assert after["summary.json"] == before["summary.json"]
 
 
 @pytest.mark.slow

@@ -29,6 +29,16 @@ def few_threads():
     torch.set_num_threads(before)
 
 
+class TorchWithoutHalf:
+    """torch for the host's module alone, which sums patches in torch.half: whatever is first imported while torch
+    itself is patched would keep the wrong type for good."""
+
+    half = torch.float32
+
+    def __getattr__(self, name: str):
+        return getattr(torch, name)
+
+
 def architecture(dimensions: int, classes) -> dict:
     conv, norm = f"torch.nn.modules.conv.Conv{dimensions}d", f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d"
     return {

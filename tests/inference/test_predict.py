@@ -15,7 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
-from tests.inference.conftest import CLASSES, make_ct, make_model, reoriented, save_ct
+from tests.inference.conftest import CLASSES, TorchWithoutHalf, make_ct, make_model, reoriented, save_ct
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_ct" / "ct.nii.gz"
 
@@ -38,16 +38,6 @@ def stock_labels(image: Path, model: Path, folds=(0,)) -> np.ndarray:
     output = image.parent / "stock"
     predictor.predict_from_files_sequential([[str(image)]], [str(output)], False)
     return voxels(output.with_suffix(".nii.gz"))
-
-
-class TorchWithoutHalf:
-    """torch for the host's module alone, which sums patches in torch.half: whatever is first imported while torch
-    itself is patched would keep the wrong type for good."""
-
-    half = torch.float32
-
-    def __getattr__(self, name: str):
-        return getattr(torch, name)
 
 
 def dice_per_class(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
