@@ -186,10 +186,25 @@ def our_export_of_two(args, _prepared) -> None:
     export_classes(args, ("liver", "liver_tumor"))
 
 
-def export_classes(args, names) -> None:
-    """Rows of logits come from disk as they come from the network: a slab at a time."""
+def stored_rows(work: Path, shape, channels):
+    """Rows of some classes' logits come from disk as they come from the network: a slab at a time, not mapped."""
     import torch
 
+    with open(work / "logits.npy", "rb") as file:
+        np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
+        begin, plane = file.tell(), shape[1] * shape[2]
+        for first in range(0, shape[0], SLAB):
+            count = min(SLAB, shape[0] - first)
+            rows = torch.empty((len(channels), count, *shape[1:]))
+            for position, k in enumerate(channels):
+                file.seek(begin + 2 * (k * shape[0] + first) * plane)
+                stored = np.fromfile(file, np.float16, count * plane).reshape(count, *shape[1:])
+                rows[position] = torch.from_numpy(stored)
+            yield rows
+
+
+def export_classes(args, names) -> None:
+    """Of all classes, or of some."""
     from nnunetv2_clip.classes import UNIVERSAL
     from nnunetv2_clip.inference.masks import Placement
     from nnunetv2_clip.inference.outputs import paint_masks
@@ -200,17 +215,8 @@ def export_classes(args, names) -> None:
     channels = [UNIVERSAL.names.index(name) for name in order]
     shape = low_shape(args.size)
     export = StreamingExport(order, axis_maps(shape, args.size, (1, 1, 1), (1, 1, 1)))
-    with open(args.work / "logits.npy", "rb") as file:
-        np.lib.format.read_magic(file), np.lib.format.read_array_header_1_0(file)
-        begin, plane = file.tell(), shape[1] * shape[2]
-        for first in range(0, shape[0], SLAB):
-            count = min(SLAB, shape[0] - first)
-            rows = torch.empty((len(order), count, *shape[1:]))
-            for position, k in enumerate(channels):
-                file.seek(begin + 2 * (k * shape[0] + first) * plane)
-                stored = np.fromfile(file, np.float16, count * plane).reshape(count, *shape[1:])
-                rows[position] = torch.from_numpy(stored)
-            export.push(rows)
+    for rows in stored_rows(args.work, shape, channels):
+        export.push(rows)
     masks = export.finish(Placement(tuple(args.size), (0, 1, 2), (False,) * 3, (0, 0, 0)))
     np.save(args.work / f"{args.part}.npy", paint_masks(masks, UNIVERSAL.subset(order)))
 

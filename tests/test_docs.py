@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
 # Options in the text of the pages that other programs have.
-FOREIGN = {"--c", "--clip-weights", "--work"}
+FOREIGN = {"--c", "--clip-weights", "--ipc", "--npz", "--shm-size", "--val", "--work"}
 
 
 def shell_lines(text):

@@ -1,7 +1,7 @@
 """The final validation of a training: nnU-Net's files of every validation case, made row by row.
 
-nnU-Net hands the logits of all classes to worker processes that resample them whole. Here the rows of logits go through
-the export of `predict` as soon as they are final; of the probabilities, if they are asked for, one class at a time exists.
+nnU-Net hands the logits of all classes to worker processes that resample them whole. Here rows of logits go through the
+export of `predict` as soon as they are final; of the probabilities, if they are asked for, one class at a time exists.
 """
 
 # Shapes: K classes; X Y Z voxels, the axes of the image reader's array read backwards; n rows of the network's grid.
@@ -54,13 +54,13 @@ class FinalValidation:
         self._predictor = CasePredictor(self._nnunet)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def predict(self, case_id: str, data: np.ndarray, properties: dict) -> None:
+    def predict(self, case_id: str, data, properties: dict) -> None:
         """One case.
 
         Args:
-            data, properties: as nnU-Net's dataset loads them: (1, Z, Y, X) of the network's grid.
+            data, properties: as nnU-Net's dataset loads them: (1, Z, Y, X) of the network's grid, not yet read.
         """
-        case = from_training(np.asarray(data, np.float32), properties, self._nnunet)
+        case = from_training(np.asarray(data[:], np.float32), properties, self._nnunet)
         if not self._saves_probabilities:
             self._write_labels(case_id, self._predictor.predict(case, case_id).masks, properties)
             return
@@ -110,7 +110,7 @@ class LogitsOnDisk:
 
     def __init__(self, names: Sequence[str], folder: Path):
         self.names = tuple(names)
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 it lives as long as the logits
         self._slabs: list[tuple[int, ...]] = []
 
     def push(self, rows: Tensor) -> None:

@@ -59,6 +59,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     optimizer: torch.optim.Optimizer
     output_folder: str
     output_folder_base: str
+    preprocessed_dataset_folder: str
     preprocessed_dataset_folder_base: str
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device=torch.device("cuda")):
@@ -372,11 +373,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         final = FinalValidation(self, self._bare_network(), folder, save_probabilities)
         self.set_deep_supervision_enabled(True)
         cases = self.do_split()[1]
+        assert self.dataset_class is not None  # do_split has set it
         dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
         for case_id in share_of_rank(cases):
             self.print_to_log_file(f"predicting {case_id}")
             data, _, _, properties = dataset.load_case(case_id)
-            final.predict(case_id, data[:], properties)
+            final.predict(case_id, data, properties)
         if self.local_rank == 0:
             self._write_masked_summary()
             self.print_to_log_file("Validation complete")

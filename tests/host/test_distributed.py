@@ -171,9 +171,20 @@ def test_as_nnunet_starts_processes_its_own_choice_of_gpu_stays(changed, sixth_o
 def torchrun_train(plans_name, results, *options):
     """The stock command in two processes of two steps each; the fold's folder and what was printed."""
     folder = Path(sys.executable).parent
-    arguments = ["901", "3d_fullres", "0", "-tr", "CLIPUniversalTrainerDemo", "-p", plans_name, "-device", "cpu", *options]
+    arguments = [
+        "901",
+        "3d_fullres",
+        "0",
+        "-tr",
+        "CLIPUniversalTrainerDemo",
+        "-p",
+        plans_name,
+        "-device",
+        "cpu",
+        *options,
+    ]
     result = subprocess.run(
-        [folder / "torchrun", "--nproc_per_node", "2", "--no-python", folder / "nnUNetv2_train", *arguments],
+        [folder / "torchrun", "--nproc_per_node", "2", "--no-python", folder / "nnUNetv2_train", *arguments, *options],
         env={
             **os.environ,
             "nnUNet_results": str(results),

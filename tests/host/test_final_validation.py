@@ -28,7 +28,7 @@ def the_hosts_own(trainer, save_probabilities: bool) -> None:
     trainer._write_masked_summary()
 
 
-@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("configuration", ["3d_fullres", pytest.param("2d", marks=pytest.mark.slow)])
 def test_files_and_summary_are_those_of_the_host(make_trainer, monkeypatch, configuration):
     """In single precision on both sides: the host sums patches in half precision, which moves voxels at surfaces."""
     monkeypatch.setattr(predict_from_raw_data, "torch", TorchWithoutHalf())
