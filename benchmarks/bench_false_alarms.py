@@ -60,7 +60,7 @@ def alarms(bodies: int) -> tuple[dict[int, str], Counter[str]]:
 def found_in(volume: Volume) -> str:
     """What the header, the voxels or the anatomy tell, in words."""
     try:
-        warnings = read_scan((volume.data, volume.affine))[0].warnings
+        warnings = read_scan((volume.data, volume.affine)).warnings
     except UserError as error:
         return str(error)
     found = (*warnings, not_hounsfield(volume), clipped(volume), check_anatomy(volume).problem)

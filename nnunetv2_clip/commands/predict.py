@@ -56,23 +56,18 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
 def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: list[str], max_ram: int | None) -> None:
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
-    from nnunetv2_clip.inference.label_names import write_label_tables
-    from nnunetv2_clip.inference.loading import load_model, write_model_tables
+    from nnunetv2_clip.inference.loaded_model import load_model
+    from nnunetv2_clip.inference.loading import write_tables
     from nnunetv2_clip.inference.outputs import Outputs
+    from nnunetv2_clip.inference.wanted import Wanted
+    from nnunetv2_clip.msd.tasks import predictable_tasks
     from nnunetv2_clip.runner import CasesFailed
 
-    model = load_model(
-        trained,
-        args.device,
-        args.f,
-        args.chk,
-        args.classes,
-        args.probabilities,
-        args.postprocess,
-        use_mirroring=not args.disable_tta,
-        step_size=args.step_size,
-    )
-    predictor = CasePredictor(model.predictor, model.thresholds, model.probabilities, max_ram)
+    wanted = Wanted.of(trained, args.classes, args.probabilities, args.postprocess)
+    model = load_model(trained, args.device, args.f, args.chk, not args.disable_tta, args.step_size)
+    wanted = wanted.learnt(model.classes)
+    predictor = CasePredictor(model.predictor, max_ram)
+    predictor = predictor.for_classes(wanted.needed, wanted.thresholds, wanted.probabilities)
     settings = {
         "model": str(trained.where.resolve()),
         "folds": model.folds,
@@ -81,22 +76,20 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
         "images": str(images),
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
-        "device": str(model.predictor.device),
-        "never_learnt": list(model.never_learnt),
+        "device": str(model.device),
+        "never_learnt": list(wanted.never_learnt),
         "left_out": left_out,
     }
-    if model.never_learnt:
-        names = ", ".join(model.never_learnt)
+    if wanted.never_learnt:
+        names = ", ".join(wanted.never_learnt)
         print(f"Warning: the model has never learnt {names}: left out of every output.", file=sys.stderr)
-    tasks = _tasks(model.classes, predictor.trained) if "msd" in args.outputs else {}
-    outputs = Outputs(args.o, tuple(args.outputs), model.classes, model.probabilities, model.taxonomy, tasks)
-    job = Job(outputs, model.rules, settings, args.continue_prediction)
+    tasks = predictable_tasks(wanted.classes) if "msd" in args.outputs else {}
+    outputs = Outputs(args.o, tuple(args.outputs), wanted.classes, wanted.probabilities, trained.taxonomy, tasks)
+    job = Job(outputs, wanted.rules, settings, args.continue_prediction)
     _make_folder(args.o)
     output = PredictionFolder(job, cases, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()
-    write_model_tables(trained, model.classes, args.o)
-    if "labels" in args.outputs:
-        write_label_tables(args.o, outputs.taxonomy.subset(outputs.classes))
+    write_tables(trained, outputs)
     errors = predict_cases(predictor, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}
@@ -113,15 +106,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError("-o", f"{folder} cannot be made ({error.strerror})", "a folder that you may write to") from None
-
-
-def _tasks(classes, trained) -> dict[str, dict[str, int]]:
-    """The CT tasks of the Decathlon of which every class is predicted."""
-    from nnunetv2_clip.msd.tasks import CT_TASKS
-
-    there = set(classes) & set(trained)
-    tasks = {task.folder: dict(task.classes) for task in CT_TASKS if set(task.classes) <= there}
-    if not tasks:
-        needs = "; ".join(f"{task.folder}: {', '.join(task.classes)}" for task in CT_TASKS)
-        raise UserError("--outputs msd", f"no task has all its classes among {', '.join(sorted(there))}", needs)
-    return tasks

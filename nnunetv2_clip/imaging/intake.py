@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from nnunetv2_clip.errors import UserError
@@ -37,9 +38,11 @@ SPACING_TOLERANCE, ROUNDING = 1e-2, 1e-3  # of a voxel edge: what contradicts, a
 
 def header_findings(path: Path) -> tuple[ScanFinding, ...]:
     """What looks wrong in the header of a file that can be read; nothing for files other than NIfTI."""
-    if not is_nifti(path):
-        return ()
-    header = nifti_header(path)
+    return of_header(nifti_header(path)) if is_nifti(path) else ()
+
+
+def of_header(header: nib.Nifti1Header) -> tuple[ScanFinding, ...]:
+    """The same of the header of an image in memory."""
     shape, affine = header.get_data_shape()[:3], header.get_best_affine()
     found = [*_spacing_findings(header, Geometry(shape, affine)), *_position_findings(header, shape)]
     if is_wide(header.get_data_dtype()):

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files, read by SimpleITK."""
+"""NRRD and MetaImage files, read by SimpleITK, and its images."""
 
 # Shapes: X Y Z voxels in the file's own axis order. Affines: 4 x 4, voxel index -> RAS+ position in mm.
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.dicom.series import LPS_TO_RAS
+from nnunetv2_clip.imaging.findings import refuse_scan
 from nnunetv2_clip.imaging.nifti import Geometry, Volume, require_finite
 
 if TYPE_CHECKING:
-    from SimpleITK import ImageFileReader
+    from SimpleITK import Image, ImageFileReader
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _REMEDY = "export the CT as NIfTI, or download the file again"
@@ -36,7 +37,10 @@ def read_itk(path: Path, check_grid: Callable[[Path, Geometry], None]) -> Volume
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        grid = _grid_of(path, reader)
+        if path.suffix.lower() in (".nrrd", ".nhdr") and not reader.HasMetaDataKey("NRRD_space"):
+            found = "does not say in its header where left, back and head are (no 'space')"
+            raise UserError(path, found, "a volume with a position in the body", "export the CT as NIfTI")
+        grid = _grid_of(path, reader, reader.GetNumberOfComponents())
         check_grid(path, grid)
         data = sitk.GetArrayFromImage(reader.Execute()).T
     except RuntimeError as error:
@@ -46,14 +50,44 @@ def read_itk(path: Path, check_grid: Callable[[Path, Geometry], None]) -> Volume
     return Volume(data, grid.affine)
 
 
-def _grid_of(path: Path, reader: ImageFileReader) -> Geometry:
-    shape, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
+def volume_of_itk(where: object, image: Image) -> Volume:
+    """An image in memory; its array of [z, y, x] turned to (X, Y, Z).
+
+    Raises:
+        UserError: not one three-dimensional volume of plain numbers, or without a usable position.
+    """
+    import SimpleITK as sitk
+
+    grid = _grid_of(where, image, image.GetNumberOfComponentsPerPixel())
+    data = sitk.GetArrayFromImage(image).T
+    if data.dtype.kind not in "iuf":
+        refuse_scan("number type", where, f"has voxels of type {data.dtype}")
+    return Volume(data, grid.affine)
+
+
+def has_default_grid(image: Image) -> bool:
+    """Has nobody said where an image lies: as one that was made from an array."""
+    return (
+        image.GetOrigin() == (0.0, 0.0, 0.0)
+        and image.GetSpacing() == (1.0, 1.0, 1.0)
+        and image.GetDirection() == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    )
+
+
+def itk_like(data: np.ndarray, image: Image) -> Image:
+    """(X, Y, Z) as an image with the geometry of another."""
+    import SimpleITK as sitk
+
+    found = sitk.GetImageFromArray(data.T)
+    found.CopyInformation(image)
+    return found
+
+
+def _grid_of(path: object, reader: ImageFileReader | Image, components: int) -> Geometry:
+    shape = tuple(reader.GetSize())
     if len(shape) != 3 or components != 1 or 0 in shape:
         found = f"has shape {shape} with {components} values in each voxel"
         raise UserError(path, found, "one three-dimensional volume of numbers", _REMEDY)
-    if path.suffix.lower() in (".nrrd", ".nhdr") and not reader.HasMetaDataKey("NRRD_space"):
-        found = "does not say in its header where left, back and head are (no 'space')"
-        raise UserError(path, found, "a volume with a position in the body", "export the CT as NIfTI")
     affine = np.eye(4)
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
     affine[:3, 3] = reader.GetOrigin()

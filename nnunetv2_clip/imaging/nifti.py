@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from nnunetv2_clip.errors import UserError
@@ -153,6 +153,25 @@ def read_image(path: Path) -> Volume:
     volume = _read(Path(path))
     require_finite(path, volume.data)
     return volume
+
+
+def of_nibabel(where: object, image: SpatialImage) -> tuple[Volume, nib.Nifti1Header]:
+    """Voxels and header of an image of nibabel, in memory or not read yet; other kinds as NIfTI.
+
+    Raises:
+        UserError: without affine, not three-dimensional, not plain numbers, without a usable position, or truncated.
+    """
+    if image.affine is None:
+        refuse_scan("position", where, "has no affine", "make it with one: nibabel.Nifti1Image(array, affine)")
+    with _blaming(where, "cannot be read"):
+        if not isinstance(image, nib.Nifti1Pair):
+            image = nib.Nifti1Image.from_image(image)
+    grid = _geometry_of(where, image.header)
+    with _blaming(where, "is truncated or damaged"):
+        data = np.asanyarray(image.dataobj).reshape(grid.shape)
+    header = image.header.copy()
+    header.set_data_shape(grid.shape)
+    return Volume(data, image.affine), header
 
 
 def require_finite(where: object, data: np.ndarray) -> None:
@@ -302,14 +321,14 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 
 @contextmanager
-def _blaming(path: Path, found: str, kind: str = "file") -> Iterator[None]:
+def _blaming(path: object, found: str, kind: str = "file") -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
         refuse_scan(kind, path, f"{found} ({error})")
 
 
-def _damaged_header(path: Path) -> AbstractContextManager[None]:
+def _damaged_header(path: object) -> AbstractContextManager[None]:
     return _blaming(path, "has a damaged header", "header")
 
 
@@ -333,7 +352,7 @@ def _parse_header(path: Path, content: bytes) -> nib.Nifti1Header:
     refuse_scan("header", path, "is not a NIfTI file")
 
 
-def _geometry_of(path: Path, header: nib.Nifti1Header) -> Geometry:
+def _geometry_of(path: object, header: nib.Nifti1Header) -> Geometry:
     shape = tuple(int(size) for size in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

@@ -95,7 +95,7 @@ def find_scans(path: Path, series: str = "") -> FoundScans:
     if path.is_file():
         if not suffix_of(path) and not is_dicom(path):
             raise UserError(f"-i {path}", "is no CT by its name or content", EXPECTED, "name the folder of a series")
-        return FoundScans([Case(_case_name(path), path, series)])
+        return FoundScans([Case(case_name(path), path, series)])
     cases: dict[str, Case] = {}
     left_out: dict[tuple[Path, str], list[str]] = defaultdict(list)
     for folder, subfolders, names in walk_once(path):
@@ -153,7 +153,8 @@ def _is_junk(name: str) -> bool:
     return name.startswith((".", "._")) or name in JUNK
 
 
-def _case_name(file: Path) -> str:
+def case_name(file: Path) -> str:
+    """The name of the scan in a file: without ending and nnU-Net's channel."""
     name = file.name[: len(file.name) - len(suffix_of(file))]
     return name.removesuffix(CHANNEL) or name
 
@@ -179,7 +180,7 @@ def _cases_in(root: Path, folder: Path, files: list[Path], series: str) -> tuple
         if not is_utf8(file.name):
             others.append((file, "name is not UTF-8; rename it"))
         elif suffix_of(file) and folder == root:
-            cases.append(Case(_case_name(file), file, series))
+            cases.append(Case(case_name(file), file, series))
         elif suffix_of(file):
             others.append((file, "only DICOM series are looked for in folders below that of -i"))
         elif file.name in parts:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,26 +50,35 @@ class CasePredictor:
     """A model on its device, ready for case after case.
 
     Args:
-        predictor: from `load_predictor`, restricted to the classes that are needed.
-        thresholds: class -> probability above which a voxel belongs to it; 0.5 where not named.
-        probabilities: classes whose probabilities are wanted as volumes.
+        predictor: from `load_predictor`.
         max_ram: bytes that the process should stay below; None: all classes at once.
     """
 
-    def __init__(
-        self,
-        predictor,
-        thresholds: Mapping[str, float] | None = None,
-        probabilities: Sequence[str] = (),
-        max_ram: int | None = None,
-    ):
+    def __init__(self, predictor, max_ram: int | None = None):
         self._predictor = predictor
         self.names = tuple(predictor.network.class_names)
         self.trained = tuple(drop_untrained(predictor))
         self._networks = _networks_of_folds(predictor)
-        self._thresholds = dict(thresholds or {})
-        self._probabilities = tuple(probabilities)
+        self._thresholds: Mapping[str, float] = {}
+        self._probabilities: tuple[str, ...] = ()
         self._max_ram = max_ram
+
+    def for_classes(
+        self,
+        names: Sequence[str],
+        thresholds: Mapping[str, float] | None = None,
+        probabilities: Sequence[str] = (),
+    ) -> CasePredictor:
+        """The same networks for some of the classes.
+
+        Args:
+            thresholds: class -> probability above which a voxel belongs to it; 0.5 where not named.
+            probabilities: of these names: classes whose probabilities are wanted as volumes.
+        """
+        other = copy(self)
+        other.names, other.trained = tuple(names), tuple(name for name in self.trained if name in names)
+        other._thresholds, other._probabilities = dict(thresholds or {}), tuple(probabilities)
+        return other
 
     @property
     def modality(self) -> str:

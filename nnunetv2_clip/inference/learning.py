@@ -17,7 +17,7 @@ from nnunetv2_clip.evaluation.volumes import LabelCoding
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.grid import Preprocessed, from_training
-from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.inference.loaded_model import load_model
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.postprocessing import DEFAULT_THRESHOLD, NOTHING, Rule, apply_rule
 from nnunetv2_clip.inference.streaming import FanOut, StreamingExport

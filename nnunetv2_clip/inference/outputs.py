@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -17,12 +18,16 @@ import numpy as np
 from nnunetv2_clip.choices import OUTPUTS
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.files import replacing, write_json
+from nnunetv2_clip.imaging.itk import itk_like
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.label_names import nifti_extension
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.job_folder import is_readable
 from nnunetv2_clip.msd.tasks import CT_TASKS
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 STATISTICS = "statistics"
 
@@ -129,15 +134,7 @@ def write_like(
         slope: value of one step of the stored integers; None: they are the values.
         named: classes whose indices the voxels hold: a header extension tells their names.
     """
-    if image.header is None:
-        picture = nib.Nifti1Image(data, image.volume.affine)
-        picture.header.set_xyzt_units("mm")
-    else:
-        header = image.header.copy()
-        header.set_data_dtype(data.dtype)
-        header["cal_min"] = header["cal_max"] = 0
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        picture = kind(data, None, header)  # no affine: sform and qform stay as they are, to the bit
+    picture = _nifti_like(data, image)
     picture.header.set_slope_inter(slope or 1, 0)
     if named:
         picture.header.extensions.append(nifti_extension(named))
@@ -147,6 +144,23 @@ def write_like(
         gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as packed,
     ):
         _write_nifti(packed, picture, data)
+
+
+def image_like(data: np.ndarray, image: InputImage) -> nib.Nifti1Image | sitk.Image:
+    """(X, Y, Z) as an image of the kind that was given, with its geometry: SimpleITK's, else nibabel's."""
+    return _nifti_like(data, image) if image.itk is None else itk_like(data, image.itk)
+
+
+def _nifti_like(data: np.ndarray, image: InputImage) -> nib.Nifti1Image:
+    if image.header is None:
+        picture = nib.Nifti1Image(data, image.volume.affine)
+        picture.header.set_xyzt_units("mm")
+        return picture
+    header = image.header.copy()
+    header.set_data_dtype(data.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(data, image.volume.affine, header)  # its own affine: sform and qform stay as they are, to the bit
 
 
 def _write_nifti(stream, picture: nib.Nifti1Image, data: np.ndarray) -> None:

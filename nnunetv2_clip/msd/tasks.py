@@ -1,6 +1,6 @@
 """The Medical Segmentation Decathlon as data: its ten tasks, their label values, their test images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -65,6 +65,19 @@ def find_task(name: str, where: object) -> MsdTask:
         near = suggestion(name, folders)
         raise UserError(where, f"unknown task {name!r}.{near}", f"one of {', '.join(task.folder for task in TASKS)}")
     return folders[name.lower()]
+
+
+def predictable_tasks(classes: Collection[str]) -> dict[str, dict[str, int]]:
+    """The CT tasks that have all their classes among these: folder -> class -> label value.
+
+    Raises:
+        UserError: there is none.
+    """
+    tasks = {task.folder: dict(task.classes) for task in CT_TASKS if set(task.classes) <= set(classes)}
+    if not tasks:
+        needs = "; ".join(f"{task.folder}: {', '.join(task.classes)}" for task in CT_TASKS)
+        raise UserError("--outputs msd", f"no task has all its classes among {', '.join(sorted(classes))}", needs)
+    return tasks
 
 
 @dataclass(frozen=True)

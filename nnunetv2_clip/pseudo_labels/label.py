@@ -18,7 +18,7 @@ from nnunetv2_clip.imaging.nifti import checksum, read_label_map
 from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import read_case
-from nnunetv2_clip.inference.loading import load_model
+from nnunetv2_clip.inference.loaded_model import load_model
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.job_folder import FileStates, file_states, is_readable
 from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, LabelTable, nnunet_labels, ordered_sets
@@ -132,11 +132,12 @@ def pseudo_label(
     target.check(plan)
     waiting = [case_id for case_id in case_ids if not target.is_done(case_id, _inputs(source, case_id))]
     # The model is loaded before anything is written, so that no wrong -f or -chk leaves a begun dataset behind.
-    loaded = load_model(model, device, classes=needed, **options) if waiting else None
+    loaded = load_model(model, device, **options) if waiting else None
     with target.claim(plan):
         if loaded:
             target.dataset_json.unlink(missing_ok=True)  # not complete any more
-            complete = _completer(source, target, CasePredictor(loaded.predictor), unknown, rules)
+            predictor = CasePredictor(loaded.predictor).for_classes(needed)
+            complete = _completer(source, target, predictor, unknown, rules)
             require_all(run_cases(complete, waiting, "pseudo labels", file_of=source.image), "pseudo-label")
         if not is_readable(target.dataset_json):
             _require_found(target, case_ids, may_be_absent)

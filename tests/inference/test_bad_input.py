@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_clip import load_model
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.scans import Case, find_scans
 from nnunetv2_clip.inference.inputs import read_case
-from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.inference.memory import parse_size
 from nnunetv2_clip.phantom.anatomy import make_phantom
 from nnunetv2_clip.text.table import text_hash
@@ -219,7 +219,7 @@ def test_a_series_is_chosen_by_name_and_what_is_left_out_is_recorded(tmp_path, m
     assert predict(tmp_path / "in", tmp_path / "out", model, "--series", "1.2.4") == 0
     notes = json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]["in"]["notes"]
     assert any(note.startswith("left out series") and "(1.2.3)" in note for note in notes)
-    assert load_model(model, "cpu").predict(tmp_path / "in", "1.2.3").label_map.shape == data.shape
+    assert load_model(model, "cpu").predict(tmp_path / "in", series="1.2.3").label_map.shape == data.shape
 
 
 def test_a_model_without_plans_is_refused(tmp_path, ct, capsys):

@@ -1,100 +1,237 @@
-"""The Python face: `load_model(...).predict(scan)` says what `nnunetv2_clip predict` says."""
+"""The Python face: `load_model(...).predict(image)` says what `nnunetv2_clip predict` says."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from nnunetv2_clip import UserError, __version__, load_model
 from nnunetv2_clip.inference.postprocessing import Rule
 from nnunetv2_clip.trained_model import TrainedModel
-from tests.inference.conftest import make_ct, make_model, reoriented, save_ct
+from tests.inference.conftest import CLASSES, make_ct, make_model, reoriented, save_ct
 from tests.inference.test_bad_input import write_series, zipped
 from tests.inference.test_predict import LEARNT, predict, voxels
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*looks turned")  # the blobs of `make_ct`
 
-def all_voxels(segmentation) -> list[np.ndarray]:
-    return [segmentation.label_map, *(segmentation.masks[name] for name in segmentation.masks)]
+
+@pytest.fixture(scope="module")
+def loaded(model):
+    return load_model(model, "cpu")
 
 
 def same(first, second) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(all_voxels(first), all_voxels(second), strict=True))
+    return (
+        tuple(first) == tuple(second)
+        and np.array_equal(first.label_map, second.label_map)
+        and all(np.array_equal(first[name], second[name]) for name in first)
+    )
+
+
+def require_voxels_of_the_command(found, output: Path, case: str = "ct") -> None:
+    painted = nib.load(output / f"{case}.nii.gz")
+    assert np.array_equal(found.label_map, painted.dataobj) and found.label_map.any()
+    assert np.allclose(found.affine, painted.affine, atol=1e-4)
+    assert tuple(found) == LEARNT
+    for name in LEARNT:
+        assert found[name].dtype == bool
+        assert np.array_equal(found[name], voxels(output / case / f"{name}.nii.gz").astype(bool))
+
+
+def itk_of(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """As SimpleITK sees (X, Y, Z) with an affine of nibabel: z y x in numpy, positions to the left and back."""
+    image, axes = sitk.GetImageFromArray(data.T), np.diag([-1, -1, 1]) @ affine[:3]
+    spacing = np.linalg.norm(axes[:, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(axes[:, 3].tolist())
+    image.SetDirection((axes[:, :3] / spacing).ravel().tolist())
+    return image
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAL"])
-def test_a_file_and_its_array_get_the_voxels_of_the_command(tmp_path, model, ct, codes):
-    image = reoriented(tmp_path / "ct.nii.gz", ct, codes)
-    assert predict(image, tmp_path / "out", model, "--outputs", "labels", "masks") == 0
-    loaded, file = load_model(model, device="cpu"), nib.load(image)
-    found = loaded.predict(image)
-    assert loaded.classes == LEARNT == tuple(found.masks) and loaded.never_learnt == ("kidney_tumor",)
-    assert np.array_equal(found.label_map, voxels(tmp_path / "out" / "ct.nii.gz"))
-    assert found.label_map.any() and np.array_equal(found.affine, file.affine)
-    for name in LEARNT:
-        mask = found.masks[name]
-        assert mask.dtype == bool
-        assert np.array_equal(mask, voxels(tmp_path / "out" / "ct" / f"{name}.nii.gz").astype(bool))
-    for data in (np.asanyarray(file.dataobj), file.get_fdata(), file.get_fdata(dtype=np.float32)):
-        assert same(found, loaded.predict((data, file.affine)))
+def test_every_kind_of_image_gets_the_voxels_of_the_command(tmp_path, loaded, model, ct, codes):
+    path = reoriented(tmp_path / "ct.nii.gz", ct, codes)
+    assert predict(path, tmp_path / "out", model, "--outputs", "labels", "masks") == 0
+    file = nib.load(path)
+    data, affine = np.asanyarray(file.dataobj), file.affine
+    sitk.WriteImage(itk_of(data, affine), str(tmp_path / "ct.nrrd"))
+    kinds = {
+        "file": str(path),
+        "NRRD": tmp_path / "ct.nrrd",
+        "nibabel, not read yet": file,
+        "nibabel in memory": nib.Nifti1Image(data, affine),
+        "another format of nibabel": nib.MGHImage(data, affine),
+        "SimpleITK": sitk.ReadImage(str(path)),
+        "SimpleITK from an array": itk_of(data, affine),
+        "array": (data, affine),
+        "double precision": (file.get_fdata(), affine.tolist()),
+        "torch": (torch.from_numpy(data), torch.from_numpy(affine)),
+        "torch with a gradient": [torch.from_numpy(data.astype(np.float32)).requires_grad_(), affine],
+    }
+    for kind, image in kinds.items():
+        found = loaded.predict(image)
+        assert found.ct.shape == data.shape, kind
+        require_voxels_of_the_command(found, tmp_path / "out")
 
 
-def test_the_example_of_the_page_runs(tmp_path, model, ct, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "MODEL").symlink_to(model)
-    (tmp_path / "ct.nii.gz").symlink_to(ct)
-    names = {}
-    exec(example.replace("auto", "cpu"), names)
-    assert names["liver"].shape == names["painted"].shape == make_ct().shape
-
-
-def test_a_dicom_series_and_its_array_get_the_same_voxels(tmp_path, model):
+def test_a_dicom_series_gets_the_voxels_of_the_command(tmp_path, loaded, model):
     data = make_ct((20, 22, 12))
-    loaded = load_model(str(model), "cpu")
-    found = loaded.predict(str(write_series(tmp_path / "series", data)))
-    assert same(found, loaded.predict((data, np.diag([-2.0, -2, 5, 1]))))
+    folder = write_series(tmp_path / "ct", data)
+    assert predict(folder, tmp_path / "out", model, "--outputs", "labels", "masks") == 0
+    found = loaded.predict(str(folder))
+    require_voxels_of_the_command(found, tmp_path / "out")
+    assert np.array_equal(found.ct, data) and same(found, loaded.predict((data, np.diag([-2.0, -2, 5, 1]))))
 
 
-def test_a_zip_and_a_choice_of_classes(tmp_path, model, ct):
-    everything = load_model(model, "cpu").predict(ct)
-    chosen = load_model(zipped(model, tmp_path / "m.zip"), "cpu", folds=[0], classes=["Liver Tumour", "liver"])
-    found = chosen.predict(ct)
-    assert chosen.classes == tuple(found.masks) == ("liver", "liver_tumor")
-    for name, mask in found.masks.items():
-        assert np.array_equal(mask, everything.masks[name])
-    with pytest.raises(KeyError):
-        found.masks["spleen"]
+def test_one_model_predicts_many_images_and_choices(tmp_path, loaded, ct):
+    everything = loaded.predict(ct)
+    assert loaded.classes == LEARNT == tuple(everything) and loaded.never_learnt == ("kidney_tumor",)
+    for names in (["Liver Tumour", "liver"], "spleen", ("right kidney",)):
+        found = loaded.predict(ct, names)
+        assert len(found) == (2 if isinstance(names, list) else 1)
+        assert all(np.array_equal(found[name], everything[name]) for name in found)
+    assert same(everything, loaded.predict(ct))
+    assert "liver" in everything and "pancreas" not in everything and everything.get("pancreas") is None
+    with pytest.raises(KeyError, match="Did you mean 'liver'"):
+        everything["livr"]
 
 
-def test_rules_and_probabilities(tmp_path, ct):
+def test_a_zip_predicts_like_its_folder(tmp_path, loaded, model, ct):
+    assert same(load_model(zipped(model, tmp_path / "m.zip"), "cpu", folds=[0]).predict(ct), loaded.predict(ct))
+
+
+def test_threads_share_a_model(loaded):
+    images = [(make_ct((20, 22, 12), seed), AFFINE) for seed in range(4)]
+    choices = [None, ["liver"], ["spleen", "liver"], ["right_kidney"]]
+    expected = [loaded.predict(image, names) for image, names in zip(images, choices, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(same, expected, pool.map(loaded.predict, images, choices)))
+
+
+def test_rules_are_applied_on_request(tmp_path, ct):
     model = make_model(tmp_path)
     plans = json.loads((model / "plans.json").read_text())
     plans["nnunetv2_clip"]["postprocessing"] = {"rules": {"liver": Rule(threshold=0.3).to_json()}}
     (model / "plans.json").write_text(json.dumps(plans))
-    found = load_model(model, "cpu", classes=["liver"], probabilities=["liver"], postprocess=True).predict(ct)
-    likely = found.probabilities["liver"] / 65535 > 0.3
-    assert np.count_nonzero(found.masks["liver"] != likely) <= 1e-3 * likely.size
-    plain = load_model(model, "cpu", classes=["liver"]).predict(ct)
-    assert plain.masks["liver"].sum() < found.masks["liver"].sum()
+    loaded = load_model(model, "cpu")
+    found = loaded.predict(ct, "liver", postprocess=True, probabilities="liver")
+    likely = found.probabilities("liver")["liver"] > 0.3
+    assert np.count_nonzero(found["liver"] != likely) <= 1e-3 * likely.size
+    assert loaded.predict(ct, "liver")["liver"].sum() < found["liver"].sum()
+
+
+def test_probabilities_that_were_not_kept_are_made_later(loaded, ct, monkeypatch):
+    kept = loaded.predict(ct, "liver", probabilities=["spleen"])
+    later = loaded.predict(ct, "liver").probabilities(["Spleen", "liver"])
+    monkeypatch.setattr(loaded, "_run", None)
+    [(name, found)] = kept.probabilities("spleen").items()
+    assert name == "spleen" and found.dtype == np.float32 and found.shape == make_ct().shape
+    assert list(later) == ["spleen", "liver"] and np.array_equal(later["spleen"], found)
+    assert 0 <= found.min() < 0.5 < found.max() <= 1
+    with pytest.raises(UserError, match="Did you mean 'spleen'"):
+        kept.probabilities("spleeen")
+
+
+KINDS = ("labels", "masks", "statistics", "preview", "ct")
+
+
+@pytest.mark.parametrize("kind", ["file", "nibabel", "series"])
+def test_saved_files_are_those_of_the_command(tmp_path, loaded, model, ct, kind):
+    path = write_series(tmp_path / "case", make_ct((20, 22, 12))) if kind == "series" else ct
+    options = ("--outputs", *KINDS, "--probabilities", "liver")
+    assert predict(path, tmp_path / "out", model, *options) == 0
+    found = loaded.predict(nib.load(path) if kind == "nibabel" else path)
+    saved = found.save(tmp_path / "saved", KINDS, probabilities="liver")
+    files = {file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    files.remove(Path("prediction.json"))
+    assert {file.relative_to(tmp_path / "saved") for file in saved} <= files
+    for file in files:
+        assert (tmp_path / "saved" / file).read_bytes() == (tmp_path / "out" / file).read_bytes(), file
+    assert [row["class"] for row in found.statistics()] == list(found)
+    assert found.statistics() == json.loads((tmp_path / "out" / "statistics.json").read_text())
+
+
+def test_results_of_one_model_share_a_folder(tmp_path, ct):
+    loaded = load_model(make_model(tmp_path), "cpu")
+    for name in ("a", "b", "a"):
+        loaded.predict(ct).save(tmp_path / "out", ["statistics", "msd"], name=name)
+    assert (tmp_path / "out" / "Task03_Liver" / "b.nii.gz").is_file()
+    rows = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert len(rows) == 2 * len(CLASSES) and {row["case"] for row in rows} == {"a", "b"}
+
+
+def test_nothing_but_earlier_results_is_replaced(tmp_path, loaded, model, ct):
+    found = loaded.predict(nib.load(ct))
+    image = save_ct(tmp_path / "own" / "ct.nii.gz")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dataset.json").write_text("{}")
+    assert predict(ct, tmp_path / "command", model) == 0
+    found.save(tmp_path / "liver")
+    for words, refused in {
+        "would be replaced": lambda: loaded.predict(image).save(image.parent),
+        "ct.nii.gz, which would be replaced": lambda: loaded.predict(nib.load(image)).save(image.parent),
+        "dataset.json of something else": lambda: found.save(tmp_path / "raw"),
+        "same model and classes": lambda: loaded.predict(ct, "liver").save(tmp_path / "liver"),
+        "belongs to 'nnunetv2_clip predict'": lambda: found.save(tmp_path / "command"),
+        "is a file": lambda: found.save(image),
+        "is '../x'": lambda: found.save(tmp_path / "new", name="../x"),
+        "Did you mean 'labels'": lambda: found.save(tmp_path / "new", "label"),
+        "Task03_Liver: liver, liver_tumor": lambda: loaded.predict(ct, "liver").save(tmp_path / "new", "msd"),
+        "unknown class 'livr'": lambda: found.save(tmp_path / "new", probabilities=["livr"]),
+    }.items():
+        with pytest.raises(UserError, match=words):
+            refused()
+    assert list(image.parent.iterdir()) == [image] and not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["dataset.json"]
+
+
+def test_masks_come_as_the_kind_of_image_that_was_given(tmp_path, loaded, ct):
+    path = reoriented(tmp_path / "ct.nii.gz", ct, "LPI")
+    image = sitk.ReadImage(str(path))
+    found = loaded.predict(image)
+    for name, data in {"liver": found["liver"], None: found.label_map}.items():
+        mask = found.as_image(name)
+        assert isinstance(mask, sitk.Image) and mask.GetSize() == image.GetSize() == data.shape
+        for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(mask, what)() == getattr(image, what)()
+        assert np.array_equal(sitk.GetArrayFromImage(mask), data.T)
+    x, y, z = np.argwhere(found["liver"])[0].tolist()
+    assert found.as_image("liver")[x, y, z] == 1
+    for other in (path, nib.load(path), (found.ct, found.affine)):
+        mask = loaded.predict(other).as_image("liver")
+        assert isinstance(mask, nib.Nifti1Image) and np.allclose(mask.affine, found.affine)
+        assert np.array_equal(mask.dataobj, found["liver"])
+
+
+def test_a_result_says_what_it_is(loaded, ct):
+    found = loaded.predict(ct, ["liver", "spleen"])
+    assert repr(found) == f"<Segmentation of {ct}: 2 classes, 28 x 30 x 20 voxels>"
+    assert "Dataset900_Universal/CLIPUniversalTrainer__nnUNetPlans__3d_fullres: 4 classes, fold 0" in repr(loaded)
+    values = found.label_values
+    assert np.array_equal(found.label_map == values["spleen"], found["spleen"] & (found.label_map != values["liver"]))
 
 
 AFFINE = np.diag([2.0, 2, 5, 1])
 GOOD = make_ct((20, 22, 12))
 WITH_NAN = np.where(GOOD.max() == GOOD, np.nan, GOOD)
+NO_POSITION = sitk.GetImageFromArray(GOOD.T)
 BAD_SCANS = {
-    "no array": (GOOD.tolist(), "a path, or a pair"),
+    "no array": (GOOD.tolist(), "Expected: a path, an image of nibabel or SimpleITK, or a pair"),
+    "an array alone": (GOOD, "array: has no affine.*Remedy: give predict"),
+    "a tensor alone": (torch.from_numpy(GOOD), "array: has no affine"),
     "ragged lists": (([[1, 2], [3]], AFFINE), "numbers|shape"),
-    "one slice without axis": ((GOOD[..., 0], AFFINE), r"of shape \(20, 22\)"),
-    "channels": ((GOOD[None], AFFINE), r"of shape \(1, 20, 22, 12\)"),
+    "one slice without axis": ((GOOD[..., 0], AFFINE), r"has 2 axes, shape \(20, 22\)"),
+    "channels": ((GOOD[None], AFFINE), r"has 4 axes, shape \(1, 20, 22, 12\).*Remedy: .*array\[0\]"),
+    "a batch": ((torch.from_numpy(GOOD[None, None]), AFFINE), r"has 5 axes.*array\[0, 0\]"),
     "a single slice": ((GOOD[..., :1], AFFINE), "single slice"),
     "no voxels": ((GOOD[:0], AFFINE), r"of shape \(0, 22, 12\)"),
     "text": ((GOOD.astype(str), AFFINE), "Hounsfield"),
@@ -106,14 +243,18 @@ BAD_SCANS = {
     "spacing for affine": ((GOOD, (2, 2, 5)), "invertible 4 x 4"),
     "no affine": ((GOOD, None), "affine"),
     "metres": ((GOOD, np.diag([2000.0, 2000, 5000, 1])), "2000, 2000, 5000 mm"),
-    "no path": (7, "a path, or a pair"),
+    "no path": (7, "is int"),
+    "two paths": (("a.nii.gz", "b.nii.gz"), "array: "),
     "a path that is not there": ("nowhere.nii.gz", "does not exist"),
+    "nibabel without affine": (nib.Nifti1Image(GOOD, None), "nibabel image: has no affine.*Nifti1Image"),
+    "nibabel, NaN": (nib.Nifti1Image(WITH_NAN, AFFINE), "nibabel image: 1 voxels are NaN"),
+    "nibabel, four axes": (nib.Nifti1Image(np.stack([GOOD] * 2, -1), AFFINE), r"has shape \(20, 22, 12, 2\)"),
+    "nibabel, complex": (nib.Nifti1Image(GOOD.astype(np.complex64), AFFINE), "voxels of type complex64"),
+    "SimpleITK, NaN": (itk_of(WITH_NAN, AFFINE), "SimpleITK image: 1 voxels are NaN"),
+    "SimpleITK, a slice": (NO_POSITION[:, :, 3], r"has shape \(20, 22\)"),
+    "SimpleITK, colours": (sitk.Compose(NO_POSITION, NO_POSITION), "with 2 values in each voxel"),
+    "SimpleITK, complex": (sitk.RealAndImaginaryToComplex(*[sitk.Cast(NO_POSITION, sitk.sitkFloat32)] * 2), "complex"),
 }
-
-
-@pytest.fixture(scope="module")
-def loaded(model):
-    return load_model(model, "cpu")
 
 
 @pytest.mark.parametrize("kind", BAD_SCANS)
@@ -123,6 +264,14 @@ def test_what_is_no_scan_is_named(loaded, kind):
         loaded.predict(scan)
 
 
+def test_a_truncated_file_that_nibabel_has_opened_is_named(tmp_path, loaded):
+    path = save_ct(tmp_path / "ct.nii")
+    image = nib.load(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=f"{path}: is truncated or damaged"):
+        loaded.predict(image)
+
+
 def test_a_folder_of_several_cases_is_refused(tmp_path, loaded):
     for name in "ab":
         save_ct(tmp_path / f"{name}.nii.gz")
@@ -130,8 +279,32 @@ def test_a_folder_of_several_cases_is_refused(tmp_path, loaded):
         loaded.predict(tmp_path)
 
 
-def test_what_looks_unlike_a_ct_is_warned_of(loaded):
-    assert "MR" in loaded.predict((np.maximum(np.arange(216).reshape(6, 6, 6) * 8 - 800, 0), AFFINE)).warnings[0]
+def no_header_codes() -> nib.Nifti1Image:
+    image = nib.Nifti1Image(GOOD, AFFINE)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ((np.maximum(np.arange(216).reshape(6, 6, 6) * 8 - 800, 0), AFFINE), "MR"),
+        (NO_POSITION, "SimpleITK image: .*without CopyInformation"),
+        (no_header_codes(), "sform and qform codes 0"),
+    ],
+    ids=["not Hounsfield", "SimpleITK from an array", "nibabel without codes"],
+)
+def test_what_looks_wrong_is_warned_of(loaded, image, words):
+    with pytest.warns(UserWarning, match=words) as said:
+        found = loaded.predict(image)
+    assert [str(one.message).partition(": ")[2] for one in said] == list(found.warnings)
+    assert all(one.filename == __file__ for one in said)
+
+
+def test_a_class_that_was_asked_for_and_never_learnt_is_warned_of(loaded, ct):
+    with pytest.warns(UserWarning, match="never learnt kidney_tumor: left out"):
+        assert list(loaded.predict(ct, ["kidney_tumor", "liver"])) == ["liver"]
 
 
 def damage(model, fold: int, change) -> None:
@@ -163,16 +336,37 @@ def test_a_second_fold_of_another_network_is_refused(tmp_path):
     [
         ({"device": "cuda:99"}, "-device cuda:99"),
         ({"folds": [3]}, "in fold 3"),
+        ({"folds": 3}, "in fold 3"),
         ({"checkpoint": "checkpoint_best.pth"}, "-chk checkpoint_final.pth"),
-        ({"classes": ["pancreas"]}, "does not know pancreas"),
-        ({"classes": []}, "--classes: no class is asked for"),
         ({"step_size": 0}, "-step_size"),
-        ({"postprocess": True}, "no post-processing rules"),
     ],
 )
 def test_what_the_model_lacks_is_refused(model, options, message):
     with pytest.raises(UserError, match=message):
         load_model(TrainedModel.open(model), **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "-device cuda:99"),
+        ({"classes": ["livr"]}, "unknown class 'livr'. Did you mean 'liver'"),
+        ({"classes": [1]}, "unknown class '1'"),
+        ({"classes": ["pancreas"]}, "does not know pancreas"),
+        ({"classes": []}, "classes: no class is asked for"),
+        ({"classes": ["kidney_tumor"], "probabilities": ["liver"]}, "never learnt kidney_tumor"),
+        ({"probabilities": ["livr"]}, "Did you mean 'liver'"),
+        ({"postprocess": True}, "no post-processing rules"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(loaded, ct, options, message):
+    with pytest.raises(UserError, match=message):
+        loaded.predict(ct, **options)
+
+
+def test_a_model_that_has_learnt_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has learnt no class"):
+        load_model(make_model(tmp_path, untrained=CLASSES), "cpu")
 
 
 def test_the_package_is_imported_without_torch():
@@ -195,10 +389,3 @@ def test_the_version_is_printed_without_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == f"nnunetv2_clip {__version__}"
-
-
-def test_one_class_and_one_fold_need_no_list(model):
-    loaded = load_model(model, "cpu", folds=0, classes="liver", probabilities="spleen")
-    assert (loaded.classes, loaded.probabilities, loaded.folds) == (("liver",), ("spleen",), ("0",))
-    with pytest.raises(UserError, match="in fold 3"):
-        load_model(model, "cpu", folds=3)

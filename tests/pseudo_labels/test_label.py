@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nnunetv2_clip import load_model
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.cli import main
 from nnunetv2_clip.errors import UserError
@@ -18,7 +19,6 @@ from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import read_case
-from nnunetv2_clip.inference.loading import load_model
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.pseudo_labels import label
@@ -114,7 +114,8 @@ def test_the_truth_is_that_of_the_source(completed, raw):
 
 def test_the_rest_is_the_prediction_where_truth_and_rivals_leave_room(completed, raw, model):
     names = ("spleen", "right_kidney")
-    predictor = CasePredictor(load_model(model, device="cpu", use_mirroring=False).predictor, probabilities=names)
+    predictor = CasePredictor(load_model(model, device="cpu", use_mirroring=False).predictor)
+    predictor = predictor.for_classes(names, probabilities=names)
     image = read_case(Case("a", raw / "Dataset900_Partly" / "imagesTr" / "a_0000.nii.gz"))
     prediction = predictor.predict(predictor.preprocess(image))
     spleen, kidney = (prediction.masks[name].full(bool) for name in names)
