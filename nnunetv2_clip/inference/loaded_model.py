@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -178,5 +179,19 @@ def load_model(
     if not 0 < step_size <= 1:
         raise UserError("-step_size", f"{step_size}", "above 0, at most 1")
     folds = model.folds(checkpoint, folds)
-    predictor = load_predictor(model, None, None, folds, checkpoint, device, use_mirroring, step_size)
+    with _same_plots():
+        predictor = load_predictor(model, None, None, folds, checkpoint, device, use_mirroring, step_size)
     return LoadedModel(model, predictor, folds)
+
+
+@contextmanager
+def _same_plots() -> Iterator[None]:
+    """nnU-Net's search for trainers imports its logger, which would switch matplotlib to a backend that shows nothing:
+    a notebook would lose its pictures, and switching back does not bring them back."""
+    import matplotlib
+
+    use, matplotlib.use = matplotlib.use, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        matplotlib.use = use

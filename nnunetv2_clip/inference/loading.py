@@ -123,7 +123,7 @@ def model_tables(model: TrainedModel, classes: Sequence[str]) -> dict[str, dict]
 
 
 def write_tables(model: TrainedModel, outputs: Outputs) -> None:
-    """What lies beside the predictions of a folder: the model's tables, and for label maps the names of their values."""
+    """What lies beside the predictions of a folder: the model's tables, and for label maps the names of values."""
     for name, content in model_tables(model, outputs.classes).items():
         write_json(outputs.folder / name, content)
     if "labels" in outputs.kinds:
