@@ -57,7 +57,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
     from nnunetv2_clip.inference.case_predictor import CasePredictor
     from nnunetv2_clip.inference.folder import Job, PredictionFolder, predict_cases
     from nnunetv2_clip.inference.loaded_model import load_model
-    from nnunetv2_clip.inference.loading import write_tables
+    from nnunetv2_clip.inference.loading import write_tables_beside
     from nnunetv2_clip.inference.outputs import Outputs
     from nnunetv2_clip.inference.wanted import Wanted
     from nnunetv2_clip.msd.tasks import predictable_tasks
@@ -89,7 +89,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
     _make_folder(args.o)
     output = PredictionFolder(job, cases, f"_part{args.part_id}" if args.num_parts > 1 else "")
     output.claim()
-    write_tables(trained, outputs)
+    write_tables_beside(trained, outputs)
     errors = predict_cases(predictor, output)
     written = [case.name for case in cases if case.name not in errors]
     failed = {name: str(error) for name, error in errors.items()}

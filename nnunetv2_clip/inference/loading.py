@@ -122,7 +122,7 @@ def model_tables(model: TrainedModel, classes: Sequence[str]) -> dict[str, dict]
     return {DATASET_JSON: dataset_json, PLANS_JSON: model.plans}
 
 
-def write_tables(model: TrainedModel, outputs: Outputs) -> None:
+def write_tables_beside(model: TrainedModel, outputs: Outputs) -> None:
     """What lies beside the predictions of a folder: the model's tables, and for label maps the names of values."""
     for name, content in model_tables(model, outputs.classes).items():
         write_json(outputs.folder / name, content)

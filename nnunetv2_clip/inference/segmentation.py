@@ -16,7 +16,7 @@ from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_record
 from nnunetv2_clip.inference.folder import RECORD
 from nnunetv2_clip.inference.inputs import InputImage
-from nnunetv2_clip.inference.loading import model_tables, write_tables
+from nnunetv2_clip.inference.loading import model_tables, write_tables_beside
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.outputs import (
     STATISTICS,
@@ -155,7 +155,7 @@ class Segmentation(Mapping[str, np.ndarray]):
         files = Outputs(Path(folder), kinds, tuple(self), tuple(steps), self._model.taxonomy, tasks)
         case = self._image.name if name is None else name
         self._require_harmless(files, case)
-        write_tables(self._model, files)
+        write_tables_beside(self._model, files)
         write_outputs(files, case, self._image, self._masks, steps)
         if "statistics" in kinds:
             collect_statistics(files, [path.stem for path in (files.folder / STATISTICS).glob("*.json")])
