@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: install demo demo-small test test-slow lint tables clean
+.PHONY: install demo demo-small test test-slow gpu lint tables clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ test: lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# On one NVIDIA card, at most 25 minutes: tables to benchmarks/results/gpu/. A trial without: make gpu GPU="--device cpu --small"
+gpu: install
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 clean:
 	rm -rf demo_output demo_output_small build *.egg-info

@@ -1,6 +1,6 @@
 """The text-driven head against the paper's form: grouped 1x1x1 convolutions on features repeated for every class.
 
-    python benchmarks/bench_head.py [--sizes 64 96] [--threads 1]
+    python benchmarks/bench_head.py [--sizes 64 96] [--threads 1] [--devices cpu cuda] [--dtypes float32]
 
 Batch 1, 8 channels, 32 classes. "2 of 32": our head computes the two annotated classes only; the grouped form computes
 all and the loss reads two. Ratios on the CPU are of processor time, on a GPU of wall-clock time; the fastest of several
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from common import Timing, measure, table, verdict, write_result
+from common import Timing, measure, results_folder, table, verdict, write_result
 from torch import Tensor
 from torch.nn.functional import conv3d
 
@@ -46,12 +47,15 @@ def our_head(features: Tensor, theta: Tensor) -> Tensor:
 class Work:
     """One head on one size and device: the same features, parameters and gradient for both forms."""
 
-    def __init__(self, head: Callable[[Tensor, Tensor], Tensor], size: int, computed: int, read: int, device: str):
+    def __init__(self, head: Callable, size: int, computed: int, read: int, device: str, dtype: str = "float32"):
         torch.manual_seed(0)
         self.head, self.read = head, read
-        self.features = torch.randn(1, 8, size, size, size, device=device, requires_grad=True)
-        self.theta = torch.randn(computed, NUM_DYNAMIC_PARAMETERS, device=device, requires_grad=True)
-        self.grad = torch.randn(read, size, size, size, device=device)
+        kind = {"device": device, "dtype": getattr(torch, dtype)}
+        self.features = torch.randn(1, 8, size, size, size, **kind).requires_grad_()
+        # Ours takes them as the controller gives them, in single precision; convolutions in the type of the features.
+        theta = torch.randn(computed, NUM_DYNAMIC_PARAMETERS, device=device)
+        self.theta = (theta if head is our_head else theta.to(kind["dtype"])).requires_grad_()
+        self.grad = torch.randn(read, size, size, size, **kind)
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -72,9 +76,11 @@ class Work:
         return sum(kept.values()) / 2**20
 
 
-def run(device: str, size: int, backward: bool, computed: int, read: int, head) -> tuple[Timing, float | None]:
+def run(
+    device: str, dtype: str, size: int, backward: bool, computed: int, read: int, head
+) -> tuple[Timing, float | None]:
     """Time, and on a GPU the peak memory in MiB."""
-    work = Work(head, size, computed, read, device)
+    work = Work(head, size, computed, read, device, dtype)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     timing = measure(work.forward_backward if backward else work.forward, budget_s=6)
@@ -85,27 +91,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96], help="edge of the cube in voxels")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), help="(default: all that are there)")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16", "bfloat16"), default=["float32"])
+    parser.add_argument("--pages", type=Path, help="folder of the page (default: benchmarks/results)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = args.devices or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    works = [(dtype, size, *row) for dtype in args.dtypes for size in args.sizes for row in ROWS.items()]
     rows = []
-    for size in args.sizes:
-        for name, (pairs, backward, *goals) in ROWS.items():
-            cells = [f"{name}, {size}^3"]
-            for device, goal in zip(("cpu", "cuda"), goals, strict=True):
-                if device not in devices:
-                    cells += [""] * 5
-                    continue
-                grouped, grouped_mib = run(device, size, backward, NUM_CLASSES, pairs, grouped_head)
-                ours, our_mib = run(device, size, backward, pairs, pairs, our_head)
-                clock = "cpu_s" if device == "cpu" else "wall_s"
-                reached = getattr(grouped, clock) / getattr(ours, clock)
-                cells += [grouped, ours, f"{reached:.1f}x", f">= {goal}x" if goal else ""]
-                cells.append(verdict(reached, goal) if goal else "")
-                if device == "cuda":
-                    cells[-1] += f" (memory {grouped_mib:.0f} : {our_mib:.0f} MiB)"
-            rows.append(cells)
-            print(*cells, sep=" | ", flush=True)
+    for dtype, size, name, (pairs, backward, *goals) in works:
+        cells = [f"{name}, {size}^3, {dtype}"]
+        for device, goal in zip(("cpu", "cuda"), goals, strict=True):
+            cells += compared(device, dtype, size, backward, pairs, goal) if device in devices else [""] * 5
+        rows.append(cells)
+        print(*cells, sep=" | ", flush=True)
     columns = [
         f"{device} {column}" for device in ("CPU", "GPU") for column in ("grouped", "ours", "ratio", "goal", "met")
     ]
@@ -116,7 +115,20 @@ def main() -> None:
         table(["work", *columns], rows),
         f"Kept for the backward pass, 32 classes, {args.sizes[0]}^3: grouped {kept[0]:.0f} MiB, ours {kept[1]:.0f} "
         f"MiB. Goal on a GPU: peak memory of forward + backward at most 1/{MEMORY_GOAL}.",
+        folder=args.pages or results_folder(devices[-1]),
     )
+
+
+def compared(device: str, dtype: str, size: int, backward: bool, pairs: int, goal: float | None) -> list[object]:
+    """Grouped, ours, ratio, goal, met."""
+    grouped, grouped_mib = run(device, dtype, size, backward, NUM_CLASSES, pairs, grouped_head)
+    ours, our_mib = run(device, dtype, size, backward, pairs, pairs, our_head)
+    clock = "cpu_s" if device == "cpu" else "wall_s"
+    reached = getattr(grouped, clock) / getattr(ours, clock)
+    met = verdict(reached, goal) if goal else ""
+    if device == "cuda":
+        met += f" (memory {grouped_mib:.0f} : {our_mib:.0f} MiB)"
+    return [grouped, ours, f"{reached:.1f}x", f">= {goal}x" if goal else "", met]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One training iteration and its peak memory: our trainer with 32 classes against nnU-Net's with 32 regions and with 2.
 
     python benchmarks/bench_iteration.py [--work benchmark_work] [--device cpu] [--seconds 25] [--planners small]
+    python benchmarks/bench_iteration.py --device cuda --planners resenc     # ResEncL, patches of 160 x 128 x 160
 
 Same plans and data. Batches are drawn before the clock starts (bench_loader.py measures them); the iteration is
 forward, loss, backward and optimizer step. Each trainer runs in a process of its own, in turns. Two networks: nnU-Net's
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import table, verdict, write_result
+from common import results_folder, table, verdict, wait_for_device, write_result
 from training_data import PLANNERS, describe, make_trainer, prepare
 
 NAMES = {"regions32": "stock, 32 regions", "regions2": "stock, 2 regions", "ours": "ours, 32 classes"}
@@ -42,11 +43,14 @@ def measure_variant(variant: str, device: str, planner: str, seconds: float) -> 
     loader, _ = trainer.get_dataloaders()
     batches = [next(loader) for _ in range(NUM_BATCHES)]
     before = _peak_mib(device)
-    trainer.train_step(batches[0])
+    for batch in batches if device == "cuda" else batches[:1]:  # cuDNN tries its ways, compilers compile
+        trainer.train_step(batch)
+    wait_for_device()
     walls, cpus, end = [], [], time.perf_counter() + seconds
     while len(walls) < NUM_BATCHES or time.perf_counter() < end:
         wall, cpu = time.perf_counter(), time.process_time()
         trainer.train_step(batches[len(walls) % NUM_BATCHES])
+        wait_for_device()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     keys = [key for batch in batches for key in batch["keys"]]
@@ -82,7 +86,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seconds", type=float, default=25, help="per trainer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
-    parser.add_argument("--planners", nargs="+", choices=tuple(PLANNERS), default=list(PLANNERS))
+    parser.add_argument("--planners", nargs="+", choices=tuple(PLANNERS), default=["small", "default"])
+    parser.add_argument("--pages", type=Path, help="folder of the page (default: benchmarks/results)")
     parser.add_argument("--variant", choices=tuple(NAMES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     for planner in args.planners:
@@ -97,11 +102,12 @@ def main() -> None:
     for planner in args.planners:
         parts += report({variant: run_alone(variant, planner) for variant in NAMES}, args.device)
     write_result(
-        "iteration" if args.device == "cpu" else "iteration_cuda",
+        "iteration",
         f"A training iteration on {args.device}",
         *parts,
         "Wall: median. Processor time: mean over the batches of the fastest iteration on each; "
         "the comparison on the CPU uses it.",
+        folder=args.pages or results_folder(args.device),
     )
 
 

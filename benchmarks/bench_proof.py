@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, table, verdict, write_result
+from common import results_folder, table, verdict, write_result
 from proof_patients import CLASSES, ORGANS, SOURCES, TUMOUR_SHARE, TUMOURS
 from proof_study import FULL, LEARNING_RATE, WEIGHT_DECAY, Size, Study, class_dice, spread
 from proof_trainers import trainers
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--clip-weights", type=Path, help="ViT-B-32 of OpenAI, for the arm CLIP of `encodings`")
     parser.add_argument("--arms", nargs="+", help="only these (to share the work, or to time one)")
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--pages", type=Path, help="folder of the page (default: results, or the work folder)")
     args = parser.parse_args()
     size = chosen_size(args)
     arms = ARMS[args.experiment](args)
@@ -80,8 +81,10 @@ def chosen_size(args: argparse.Namespace) -> Size:
 
 def page_folder(args: argparse.Namespace) -> Path:
     """Where results are kept, or the work folder for a run that is smaller than those, or of some arms only."""
+    if args.pages:
+        return args.pages
     is_result = not (args.small or args.cases or args.test_cases or args.spacing or args.arms) and args.seeds >= 3
-    return RESULTS if is_result else args.work
+    return results_folder(args.device) if is_result else args.work
 
 
 def page_name(experiment: str, size: Size) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,13 +36,13 @@ def measure(function: Callable[[], object], budget_s: float = 10, max_repeats: i
     while len(walls) < 2 or (time.perf_counter() < end and len(walls) < max_repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         function()
-        _wait_for_device()
+        wait_for_device()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return Timing(min(walls), min(cpus))
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -78,6 +79,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def results_folder(device: str) -> Path:
+    """Where results are kept: those of a GPU by the name of the card."""
+    if device == "cpu":
+        return RESULTS
+    return RESULTS / "gpu" / re.sub(r"\W+", "_", torch.cuda.get_device_name()).strip("_").lower()
 
 
 def write_result(name: str, title: str, *parts: str, folder: Path = RESULTS) -> None:

@@ -5,14 +5,45 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-DATASET = "Dataset960_Benchmark"
-# Planner of `nnunetv2_clip plan` -> (its plans, the memory to plan for in GB).
-PLANNERS = {"small": ("CLIPSmallPlans", "0.15"), "default": ("nnUNetPlans_torchres", "1.5")}
+
+@dataclass(frozen=True)
+class Planning:
+    """One size of network and data.
+
+    Attributes:
+        planner: of `nnunetv2_clip plan`.
+        plans: what it writes.
+        spacing_mm: of the phantoms.
+        patch: instead of the planned one.
+    """
+
+    planner: str
+    plans: str
+    memory_gb: float
+    spacing_mm: float = 4
+    patch: tuple[int, int, int] | None = None
+
+    @property
+    def dataset_id(self) -> int:
+        """Phantoms of another spacing are another dataset."""
+        return 960 + (self.spacing_mm != 4)
+
+    @property
+    def dataset(self) -> str:
+        return f"Dataset{self.dataset_id}_Benchmark"
+
+
+PLANNERS = {
+    "small": Planning("small", "CLIPSmallPlans", 0.15),
+    "default": Planning("unet", "nnUNetPlans_torchres", 1.5),
+    "resenc": Planning("resenc_l", "nnUNetResEncUNetLPlans_torchres", 24, spacing_mm=2, patch=(160, 128, 160)),
+}
 # Source -> classes it annotates: a typical mixture of 1 to 15 classes a case.
 SOURCES = {"msd_spleen": 1, "msd_liver": 2, "btcv": 13, "amos22": 15}
-CASES_PER_SOURCE, SPACING_MM = 2, (4, 4, 4)
+CASES_PER_SOURCE = 2
 REGIONS_OF_TWO = ("liver", "spleen")
 
 
@@ -22,25 +53,26 @@ def prepare(work: Path, planner: str = "small") -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(work / name)
-    plans, memory_gb = PLANNERS[planner]
-    folder = work / "nnUNet_preprocessed" / DATASET
+    planning = PLANNERS[planner]
+    folder = work / "nnUNet_preprocessed" / planning.dataset
     if not (folder / "dataset_fingerprint.json").is_file():
-        _convert(work)
-    if not (folder / f"{plans}_3d_fullres").is_dir():
-        _call("nnunetv2_clip", "plan", "-d", "960", "-pl", planner, "-gpu_memory_target", memory_gb)
-        _call("nnUNetv2_preprocess", "-d", "960", "-plans_name", plans, "-c", "3d_fullres", "-np", 1)
+        _convert(work, planning)
+    if not (folder / f"{planning.plans}_3d_fullres").is_dir():
+        number = planning.dataset_id
+        _call("nnunetv2_clip", "plan", "-d", number, "-pl", planning.planner, "-gpu_memory_target", planning.memory_gb)
+        _call("nnUNetv2_preprocess", "-d", number, "-plans_name", planning.plans, "-c", "3d_fullres", "-np", 1)
 
 
-def _convert(work: Path) -> None:
+def _convert(work: Path, planning: Planning) -> None:
     from nnunetv2_clip.phantom.layouts.base import SourceTruth
 
-    phantoms = work / "phantoms"
+    number, phantoms = planning.dataset_id, work / f"phantoms_{planning.spacing_mm:g}mm"
     _call("nnunetv2_clip", "phantom", "-o", phantoms, "--cases", CASES_PER_SOURCE, "--test-cases", 0, "--spacing",
-          *SPACING_MM, "--layouts", *SOURCES)  # fmt: skip
+          *[planning.spacing_mm] * 3, "--layouts", *SOURCES)  # fmt: skip
     named = [text for name in SOURCES for text in ("--source", f"{name}={SourceTruth.load(phantoms / name).root}")]
-    _call("nnunetv2_clip", "convert", "-d", "960", "--name", "Benchmark", "-np", 1, *named)
-    _call("nnunetv2_clip", "embed", "-d", "960", "--encoder", "minilm")
-    _call("nnUNetv2_extract_fingerprint", "-d", "960", "-np", 1)
+    _call("nnunetv2_clip", "convert", "-d", number, "--name", "Benchmark", "-np", 1, *named)
+    _call("nnunetv2_clip", "embed", "-d", number, "--encoder", "minilm")
+    _call("nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
 
 
 def _call(*command) -> None:
@@ -60,9 +92,12 @@ def make_trainer(variant: str, device: str, planner: str = "small"):
 
     from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
 
-    folder = Path(os.environ["nnUNet_preprocessed"]) / DATASET
-    plans, dataset_json = (load_json(str(folder / f"{name}.json")) for name in (PLANNERS[planner][0], "dataset"))
+    planning = PLANNERS[planner]
+    folder = Path(os.environ["nnUNet_preprocessed"]) / planning.dataset
+    plans, dataset_json = (load_json(str(folder / f"{name}.json")) for name in (planning.plans, "dataset"))
     plans["continue_training"] = False
+    if planning.patch:
+        plans["configurations"]["3d_fullres"]["patch_size"] = list(planning.patch)
     if variant == "regions2":
         labels = {"background": 0, **{name: dataset_json["labels"][name] for name in REGIONS_OF_TWO}}
         dataset_json = {**dataset_json, "labels": labels, "regions_class_order": [1, 2]}

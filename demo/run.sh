@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The whole chain on synthetic CTs: six partly labelled datasets in the Decathlon's layout -> one model -> submission.
-# Every command is printed as a user would type it. Size: CASES per dataset, EPOCHS x ITERATIONS of training.
+# Every command is printed as a user would type it. Size: CASES per dataset, EPOCHS x ITERATIONS of training. DEVICE: cpu,
+# cuda.
 set -euo pipefail
 
 OUT=$(realpath -m "${1:-demo_output}")
-CASES=${CASES:-8} EPOCHS=${EPOCHS:-10} ITERATIONS=${ITERATIONS:-150}
+CASES=${CASES:-8} EPOCHS=${EPOCHS:-10} ITERATIONS=${ITERATIONS:-150} DEVICE=${DEVICE:-cpu}
 
 mkdir -p "$OUT"/nnUNet_raw "$OUT"/nnUNet_preprocessed "$OUT"/nnUNet_results
 export nnUNet_raw="$OUT/nnUNet_raw" nnUNet_preprocessed="$OUT/nnUNet_preprocessed" nnUNet_results="$OUT/nnUNet_results"
@@ -44,19 +45,19 @@ run nnUNetv2_extract_fingerprint -d 900 -np 2 --verify_dataset_integrity
 run nnunetv2_clip plan -d 900 -pl small
 run nnUNetv2_preprocess -d 900 -plans_name CLIPSmallPlans -c 3d_fullres -np 2
 
-step "5/10 Train ONE network on all of them ($EPOCHS short epochs on the CPU)"
-run nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu
+step "5/10 Train ONE network on all of them ($EPOCHS short epochs on $DEVICE)"
+run nnUNetv2_train 900 3d_fullres 0 -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device $DEVICE
 
 step "6/10 Predict unseen CTs with nnU-Net's own command"
 run nnUNetv2_predict -i "$OUT/test_images" -o "$OUT/predictions" -d 900 -c 3d_fullres -f 0 \
-  -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device cpu -npp 1 -nps 1
+  -tr CLIPUniversalTrainerDemo -p CLIPSmallPlans -device $DEVICE -npp 1 -nps 1
 
 step "7/10 Dice against the full truth of the synthetic patients"
 run nnunetv2_clip evaluate -ref "$OUT/truth" -pred "$OUT/predictions"
 
 step "8/10 A Decathlon submission (CT tasks)"
 MODEL="$OUT/nnUNet_results/Dataset900_Universal/CLIPUniversalTrainerDemo__CLIPSmallPlans__3d_fullres"
-run nnunetv2_clip msd export -i "$OUT/msd" -m "$MODEL" -o "$OUT/submission.zip" --ct-only --overwrite -device cpu
+run nnunetv2_clip msd export -i "$OUT/msd" -m "$MODEL" -o "$OUT/submission.zip" --ct-only --overwrite -device $DEVICE
 
 step "9/10 A page to look at"
 run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$OUT/truth" --log-folder "$MODEL/fold_0" -o "$OUT/report.html"

@@ -50,7 +50,13 @@ def make_trainer(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # no worker processes: faster, and errors keep their traceback
 
-    def make(configuration="3d_fullres", trainer_class=None, continue_training=False, change_plans=lambda plans: None):
+    def make(
+        configuration="3d_fullres",
+        trainer_class=None,
+        continue_training=False,
+        change_plans=lambda plans: None,
+        device="cpu",
+    ):
         import torch
         from batchgenerators.utilities.file_and_folder_operations import load_json
 
@@ -61,7 +67,7 @@ def make_trainer(tiny, tmp_path, monkeypatch):
         plans["continue_training"] = continue_training
         change_plans(plans)
         dataset_json = load_json(str(folder / "dataset.json"))
-        trainer = (trainer_class or CLIPUniversalTrainer)(plans, configuration, 0, dataset_json, torch.device("cpu"))
+        trainer = (trainer_class or CLIPUniversalTrainer)(plans, configuration, 0, dataset_json, torch.device(device))
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
         return trainer
 

@@ -66,14 +66,15 @@ def architecture(dimensions: int, classes) -> dict:
     }
 
 
-def make_plans(classes, dimensions=3, transpose=(0, 1, 2), extensions=()) -> dict:
+def make_plans(classes, dimensions=3, transpose=(0, 1, 2), extensions=(), network=(), patch=PATCH) -> dict:
+    """`network`: arguments of the backbone that differ."""
     spacing = [SPACING_ZYX[axis] for axis in transpose]
     resampling = {"is_seg": False, "force_separate_z": None}
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
-        "patch_size": list(PATCH[-dimensions:]),
+        "patch_size": list(patch[-dimensions:]),
         "median_image_size_in_voxels": [32, 32, 32],
         "spacing": spacing[-dimensions:],
         "normalization_schemes": ["CTNormalization"],
@@ -87,6 +88,7 @@ def make_plans(classes, dimensions=3, transpose=(0, 1, 2), extensions=()) -> dic
         "architecture": architecture(dimensions, classes),
         "batch_dice": False,
     }
+    configuration["architecture"]["arch_kwargs"] |= dict(network)
     if extensions:
         configuration["architecture"]["arch_kwargs"]["extensions"] = [list(added) for added in extensions]
     return {
