@@ -356,8 +356,16 @@ class TrainedModel(ModelTables):
         """The weights of one fold can be those of this model.
 
         Raises:
-            UserError: they hold NaN or infinite values, or text embeddings that are not those of the plans.
+            UserError: they hold NaN or infinite values, or text embeddings that are not those of the plans, or the two
+                tables name the channels differently.
         """
+        names = tuple(self.arguments["class_names"])
+        if names != self.classes:
+            at = next((n for n, pair in enumerate(zip(names, self.classes, strict=False)) if pair[0] != pair[1]), -1)
+            found = f"calls channel {at} {names[at]!r}" if at >= 0 else f"has {len(names)} classes"
+            expected = f"{self.classes[at]!r}, as" if at >= 0 else f"the {len(self.classes)} of"
+            remedy = "take plans.json and dataset.json from one model"
+            raise UserError(self.label(PLANS_JSON), found, f"{expected} {self.label(DATASET_JSON)}", remedy)
         wrong = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
         if wrong:
             found = f"holds NaN or infinite weights in {len(wrong)} of {len(weights)} tensors ({wrong[0]})"

@@ -110,7 +110,8 @@ def make_plans(classes, dimensions=3, transpose=(0, 1, 2), extensions=(), networ
 
 
 def make_model(folder: Path, classes=CLASSES, dimensions=3, untrained=(), folds=(0,), **plans_options) -> Path:
-    """A model folder; the weights of a fold depend on its number only."""
+    """A model folder; the weights of a fold depend on its number only. Classes in any order."""
+    classes = tuple(row.name for row in UNIVERSAL.subset(classes))
     plans = make_plans(classes, dimensions, **plans_options)
     [(configuration, entry)] = plans["configurations"].items()
     folder = folder / f"CLIPUniversalTrainer__nnUNetPlans__{configuration}"

@@ -254,6 +254,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, ct, capsys):
         lambda plans, labels, weights: plans["foreground_intensity_properties_per_channel"]["0"].update(mean=math.nan),
         lambda plans, labels, weights: labels.update(labels=[1]),
         lambda plans, labels, weights: labels.pop("regions_class_order"),
+        lambda plans, labels, weights: labels.update(labels=dict(reversed(labels["labels"].items()))),
         lambda plans, labels, weights: weights.pop("network_weights"),
         lambda plans, labels, weights: weights.update(network_weights=[]),
         lambda plans, labels, weights: weights["network_weights"].popitem(),
