@@ -39,6 +39,7 @@ from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.final_validation import FinalValidation
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
+from nnunetv2_clip.training.spatial_transform import with_fast_labels
 from nnunetv2_clip.training.universal_plans import universal_plans
 
 
@@ -186,7 +187,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     @staticmethod
     def get_training_transforms(*arguments, regions=None, **options):
-        return nnUNetTrainer.get_training_transforms(*arguments, **options)
+        return with_fast_labels(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     @staticmethod
     def get_validation_transforms(*arguments, regions=None, **options):
