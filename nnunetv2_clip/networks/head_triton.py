@@ -1,4 +1,4 @@
-"""The text-driven head as one fused kernel for CUDA: hidden maps live in registers and never in memory.
+"""The text-driven head as one fused kernel for CUDA: hidden maps never reach the GPU's memory.
 
 A program takes a tile of voxels of one case, reads its 8 channels once and walks over the pairs of that case. The
 layers are products of 16 x 16 matrices: 8 channels, the constant 1 that carries the bias, and zeros. The backward
@@ -21,8 +21,8 @@ from nnunetv2_clip.networks.head_layout import CHANNELS, WIDE, affine_matrices, 
 
 PADDED = 16  # the smallest side of a matrix that a tensor core takes
 FORWARD_BLOCK, FORWARD_WARPS = 128, 4  # voxels at a time
-# One warp holds all of a block, so that sums over its voxels need no second copy in another warp; the block is the
-# largest that stays in registers (compiled for compute capability 9.0).
+# One warp holds all of a block, so that sums over its voxels need no second copy in another warp. The block is the
+# largest that nearly stays in registers: 235 to 255 of them, at most 56 bytes elsewhere (compiled for 8.0 to 12.0).
 BACKWARD_BLOCK, BACKWARD_WARPS = {torch.float32: 32, torch.float16: 64, torch.bfloat16: 64}, 1
 VOXELS_PER_TILE = 1024  # of a program in the backward pass: its partial sums take a sixth of the logits' memory
 
@@ -68,7 +68,7 @@ def _forward_kernel(
         tl.store(logits + pair * num_voxels + voxel, logit, mask=voxel < num_voxels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])  # else compiled anew for 1 pair and for multiples of 16
 def _backward_kernel(
     features,
     first,
@@ -122,6 +122,7 @@ def _backward_kernel(
             outer += tl.load(sums + WIDE * WIDE, mask=again, other=0.0)
             tl.store(sums, grad_first, mask=wanted)
             tl.store(sums + WIDE * WIDE, outer, mask=wanted)
+        tl.debug_barrier()  # the next step may load these sums in other threads than those that have stored them
         target = grad_features + (case * CHANNELS + row[:, None]) * num_voxels + voxel[None, :]
         tl.store(target, grad_x, mask=(row[:, None] < CHANNELS) & inside[None, :])
 
@@ -144,10 +145,10 @@ def _pair_start(case_index: Tensor, num_cases: int) -> Tensor:
     return torch.searchsorted(case_index.contiguous(), cases)
 
 
-def _launch(kernel, features: Tensor, *arguments, **options) -> None:
+def _launch(kernel, grid: tuple[int, int], features: Tensor, *arguments, **options) -> None:
     """On the device of the features: Triton takes the current one, which need not be theirs."""
     with torch.cuda.device_of(features):
-        kernel(features, *arguments, **options)
+        kernel[grid](features, *arguments, **options)
 
 
 class TritonHead(torch.autograd.Function):
@@ -158,10 +159,11 @@ class TritonHead(torch.autograd.Function):
         """(B, 8, N) features, (P, 153) theta, (P,) ascending case of each pair -> (P, N) logits."""
         ctx.save_for_backward(features, theta, case_index)
         num_cases, _, num_voxels = features.shape
+        assert CHANNELS * features.stride(1) < 2**31, f"{num_voxels} voxels: the kernels count within a case in 32 bit"
         logits = features.new_empty(len(theta), num_voxels)
-        grid = (triton.cdiv(num_voxels, FORWARD_BLOCK), num_cases)
         _launch(
-            _forward_kernel[grid],
+            _forward_kernel,
+            (triton.cdiv(num_voxels, FORWARD_BLOCK), num_cases),
             features,
             *_padded_matrices(theta),
             _pair_start(case_index, num_cases),
@@ -185,7 +187,8 @@ class TritonHead(torch.autograd.Function):
         grad_features = torch.empty_like(features, memory_format=torch.contiguous_format)
         sums = theta.new_empty(num_tiles, len(theta), 2, WIDE, WIDE, dtype=torch.float32)
         _launch(
-            _backward_kernel[(num_tiles, num_cases)],
+            _backward_kernel,
+            (num_tiles, num_cases),
             features,
             *_padded_matrices(theta),
             _pair_start(case_index, num_cases),

@@ -105,10 +105,27 @@ def test_only_the_logits_are_rounded_to_the_type_of_the_features():
     assert ((text_driven_head(features, theta, case_index) - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
 
 
-def test_where_the_fused_kernel_runs_it_is_what_computes_the_logits(monkeypatch):
-    fused = types.ModuleType("nnunetv2_clip.networks.head_triton")
-    fused.TritonHead = SimpleNamespace(apply=lambda flat, theta, case_index: torch.full((len(theta), 4), 7.0))
-    monkeypatch.setitem(sys.modules, fused.__name__, fused)
+@pytest.fixture
+def replace_kernel(monkeypatch):
+    """Another function in place of the fused kernel, which no trial has tried yet."""
+
+    def replace(function):
+        fused = types.ModuleType("nnunetv2_clip.networks.head_triton")
+        fused.TritonHead = SimpleNamespace(apply=function)
+        monkeypatch.setitem(sys.modules, fused.__name__, fused)
+        forget_trials()
+
+    yield replace
+    forget_trials()
+
+
+def forget_trials():
+    head._passes_trial.cache_clear()
+    head._print_once.cache_clear()
+
+
+def test_where_the_fused_kernel_runs_it_is_what_computes_the_logits(replace_kernel, monkeypatch):
+    replace_kernel(lambda flat, theta, case_index: torch.full((len(theta), 4), 7.0))
     monkeypatch.setattr(head, "fused_kernel_runs_on", lambda device, dtype: True)
     features, theta, case_index = random_problem((1, 8, 2, 2), (0, 0))
     assert (text_driven_head(features, theta, case_index) == 7).all()
@@ -148,6 +165,55 @@ def test_autocast_leaves_the_arithmetic_alone():
     assert torch.equal(cast, plain)
     cast.float().sum().backward()
     assert torch.isfinite(theta.grad).all()
+
+
+def test_a_kernel_that_fails_is_tried_once_and_named_in_one_line_with_what_to_do(replace_kernel, capsys):
+    tried = []
+
+    def fail(*arguments):
+        tried.append(arguments)
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
+
+    replace_kernel(fail)
+    for _ in range(3):
+        assert not head._passes_trial(torch.device("cpu"), torch.float32)
+    assert not head._passes_trial(torch.device("cpu"), torch.float16)
+    assert len(tried) == 2  # once for each type
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Failed to find C compiler" in line and "Install what is missing" in line and head.KERNEL_SWITCH in line
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1, True), (1.5, False), (float("nan"), False)])
+def test_a_kernel_that_gives_wrong_values_is_not_used(factor, passes, replace_kernel, capsys):
+    replace_kernel(lambda flat, theta, cases: factor * head_matrix.MatrixHead.apply(flat, theta, [len(cases)]))
+    before = torch.get_rng_state()
+    assert head._passes_trial(torch.device("cpu"), torch.float32) == passes
+    assert ("wrong values" in capsys.readouterr().err) != passes
+    assert torch.equal(torch.get_rng_state(), before)  # a training draws the same numbers with and without a GPU
+
+
+def test_a_full_gpu_says_nothing_about_the_kernel(replace_kernel):
+    def fill_up(*arguments):
+        raise torch.OutOfMemoryError
+
+    replace_kernel(fill_up)
+    with pytest.raises(torch.OutOfMemoryError):
+        head._passes_trial(torch.device("cpu"), torch.float32)
+
+
+def test_a_variable_switches_the_kernel_off_without_a_trial(monkeypatch):
+    monkeypatch.setattr(head, "_passes_trial", lambda device, dtype: True)
+    cuda = torch.device("cuda", 0)
+    for value, runs in {"f": False, "False": False, "0": False, "t": True}.items():
+        monkeypatch.setenv("nnUNet_clip_kernel", value)
+        assert head.fused_kernel_runs_on(cuda, torch.float16) == runs
+    assert not head.fused_kernel_runs_on(cuda, torch.float64)
+
+
+def test_known_counts_of_pairs_spare_the_count():
+    features, theta, case_index = random_problem((3, 8, 4, 4), (0, 2, 2))
+    counted = text_driven_head(features, theta, case_index)
+    assert torch.equal(text_driven_head(features, theta, case_index, (1, 0, 2)), counted)
 
 
 def test_the_fused_kernel_is_for_cuda_alone():

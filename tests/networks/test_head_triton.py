@@ -20,12 +20,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 runs_kernels = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="runs in the interpreter's own process")
 
-# Relative to the largest value: rounding of the stored type; TF32 in three passes for single precision.
+# Rounding of the stored type; TF32 in three passes for single precision. In the 2-norm: a GPU truncates to TF32, so that
+# a ReLU flips here and there, and one flip may be the largest difference of all.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
 def relative_difference(values, exact):
-    return ((values.double() - exact.double()).abs().max() / exact.abs().max().clamp_min(1e-30)).item()
+    return ((values.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-30)).item()
 
 
 def compare(features, theta, case_index, tolerance):
@@ -87,6 +88,16 @@ def test_a_case_without_pair_gets_exactly_zero_gradient():
 
 
 @runs_kernels
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_the_trial_passes_where_the_kernel_works(dtype, capsys):
+    from nnunetv2_clip.networks import head
+
+    with torch.inference_mode():
+        assert head._passes_trial(torch.device(DEVICE), dtype)
+    assert not capsys.readouterr().err
+
+
+@runs_kernels
 def test_channels_last_features_are_welcome():
     features, theta, case_index = problem(2, 50, (0, 1))
     compare(features.transpose(1, 2).contiguous().transpose(1, 2), theta, case_index, TOLERANCES[torch.float32])
@@ -100,37 +111,55 @@ def test_the_tests_above_pass_in_the_interpreter():
     assert "passed" in result.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_kernels_compile_for_a_gpu_that_is_not_there(dtype):
-    from triton import compile as triton_compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+class GpuThatIsNotThere:
+    """What Triton asks of a driver when it compiles."""
+
+    def __init__(self, capability):
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return self.target.arch
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def compile_for(capability, dtype, num_voxels, num_pairs, monkeypatch):
+    """Forward and backward as they are launched, but compiled only; the machine code of each."""
+    from triton.runtime.driver import driver
 
     from nnunetv2_clip.networks import head_triton
 
-    half = f"*{dtype}"
-    sizes = {"CHANNELS": 8, "PADDED": 16, "BLOCK": 32, "PRECISION": "tf32x3" if dtype == "fp32" else "tf32"}
-    matrices = {"features": half, "first": "*fp32", "second": "*fp32", "third": "*fp32", "pair_start": "*i64"}
-    strides = {"case_stride": "i32", "channel_stride": "i32", "voxel_stride": "i32"}
-    forward = {**matrices, "logits": half, "num_voxels": "i32", **strides}
-    backward = {
-        **matrices,
-        **{
-            "grad_logits": half,
-            "grad_features": half,
-            "partial_sums": "*fp32",
-            "num_voxels": "i32",
-            "num_pairs": "i32",
-        },
-        **strides,
-    }
-    for kernel, types, constants in (
-        (head_triton._forward_kernel, forward, sizes),
-        (head_triton._backward_kernel, backward, {**sizes, "BLOCKS_PER_TILE": 4}),
-    ):
-        signature = {**types, **dict.fromkeys(constants, "constexpr")}
-        source = ASTSource(kernel, signature, constexprs=constants)
-        compiled = triton_compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-        assert "cubin" in compiled.asm
+    compiled = []
+    warm_up = lambda kernel, grid, *arguments, **options: compiled.append(  # noqa: E731
+        kernel.warmup(*arguments, grid=grid, **options)
+    )
+    monkeypatch.setattr(head_triton, "_launch", warm_up)
+    monkeypatch.setattr(driver, "_active", GpuThatIsNotThere(capability))
+    features = torch.zeros(1, 8, num_voxels, dtype=dtype, requires_grad=True)
+    theta = torch.zeros(num_pairs, NUM_DYNAMIC_PARAMETERS)
+    head_triton.TritonHead.apply(features, theta, torch.zeros(num_pairs, dtype=torch.long)).sum().backward()
+    return [kernel.asm["cubin"] for kernel in compiled]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
+def test_what_is_shipped_compiles_for_gpus_that_are_not_there(capability, dtype, monkeypatch):
+    """In a patch of 2^n voxels; any other number is one more variant, compiled below for one GPU."""
+    forward, backward = compile_for(capability, dtype, 64**3, 3, monkeypatch)
+    assert len(forward) > 0 and len(backward) > 0
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_odd_numbers_of_voxels_compile_and_the_number_of_pairs_compiles_nothing_anew(dtype, monkeypatch):
+    forward, backward = compile_for(90, dtype, 77, 3, monkeypatch)
+    assert forward and backward
+    for num_pairs in (1, 16):
+        assert compile_for(90, dtype, 77, num_pairs, monkeypatch) == [forward, backward]
