@@ -12,7 +12,7 @@ evidence.md). Where a class is absent, cross entropy alone says so.
 
 # Shapes: B cases, K classes, P pairs.
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,12 +100,14 @@ class MaskedLoss(nn.Module):
         dice_sums = self._dice_sums(sums, pairs)
         losses = [self._pair_losses(scale, dice, pairs) for scale, dice in zip(sums, dice_sums, strict=True)]
         means = self._means(losses, [scale.num_voxels > 0 for scale in sums], pairs)
-        scale_weights = means.new_tensor(self.weights)
-        with torch.no_grad():
-            per_pair = (torch.stack(losses) * scale_weights[:, None]).sum(0)
+        per_pair = self._over_scales([loss.detach() for loss in losses])
         finest = sums[0]
         voxels = finest.probability.detach(), finest.target.detach()
-        return Losses((means * scale_weights).sum(), per_pair, finest.num_voxels > 0, *voxels)
+        return Losses(self._over_scales(means), per_pair, finest.num_voxels > 0, *voxels)
+
+    def _over_scales(self, values: Iterable[Tensor]) -> Tensor:
+        """The weighted sum. The weights stay numbers: a tensor of them would have to be sent to the device."""
+        return torch.stack([weight * value for weight, value in zip(self.weights, values, strict=True)]).sum(0)
 
     def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         """(P,) of one scale."""
@@ -134,10 +136,16 @@ class MaskedLoss(nn.Module):
         per_pair = torch.stack([torch.stack(scale) for scale in own])  # (scales, 3, P)
         if pairs.weights is not None:
             per_pair = per_pair * pairs.weights.to(per_pair.dtype)
-        per_class = per_pair.new_zeros(*per_pair.shape[:2], self.membership.shape[1])
+        per_class = sums_of_classes(per_pair, pairs.classes, self.membership.shape[1])
         # All scales in one exchange: every rank takes part in it once, forward and backward, with or without pairs.
-        shared = _sum_over_ranks(per_class.index_add(2, pairs.classes, per_pair))[:, :, pairs.classes]
+        shared = _sum_over_ranks(per_class)[:, :, pairs.classes]
         return [DiceSums(*scale) for scale in shared]
+
+
+def sums_of_classes(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """(..., P) values of pairs -> (..., K) their sums. Without atomics, unlike `index_add`: repeatable on a GPU."""
+    own = classes == torch.arange(num_classes, device=classes.device)[:, None]
+    return torch.where(own, values[..., None, :], 0).sum(-1)
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

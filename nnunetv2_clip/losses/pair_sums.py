@@ -58,7 +58,7 @@ def pair_sums(
         ignore: label value of voxels that are unknown for every class.
         known: (P, V) bool, the label values whose voxels are known for each pair; None: all but `ignore`.
     """
-    counts = torch.bincount(pairs.cases, minlength=len(label_map)).tolist()
+    counts = pairs.counts(len(label_map))
     exact = torch.promote_types(logits.dtype, torch.float32)
     targets = membership.t()[pairs.classes].to(exact)
     known = torch.ones(len(membership), dtype=exact, device=logits.device) if known is None else known.to(exact)

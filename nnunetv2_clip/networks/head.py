@@ -24,7 +24,6 @@ KERNEL_SWITCH = "nnUNet_clip_kernel"  # environment variable; f: no fused kernel
 TRIAL_TOLERANCE = 0.2  # of the 2-norm: a ReLU that rounding flips counts a few percent, a wrong kernel far more
 
 
-@torch.compiler.disable  # the number of pairs changes with every batch
 def text_driven_head(
     features: Tensor, theta: Tensor, case_index: Tensor, counts: Sequence[int] | None = None
 ) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
-from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.networks.pairs import Pairs, send
 
 # What a class gets that the network was never trained on: a probability of 2e-9 after the sigmoid.
 UNTRAINED_LOGIT = -20.0
@@ -36,7 +36,8 @@ class ClassEmbedding(nn.Module):
         self.seg_layers: Any = nn.Module()  # a holder of buffers
         self.seg_layers.register_buffer("text_embedding", torch.zeros(len(part_of), text_width))
         self.seg_layers.register_buffer("trained", torch.ones(len(part_of), dtype=torch.bool))
-        self.seg_layers.register_buffer("part", torch.tensor(part_of), persistent=False)  # follows from the plans
+        # For each class 0, if it belongs to the network's own head, or n for the n-th extension. In main memory.
+        self.part = torch.tensor(part_of)
 
     @property
     def vectors(self) -> Tensor:
@@ -48,16 +49,13 @@ class ClassEmbedding(nn.Module):
         """(K,) bool."""
         return self.seg_layers.trained
 
-    @property
-    def part(self) -> Tensor:
-        """(K,) long: 0 for classes of the network's own head, n for those of the n-th extension."""
-        return self.seg_layers.part
-
-    def keep(self, index: Tensor) -> None:
+    def keep(self, index: Sequence[int]) -> None:
         """Only these classes, in this order."""
-        self.seg_layers.text_embedding = self.vectors[index].clone()
-        self.seg_layers.trained = self.trained[index].clone()
-        self.seg_layers.part = self.part[index].clone()
+        rows = torch.tensor(index)
+        self.part = self.part[rows]
+        rows = rows.to(self.vectors.device)
+        self.seg_layers.text_embedding = self.vectors[rows].clone()
+        self.seg_layers.trained = self.trained[rows].clone()
 
 
 class ExtensionPart(nn.Module):
@@ -124,10 +122,12 @@ class CLIPUniversalNet(nn.Module):
 
     def keep_classes(self, names: Sequence[str]) -> None:
         """Restrict the network to some of its classes, in the given order: the head computes no others."""
-        index = [self.class_names.index(name) for name in names]
-        self.class_embedding.keep(torch.tensor(index, device=self.class_embedding.vectors.device))
+        self.class_embedding.keep([self.class_names.index(name) for name in names])
         self.class_names = tuple(names)
 
+    # torch.compile takes `_features`, where the time is. What holds pairs, whose number changes with every batch, would
+    # be compiled again and again until the compiler gives up.
+    @torch.compiler.disable(recursive=False)
     def forward(self, image: Tensor, pairs: Pairs | None = None) -> Tensor | list[Tensor]:
         """Logits.
 
@@ -140,18 +140,24 @@ class CLIPUniversalNet(nn.Module):
             (B, K, *spatial) logits without `pairs`, (P, *spatial) with them;
             with deep supervision a list over the decoder's scales, the finest first.
         """
+        logits = self._logits(*self._features(image), pairs)  # pyright: ignore[reportCallIssue] its decorator hides it
+        return logits if self.decoder.deep_supervision else logits[0]
+
+    def _features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The decoder's features, the finest first, and the (B, F) image feature."""
         skips = self.encoder(image)
         features = self.decoder(skips)
-        features = list(features) if self.decoder.deep_supervision else [features]
-        image_feature = self.image_feature(skips[-1])
-        wanted = self._trained_pairs(image.shape[0]) if pairs is None else pairs
+        return list(features) if self.decoder.deep_supervision else [features], self.image_feature(skips[-1])
+
+    @torch.compiler.disable
+    def _logits(self, features: list[Tensor], image_feature: Tensor, pairs: Pairs | None) -> list[Tensor]:
+        """For each scale, of the pairs or of all classes."""
+        wanted = self._trained_pairs(len(image_feature)) if pairs is None else pairs
         if self.extensions:
             logits = self._logits_of_all_parts(features, image_feature, wanted)
         else:
             logits = self._logits_of_part(self, features, image_feature, wanted)
-        if pairs is None:
-            logits = [self._all_classes(logit, image.shape[0]) for logit in logits]
-        return logits if self.decoder.deep_supervision else logits[0]
+        return [self._all_classes(logit, len(image_feature)) for logit in logits] if pairs is None else logits
 
     def _logits_of_part(
         self, part: CLIPUniversalNet | ExtensionPart, features: list[Tensor], image_feature: Tensor, pairs: Pairs
@@ -159,9 +165,9 @@ class CLIPUniversalNet(nn.Module):
         """(P, *spatial) for each scale; `part` has the feature layers and the controller of these pairs."""
         layers = list(part.feature_layers)[::-1] if self.decoder.deep_supervision else [part.feature_layers[-1]]
         theta = part.controller(self.class_embedding.vectors, image_feature, pairs)
-        return [  # torch.compiler.disable hides the signature of the head
-            text_driven_head(layer(x), theta, pairs.cases)  # pyright: ignore[reportCallIssue]
-            for layer, x in zip(layers, features, strict=True)
+        counts = pairs.counts(len(image_feature))
+        return [
+            text_driven_head(layer(x), theta, pairs.cases, counts) for layer, x in zip(layers, features, strict=True)
         ]
 
     def _logits_of_all_parts(self, features: list[Tensor], image_feature: Tensor, pairs: Pairs) -> list[Tensor]:
@@ -171,7 +177,7 @@ class CLIPUniversalNet(nn.Module):
         without the later parts, hence the same bits.
         """
         logits: list[Tensor] = []
-        part_of_pair = self.class_embedding.part[pairs.classes]
+        part_of_pair = self.class_embedding.part[pairs.on_cpu[:, 1]]
         for number, part in enumerate((self, *self.extensions)):
             rows = (part_of_pair == number).nonzero()[:, 0]
             if len(rows) == 0 and len(pairs) > 0 and not torch.is_grad_enabled():
@@ -179,15 +185,14 @@ class CLIPUniversalNet(nn.Module):
             for scale, own in enumerate(self._logits_of_part(part, features, image_feature, pairs[rows])):
                 if len(logits) == scale:
                     logits.append(own.new_empty((len(pairs), *own.shape[1:])))
-                logits[scale][rows] = own
+                logits[scale][send(rows, own.device)] = own
         return logits
 
     def _trained_pairs(self, num_cases: int) -> Pairs:
         """Every trained class in every case."""
-        classes = self.class_embedding.trained.nonzero()[:, 0]
-        return Pairs(
-            torch.arange(num_cases, device=classes.device).repeat_interleave(len(classes)), classes.repeat(num_cases)
-        )
+        classes = self.class_embedding.trained.cpu().nonzero()[:, 0]
+        table = torch.cartesian_prod(torch.arange(num_cases), classes)
+        return Pairs.of(table, self.class_embedding.trained.device)
 
     def _all_classes(self, logits: Tensor, num_cases: int) -> Tensor:
         """(B * trained, *spatial) -> (B, K, *spatial)."""

@@ -10,7 +10,7 @@ import torch
 from torch import distributed as dist
 
 from nnunetv2_clip.files import write_json
-from nnunetv2_clip.losses.masked import Losses, world_size
+from nnunetv2_clip.losses.masked import Losses, sums_of_classes, world_size
 from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.progress_picture import CURVES_FILE, DEAD, PICTURE_FILE, PREDICTED, draw_progress
 
@@ -24,31 +24,30 @@ class ClassCounts:
     """Counts of the epoch that runs; they stay on the device until it ends."""
 
     def __init__(self, num_classes: int, device: torch.device):
-        self.supervised = np.zeros(num_classes, dtype=np.int64)
         # Sum of the losses, number of pairs; where the class is present: voxels predicted, voxels annotated.
         self._sums = torch.zeros(4, num_classes, device=device)
 
     def add(self, pairs: Pairs, losses: Losses) -> None:
         """One step."""
-        classes = pairs.classes[losses.is_known]
-        self.supervised += np.bincount(classes.cpu().numpy(), minlength=len(self.supervised))
-        known = torch.stack((losses.per_pair, torch.ones_like(losses.per_pair), losses.probability, losses.target))
-        known[2] *= losses.target > 0
-        self._sums.index_add_(1, classes, known[:, losses.is_known].to(self._sums.dtype))
+        one = torch.ones_like(losses.per_pair)
+        predicted = losses.probability * (losses.target > 0)
+        values = torch.stack((losses.per_pair, one, predicted, losses.target))
+        known = torch.where(losses.is_known, values, 0).to(self._sums.dtype)
+        self._sums += sums_of_classes(known, pairs.classes, self._sums.shape[1])
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """(K,) the pairs so far."""
+        return self._sums[1].cpu().numpy().astype(np.int64)
 
     def end_epoch(self) -> dict[str, list]:
         """(K,) values of all ranks, as the logger wants them. Begins to count anew."""
-        supervised, sums = self.supervised, self._sums
         if world_size() > 1:
-            everywhere: list = [None] * world_size()
-            dist.all_gather_object(everywhere, supervised)
-            supervised = np.sum(everywhere, axis=0)
-            dist.all_reduce(sums)
-        losses, pairs, predicted, annotated = sums.cpu().numpy().astype(float)
-        self.supervised = np.zeros_like(self.supervised)
+            dist.all_reduce(self._sums)
+        losses, pairs, predicted, annotated = self._sums.cpu().numpy().astype(float)
         self._sums.zero_()
         return {
-            SUPERVISED: supervised.tolist(),
+            SUPERVISED: pairs.astype(np.int64).tolist(),
             CLASS_LOSS: _ratio(losses, pairs).tolist(),
             PREDICTED: _ratio(predicted, annotated).tolist(),
         }

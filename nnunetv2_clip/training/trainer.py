@@ -26,7 +26,7 @@ from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_wei
 from nnunetv2_clip.losses.pair_sums import membership_table, pair_sums
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
-from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.networks.pairs import Pairs, send
 from nnunetv2_clip.networks.universal import CLIPUniversalNet
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
@@ -219,13 +219,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         presence = torch.from_numpy(self._presence(case_ids))
         if self.extension and self.network.training:
             presence[:, torch.from_numpy(~self.extension.gives_loss(self.classes))] = 0
-        pairs = Pairs.of(presence.nonzero().to(self.device, non_blocking=True))
+        pairs = Pairs.of(presence.nonzero(), self.device)
         if not (self.network.training and self.manifest.has_pseudo_labels):
             return pairs  # without weights: the faster way
-        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes)).to(self.device)
-        weights = weights[pairs.cases, pairs.classes]
+        weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes))
         # A variant may supervise what nobody has labelled.
-        return replace(pairs, weights=torch.where(weights > 0, weights, 1))
+        return replace(pairs, weights=pairs.pick(torch.where(weights > 0, weights, 1)))
 
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
         """(B, K) bool: which classes give loss in which case.
@@ -246,20 +245,22 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         logits = self.network(image, pairs)
         return list(logits) if isinstance(logits, list | tuple) else [logits]
 
+    # The processor waits for the device where it reads a value: the loss, the norm of the gradient, the scaler's flag;
+    # with several processes what they have agreed on. Everything else is decided in main memory (`Pairs.on_cpu`).
+
     def train_step(self, batch: dict) -> dict:
         image, label_maps, pairs = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             losses = self.loss.of_pairs(self._logits(image, pairs), label_maps, pairs)
-        loss = losses.mean
-        something_to_learn, finite = _over_ranks(len(pairs) > 0, bool(torch.isfinite(loss)), self.device)
+        loss_value = losses.mean.detach().cpu().numpy()
+        something_to_learn, finite = _over_ranks(len(pairs) > 0, bool(np.isfinite(loss_value)), self.device)
         if not finite:
             self._count_bad_step()
-        elif something_to_learn and self._update_weights(loss):
+        elif something_to_learn and self._update_weights(losses.mean):
             self._bad_steps = 0
             self._count(pairs, losses)
-        loss_value = loss.detach().cpu().numpy() if finite and something_to_learn else np.array(np.nan)
-        return {"loss": loss_value}
+        return {"loss": loss_value if finite and something_to_learn else np.array(np.nan)}
 
     def _update_weights(self, loss: Tensor) -> bool:
         """One optimizer step with the gradient clipped at 12, as nnU-Net does; False where it was a bad step.
@@ -408,9 +409,10 @@ def _over_ranks(any_pairs: bool, finite: bool, device: torch.device) -> tuple[bo
     """Does any rank have a pair, and do all ranks have a finite loss: all ranks must take the same decision."""
     if world_size() == 1:
         return any_pairs, finite
-    flags = torch.tensor([float(any_pairs), float(not finite)], device=device)
+    flags = send(torch.tensor([float(any_pairs), float(not finite)]), device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags[0]), not bool(flags[1])
+    any_pairs, bad = map(bool, flags.tolist())
+    return any_pairs, not bad
 
 
 def _true_false_counts(
@@ -419,10 +421,6 @@ def _true_false_counts(
     """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
     sure = torch.where(logits > 0, 1e4, -1e4)  # their sigmoid is exactly 1 and 0
     sums = pair_sums(sure, label_map, pairs, loss.membership, loss.ignore)
-    per_pair = {
-        "tp_hard": sums.overlap,
-        "fp_hard": sums.probability - sums.overlap,
-        "fn_hard": sums.target - sums.overlap,
-    }
-    classes = pairs.classes.cpu().numpy()
-    return {key: np.bincount(classes, values.cpu().numpy(), num_classes) for key, values in per_pair.items()}
+    per_pair = torch.stack((sums.overlap, sums.probability - sums.overlap, sums.target - sums.overlap)).cpu().numpy()
+    classes, keys = pairs.on_cpu[:, 1].numpy(), ("tp_hard", "fp_hard", "fn_hard")
+    return {key: np.bincount(classes, values, num_classes) for key, values in zip(keys, per_pair, strict=True)}

@@ -172,10 +172,8 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
 
     def _pairs(self, case_ids: Sequence[str]) -> Pairs:
         pairs = super()._pairs(case_ids)
-        annotated = torch.from_numpy(super()._presence(case_ids)).to(self.device)
-        return replace(pairs, annotated=annotated[pairs.cases, pairs.classes])
+        return replace(pairs, annotated=pairs.pick(torch.from_numpy(super()._presence(case_ids))))
 
     def _count(self, pairs: Pairs, losses: Losses) -> None:
-        own = pairs.annotated
-        assert own is not None
-        super()._count(pairs[own], Losses(losses.mean, *(values[own] for values in losses[1:])))
+        assert pairs.annotated is not None
+        super()._count(pairs, losses._replace(is_known=losses.is_known & pairs.annotated))

@@ -20,8 +20,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 runs_kernels = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="runs in the interpreter's own process")
 
-# Rounding of the stored type; TF32 in three passes for single precision. In the 2-norm: a GPU truncates to TF32, so that
-# a ReLU flips here and there, and one flip may be the largest difference of all.
+# Rounding of the stored type; TF32 in three passes for single precision. In the 2-norm: a GPU truncates to TF32, so a
+# ReLU flips here and there, and one flip may be the largest difference of all.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.networks.swin_unetr import SwinUNETR
 
 pytest.importorskip("monai", reason="MONAI is not installed (extra [swin])")
@@ -28,7 +29,7 @@ def test_as_a_backbone_it_gives_one_scale_and_trains_every_parameter():
     )
     network.set_classes(torch.eye(2, 5), torch.ones(2, dtype=torch.bool))
     image = torch.randn(2, 1, 64, 32, 32)
-    (logits,) = network(image, torch.tensor([[0, 1], [1, 0], [1, 1]]))
+    (logits,) = network(image, Pairs.of(torch.tensor([[0, 1], [1, 0], [1, 1]])))
     assert logits.shape == (3, 64, 32, 32)
     logits.sum().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
