@@ -176,4 +176,5 @@ class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
 
     def _count(self, pairs: Pairs, losses: Losses) -> None:
         assert pairs.annotated is not None
-        super()._count(pairs, losses._replace(is_known=losses.is_known & pairs.annotated))
+        own = losses.is_known & pairs.annotated
+        super()._count(pairs, Losses(losses.mean, losses.per_pair, own, losses.probability, losses.target))
