@@ -16,6 +16,8 @@ PLANNERS = {
     "small": "planners.SmallPlanner",
     "paper": "paper.PaperPlanner",
     "paper_swin": "paper.PaperSwinPlanner",
+    "published_unet": "paper.PublishedUNetPlanner",
+    "published_swin": "paper.PublishedSwinPlanner",
 }
 
 # How a training starts from a trained model (training/extension.py).

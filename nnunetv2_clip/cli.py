@@ -39,12 +39,13 @@ GROUPS = {
     },
     "Train": {
         "plan": "make nnU-Net plans that the stock planners cannot make (small networks, torch resampling)",
-        "prepare-weights": "make a stock nnU-Net checkpoint loadable with -pretrained_weights",
+        "prepare-weights": "make a checkpoint of stock nnU-Net or MONAI's Swin UNETR loadable with -pretrained_weights",
         "extend": "add classes to a trained model without its data, or start another training from it",
         "pseudo-label": "complete a partly labelled dataset with the predictions of a model",
         "trainers-path": "print the folder to append to nnUNet_extTrainer",
     },
     "Predict": {
+        "import-weights": "make a model folder of the paper's published weights, which you have downloaded",
         "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI, DICOM, NRRD, MetaImage or zip",
         "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
     },

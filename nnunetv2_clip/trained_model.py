@@ -446,6 +446,49 @@ def weights_only(where: object) -> Iterator[None]:
             os.environ[FORCE_WEIGHTS_ONLY] = before
 
 
+def load_checkpoint(path: Path, expected: str) -> object:
+    """What torch.save has written, on the CPU.
+
+    Args:
+        expected: in words, for the message.
+
+    Raises:
+        UserError: it cannot be read (half a download, for instance), is no such file, or names code.
+    """
+    import torch
+
+    try:
+        with weights_only(path):
+            return torch.load(path, map_location="cpu")
+    except UserError as error:
+        entry = _entry_that_names(path, error.found.split()[1].rstrip(","))
+        raise UserError(path, f"{entry}{error.found}", error.expected, error.remedy) from None
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error.strerror})", expected, "check the path") from None
+    except Exception as error:  # unpickling, zip and end of file fail in their own ways
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "download or copy it again; compare its size with that of the original"
+        raise UserError(path, f"is no checkpoint, or a damaged one ({reason})", expected, remedy) from None
+
+
+def _entry_that_names(path: Path, code: str) -> str:
+    """Where the table in a file of torch.save names this code: "its entry 'scheduler' "; empty if that is unknown."""
+    import pickletools
+
+    if not zipfile.is_zipfile(path):  # PyTorch before 1.6
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    key, depth = "", 0
+    for operation, argument, _ in pickletools.genops(content):
+        depth += (operation.name == "MARK") - (pickletools.markobject in operation.stack_before)
+        if depth == 1 and isinstance(argument, str) and "UNICODE" in operation.name:
+            key = argument
+        if operation.name == "GLOBAL" and str(argument).replace(" ", ".") == code:
+            return f"its entry {key!r} "
+    return ""
+
+
 def find_models(where: Path) -> list[TrainedModel]:
     """The models of a folder (one), or of a zip that nnUNetv2_export_model_to_zip made or hf:ORG/NAME (one per
     configuration).

@@ -5,16 +5,17 @@ Source: paper, section 4 (implementation details).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from nnunetv2_clip.choices import CONFIGURATION
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.networks.swin_unetr import MONAI_1_5
 from nnunetv2_clip.plans.planners import TorchPlanner
+from nnunetv2_clip.published.recipe import INTENSITIES, PATCH, SPACING_MM, SWIN, TRANSPOSE, UNET, architecture
 
-SPACING_MM = 1.5
-PATCH = 96  # voxels along each axis; a multiple of 32, as Swin UNETR needs
 BATCH = 6
-HU_MIN, HU_MAX = -175, 250
 
 
 class PaperPlanner(TorchPlanner):
@@ -41,11 +42,7 @@ class PaperPlanner(TorchPlanner):
         return {**plan, "spacing": spacing, "median_image_size_in_voxels": median_shape}
 
     def save_plans(self, plans):
-        """Only 3d_fullres, and the window of Hounsfield units in place of the dataset's percentiles.
-
-        nnU-Net's CTNormalization clips to percentile_00_5 and percentile_99_5, subtracts the mean and divides by the
-        standard deviation. With -175, 250, -175 and 425 that is the paper's scaling to 0 to 1.
-        """
+        """Only 3d_fullres, and the window of Hounsfield units in place of the dataset's percentiles."""
         plans["configurations"] = {CONFIGURATION: plans["configurations"][CONFIGURATION]}
         schemes = plans["configurations"][CONFIGURATION]["normalization_schemes"]
         if set(schemes) != {"CTNormalization"}:
@@ -56,7 +53,7 @@ class PaperPlanner(TorchPlanner):
                 "name the channel 'CT', or plan with another preset",
             )
         for properties in plans["foreground_intensity_properties_per_channel"].values():
-            properties.update(percentile_00_5=HU_MIN, percentile_99_5=HU_MAX, mean=HU_MIN, std=HU_MAX - HU_MIN)
+            properties.update(INTENSITIES)
         super().save_plans(plans)
 
 
@@ -64,15 +61,25 @@ class PaperSwinPlanner(PaperPlanner):
     """The same with MONAI's Swin UNETR as the backbone."""
 
     default_plans_name = "CLIPPaperSwinPlans"
+    network: ClassVar = architecture(SWIN, MONAI_1_5)
 
     def save_plans(self, plans):
-        plans["configurations"][CONFIGURATION]["architecture"] = {
-            "network_class_name": "nnunetv2_clip.networks.swin_unetr.SwinUNETR",
-            "arch_kwargs": {
-                "feature_size": 48,
-                # Read by nnU-Net to size the targets: one scale of deep supervision, and a factor of 32 to the bottom.
-                "strides": [[1, 1, 1], [32, 32, 32]],
-            },
-            "_kw_requires_import": [],
-        }
+        plans["configurations"][CONFIGURATION]["architecture"] = self.network
         super().save_plans(plans)
+
+
+class PublishedSwinPlanner(PaperSwinPlanner):
+    """Swin UNETR into which published weights fit: the merging of older MONAI, and axes in the order x, y, z."""
+
+    default_plans_name = "CLIPPublishedSwinPlans"
+    network = architecture(SWIN)
+
+    def determine_transpose(self):
+        return TRANSPOSE, TRANSPOSE
+
+
+class PublishedUNetPlanner(PublishedSwinPlanner):
+    """The authors' own U-Net, into which its published weights fit."""
+
+    default_plans_name = "CLIPPublishedUNetPlans"
+    network = architecture(UNET)

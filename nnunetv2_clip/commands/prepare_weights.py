@@ -5,7 +5,7 @@ from nnunetv2_clip.commands._arguments import add
 
 
 def add_arguments(parser):
-    add(parser, "-i", required=True, metavar="CHECKPOINT", help="of a stock nnU-Net with the same plans (backbone)")
+    add(parser, "-i", required=True, metavar="CHECKPOINT", help="of a stock nnU-Net with the same plans, or published")
     add(parser, "-o", required=True, metavar="CHECKPOINT", help="to write, for nnUNetv2_train -pretrained_weights")
     add(parser, "-d", required=True)
     add(parser, "-p")

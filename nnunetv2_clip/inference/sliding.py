@@ -1,7 +1,9 @@
 """nnU-Net's sliding window with one difference: rows leave as soon as no later patch can touch them.
 
-Patches, weights and their order are the host's. Logits are summed in single precision. Half precision, which the host
-uses, changes voxels near the surface of a mask (each sum is off by up to a few 2^-11 of its value, and at the surface
+Patches, weights and their order are the host's, unless our entry of the plans asks for others (`Window`).
+
+Logits are summed in single precision. Half precision, which the host uses, changes voxels near the surface of a mask
+(each sum is off by up to a few 2^-11 of its value, and at the surface
 the value crosses zero), so that no bound proves the masks equal; letting rows go saves more memory than halving them.
 """
 
@@ -9,14 +11,46 @@ the value crosses zero), so that no bound proves the masks equal; letting rows g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Literal
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from nnunetv2_clip.tables import Finite, Row, checked
+from nnunetv2_clip.trained_model import PLANS_KEY
+
+WINDOW_ENTRY = "window"  # in our entry of the plans
+
+
+@dataclass(frozen=True)
+class Window(Row):
+    """How patches lie and are blended.
+
+    Attributes:
+        floor: the smallest weight of a voxel, as a share of the largest in its patch.
+        positions: "spread": as nnU-Net places them, at equal distances; "steps": at multiples of the step, the last one
+            pushed back into the image.
+    """
+
+    floor: Annotated[Finite, Field(ge=0, le=1)] = 0.0
+    positions: Literal["spread", "steps"] = "spread"
+
+    @classmethod
+    def of_plans(cls, plans: Mapping) -> Window:
+        """Raises UserError: the entry is damaged."""
+        entry = (plans.get(PLANS_KEY) or {}).get(WINDOW_ENTRY, {})
+        return checked(cls, entry, f"plans.json, entry {PLANS_KEY!r}, {WINDOW_ENTRY}", "import the weights again")
+
+
+REFERENCE = Window(floor=1e-3, positions="steps")  # of the authors of the paper: MONAI's
 
 
 class SlidingWindow:
@@ -28,7 +62,8 @@ class SlidingWindow:
         patch = tuple(predictor.configuration_manager.patch_size)
         self._data, unpad = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
         self._unpad = unpad[1:]
-        self._slicers = predictor._internal_get_sliding_window_slicers(self._data.shape[1:])
+        self._window = Window.of_plans(predictor.plans_manager.plans)
+        self._slicers = self._patches(patch)
         self._depth = patch[0] if len(patch) == 3 else 1
         self._patch = patch
 
@@ -61,10 +96,23 @@ class SlidingWindow:
             weights[window[1:]] += gaussian
         self._release(sums, weights, base, self._depth, sink)
 
+    def _patches(self, patch: tuple[int, ...]) -> list[tuple]:
+        """What cuts them out of the image, in ascending order of rows."""
+        size = self._data.shape[1:]
+        if self._window.positions == "spread":
+            return self._predictor._internal_get_sliding_window_slicers(size)
+        steps = [max(int(edge * self._predictor.tile_step_size), 1) for edge in patch]
+        starts = [
+            [*range(0, whole - edge, step), whole - edge] for whole, edge, step in zip(size, patch, steps, strict=True)
+        ]
+        cuts = [[slice(start, start + edge) for start in own] for own, edge in zip(starts, patch, strict=True)]
+        return [(slice(None), *cut) for cut in product(*cuts)]
+
     def _gaussian(self) -> Tensor:
         """(D, Y, X) of the patch, in the host's half precision."""
         values = compute_gaussian(self._patch, sigma_scale=1 / 8, value_scaling_factor=10, device=torch.device("cpu"))
-        return values.float().view(self._depth, *self._patch[-2:])
+        values = values.float().view(self._depth, *self._patch[-2:])
+        return values.clamp(min=self._window.floor * values.max())
 
     @torch.inference_mode()
     def _predict(self, slicer: tuple) -> Tensor:

@@ -30,16 +30,21 @@ class ImageFeature(nn.Module):
 class Controller(nn.Module):
     """theta_k = MLP(w_k concatenated with f).
 
+    Args:
+        text_width, image_width, hidden_width: E, F and T.
+        has_hidden_layer: False: one linear layer in place of the MLP, as the authors' weights need it.
+
     Source: paper, section 3.2. The last layer starts as a He initialisation of the three convolutions that all
     classes share (its bias) plus a smaller part that depends on text and image, so that the generated layers neither
     vanish nor explode at the first iteration.
     """
 
-    def __init__(self, text_width: int, image_width: int, hidden_width: int = 256):
+    def __init__(self, text_width: int, image_width: int, hidden_width: int = 256, has_hidden_layer: bool = True):
         super().__init__()
         self.text_projection = nn.Linear(text_width, hidden_width)
-        self.hidden = nn.Linear(hidden_width + image_width, hidden_width)
-        self.dynamic_parameters = nn.Linear(hidden_width, NUM_DYNAMIC_PARAMETERS)
+        joined_width = hidden_width + image_width
+        self.hidden = nn.Linear(joined_width, hidden_width) if has_hidden_layer else None
+        self.dynamic_parameters = nn.Linear(hidden_width if self.hidden else joined_width, NUM_DYNAMIC_PARAMETERS)
         self._initialise()
 
     @torch.no_grad()
@@ -53,8 +58,8 @@ class Controller(nn.Module):
         self.dynamic_parameters.bias[-1] = BACKGROUND_PRIOR
 
     def forward(self, text_embedding: Tensor, image_feature: Tensor, pairs: Pairs) -> Tensor:
-        """(K, E) embeddings of unit length, (B, F) image features, P pairs -> (P, 153)."""
+        """(K, E) embeddings, (B, F) image features, P pairs -> (P, 153)."""
         # Of the wanted pairs alone: which other classes the table holds must not change a bit (see `extensions`).
         text = self.text_projection(text_embedding[pairs.classes] * math.sqrt(text_embedding.shape[1])).relu()
         joined = torch.cat((text, image_feature[pairs.cases]), dim=1)
-        return self.dynamic_parameters(self.hidden(joined).relu())
+        return self.dynamic_parameters(self.hidden(joined).relu() if self.hidden else joined)

@@ -41,7 +41,7 @@ class ClassEmbedding(nn.Module):
 
     @property
     def vectors(self) -> Tensor:
-        """(K, E), each of unit length."""
+        """(K, E), each of unit length but in imported models (published/)."""
         return self.seg_layers.text_embedding
 
     @property
@@ -77,6 +77,7 @@ class CLIPUniversalNet(nn.Module):
         class_names: the classes in channel order.
         text_width: E.
         image_width: size of the global image feature f.
+        hidden_controller_layer: see `Controller`.
         deep_supervision: logits at every decoder stage, the finest first.
         extensions: classes that were added later, one list for each time (nnunetv2_clip extend): they get feature
             layers and a controller of their own, and the logits of all others stay as they are, to the bit.
@@ -93,6 +94,7 @@ class CLIPUniversalNet(nn.Module):
         class_names: Sequence[str],
         text_width: int,
         image_width: int = 256,
+        hidden_controller_layer: bool = True,
         deep_supervision: bool = True,
         extensions: Sequence[Sequence[str]] = (),
         **backbone_kwargs,
@@ -111,7 +113,7 @@ class CLIPUniversalNet(nn.Module):
         self.image_feature = ImageFeature(self.encoder.output_channels[-1], image_width)
         part_of = {name: number for number, added in enumerate(extensions, start=1) for name in added}
         self.class_embedding = ClassEmbedding([part_of.get(name, 0) for name in class_names], text_width)
-        self.controller = Controller(text_width, image_width)
+        self.controller = Controller(text_width, image_width, has_hidden_layer=hidden_controller_layer)
         self.extensions: Any = nn.ModuleList(ExtensionPart(self.feature_layers, self.controller) for _ in extensions)
 
     def set_classes(self, vectors: Tensor, trained: Tensor) -> None:

@@ -26,7 +26,7 @@ def imported_vectors(path: Path, rows: Sequence[ClassRow], class_order: Path | s
     if tensor.ndim != 2:
         raise UserError(path, f"the tensor has shape {tensor.shape}", "two axes: classes x width")
     if class_order:
-        order = _read_order(class_order, rows)
+        order = read_class_order(class_order, rows)
         if own_names and order != list(own_names):
             found = f"is another order than that of the table {path}, which names its classes"
             raise UserError(class_order, found, f"{', '.join(own_names)}", "leave out --class-order")
@@ -82,7 +82,7 @@ def _read_tensor(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         raise UserError(path, f"cannot be read as a tensor ({reason})", "a matrix, classes x width") from None
 
 
-def _read_order(path: Path | str, rows: Sequence[ClassRow]) -> list[str]:
+def read_class_order(path: Path | str, rows: Sequence[ClassRow]) -> list[str]:
     """The class of each row; names that are no class of ours stay as they are, for the tensor may hold more."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()

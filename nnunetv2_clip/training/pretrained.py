@@ -1,23 +1,30 @@
-"""Weights of a stock nnU-Net made loadable with nnU-Net's -pretrained_weights.
+"""Weights of a stock nnU-Net, or of the published networks, made loadable with nnU-Net's -pretrained_weights.
 
 nnU-Net's loader demands every key of the new network, save those with `.seg_layers.` in them, in equal shape. A
-universal checkpoint fulfils that for any class list. A stock checkpoint lacks controller and feature layers: they are
+universal checkpoint fulfils that for any class list. Other checkpoints lack controller and feature layers: they are
 added here from a fresh initialisation.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, replacing
 from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.networks.swin_unetr import MONAI_0_9, MONAI_1_5
 from nnunetv2_clip.paths import dataset_folder
+from nnunetv2_clip.published.checkpoint import PublishedWeights
+from nnunetv2_clip.published.recipe import SWIN, UNET
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import weights_only
+from nnunetv2_clip.trained_model import load_checkpoint
 from nnunetv2_clip.training.universal_plans import universal_plans
+
+PUBLISHED_PLANNERS = {UNET: "published_unet", SWIN: "published_swin"}
 
 
 def prepare_weights(source: str, target: str, dataset: str, configuration: str, plans_name: str) -> str:
@@ -40,7 +47,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
         manager, manager.get_configuration(configuration), len(dataset_json["channel_names"]), len(classes), True
     )
     fresh = network.state_dict()
-    weights = read_checkpoint(source)["network_weights"]
+    weights, remedy = _weights(Path(source), manager.plans, configuration)
     backbone = {key for key in fresh if key.startswith(("encoder.", "decoder."))}
     found = {key: tuple(weights[key].shape) if key in weights else "nothing" for key in sorted(backbone)}
     wrong = [
@@ -53,7 +60,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
             source,
             f"{len(wrong)} of {len(backbone)} backbone tensors do not fit: {', '.join(wrong[:3])}",
             f"a checkpoint trained with the plans {plans_name!r}, configuration {configuration!r}",
-            "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them",
+            remedy,
         )
     taken = {key: weights[key] for key in fresh if key in weights and weights[key].shape == fresh[key].shape}
     with replacing(target) as beside:
@@ -65,15 +72,30 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
     )
 
 
+def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint under our names, and what helps if they do not fit.
+
+    Raises:
+        UserError: no checkpoint, or one of Swin UNETR whose merging is another than that of the plans.
+    """
+    content = load_checkpoint(source, "a checkpoint of nnU-Net, or one with 'net' or 'state_dict'")
+    if isinstance(content, dict) and "network_weights" in content:
+        remedy = "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them"
+        return content["network_weights"], remedy
+    published = PublishedWeights.of(source, content)
+    planner = PUBLISHED_PLANNERS[published.variant]
+    remedy = f"plan with 'nnunetv2_clip plan -pl {planner}', preprocess with these plans, and name them with -p"
+    arguments = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+    merging = arguments.get("merging", MONAI_1_5)
+    if published.variant == SWIN and published.is_universal and merging != MONAI_0_9:
+        found = f"the published weights were trained with the merging {MONAI_0_9!r} of Swin UNETR"
+        raise UserError(source, f"{found}, the plans name {merging!r}", "plans with the merging of the weights", remedy)
+    return published.backbone(), remedy
+
+
 def read_checkpoint(path: Path | str) -> dict:
     """A checkpoint of nnU-Net, on the CPU. Raises UserError: it is none."""
-    try:
-        with weights_only(path):
-            checkpoint = torch.load(path, map_location="cpu")
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(path, f"is no checkpoint ({error})", "a checkpoint of nnU-Net") from None
+    checkpoint = load_checkpoint(Path(path), "a checkpoint of nnU-Net")
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(path, "holds no 'network_weights'", "a checkpoint of nnU-Net")
     return checkpoint
