@@ -3,8 +3,8 @@
 Patches, weights and their order are the host's, unless our entry of the plans asks for others (`Window`).
 
 Logits are summed in single precision. Half precision, which the host uses, changes voxels near the surface of a mask
-(each sum is off by up to a few 2^-11 of its value, and at the surface
-the value crosses zero), so that no bound proves the masks equal; letting rows go saves more memory than halving them.
+(each sum is off by up to a few 2^-11 of its value, and at the surface the value crosses zero), so that no bound proves
+the masks equal; letting rows go saves more memory than halving them.
 """
 
 # Shapes: K classes; Z Y X voxels of the preprocessed image, padded to the patch; D rows of a patch along Z.

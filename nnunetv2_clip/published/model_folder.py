@@ -74,10 +74,10 @@ def import_weights(path: Path, folder: Path, class_order: Path | None = None) ->
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(folder, "is there already", "a new folder", "choose another with -o")
     weights = PublishedWeights.read(path)
-    classes = _classes(weights, class_order)
-    text = _text(weights, classes)
-    plans = universal_plans(_stock_plans(weights.variant), CONFIGURATION, text, UNIVERSAL)
-    network = _network(plans, len(classes))
+    classes = classes_of(weights, class_order)
+    text = text_of(weights, classes)
+    plans = plans_of(weights.variant, text)
+    network = network_of(plans)
     unused = weights.fill(network, torch.from_numpy(text.vectors))
     labels, order = nnunet_labels(LabelTable.of(), UNIVERSAL, classes, ignore=False)
     dataset_json = {
@@ -105,7 +105,7 @@ def import_weights(path: Path, folder: Path, class_order: Path | None = None) ->
     return Imported(weights.variant, len(weights.tensors), classes, tuple(unused))
 
 
-def _classes(weights: PublishedWeights, class_order: Path | None) -> tuple[str, ...]:
+def classes_of(weights: PublishedWeights, class_order: Path | None) -> tuple[str, ...]:
     """Of the rows of text vectors. Raises UserError: there are none, or it is not known what they are."""
     vectors = weights.tensors.get(CLASS_VECTORS)
     if vectors is None or vectors.ndim != 2:
@@ -123,7 +123,7 @@ def _classes(weights: PublishedWeights, class_order: Path | None) -> tuple[str, 
     return names
 
 
-def _text(weights: PublishedWeights, classes: Sequence[str]) -> TextTable:
+def text_of(weights: PublishedWeights, classes: Sequence[str]) -> TextTable:
     """The text vectors in painting order, divided by the root of their width, which our controller multiplies by."""
     painted = tuple(row.name for row in UNIVERSAL.subset(classes))
     vectors = weights.tensors[CLASS_VECTORS].float().numpy()[[classes.index(name) for name in painted]]
@@ -132,14 +132,20 @@ def _text(weights: PublishedWeights, classes: Sequence[str]) -> TextTable:
     return TextTable(painted, ((),) * len(painted), "of the published weights", CLASS_VECTORS, scaled, source)
 
 
-def _network(plans: dict, num_classes: int) -> nn.Module:
+def network_of(plans: dict) -> nn.Module:
     """As nnU-Net will build it from the plans."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
     settings = manager.get_configuration(CONFIGURATION)
+    num_classes = len(settings.network_arch_init_kwargs["class_names"])
     return nnUNetTrainer.build_network_architecture(manager, settings, 1, num_classes, False)
+
+
+def plans_of(variant: str, text: TextTable) -> dict:
+    """Plans of the published network with these classes."""
+    return universal_plans(_stock_plans(variant), CONFIGURATION, text, UNIVERSAL)
 
 
 def _stock_plans(variant: str) -> dict:

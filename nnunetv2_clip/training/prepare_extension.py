@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nnunetv2_clip.choices import CHECKPOINT, FINE_TUNE, FROZEN, PLANS, TRAINER, TRANSFER
@@ -137,6 +138,7 @@ def prepare_extension(
     """
     new_data = RawDataset.read(dataset_folder("nnUNet_raw", dataset), "convert the dataset first")
     check_channels(old, new_data)
+    check_vectors(old)
     truth = frozenset().union(*(case.known for case in new_data.manifest.cases.values()))
     new = tuple(name for name in new_data.classes if name in truth.difference(old.known))
     warnings: tuple[str, ...] = ()
@@ -193,6 +195,14 @@ def check_channels(old: TrainedFold, new: RawDataset) -> None:
         raise UserError(
             new.folder / "dataset.json", found, f"{expected}, as the model {old.model.title} has", "give another model"
         )
+
+
+def check_vectors(old: TrainedFold) -> None:
+    """Raises UserError: the text vectors have other lengths than those that `embed` makes for new classes."""
+    if not np.allclose(np.linalg.norm(old.text.vectors, axis=1), 1, atol=1e-3):
+        found = "has text vectors that are not of unit length, as imported weights have them"
+        remedy = "to train from published weights, give their file to 'nnunetv2_clip prepare-weights'"
+        raise UserError(old.model.where, found, "a model trained with this package", remedy)
 
 
 def check_classes(old: TrainedFold, new: RawDataset, added: tuple[str, ...]) -> None:

@@ -47,7 +47,7 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
         manager, manager.get_configuration(configuration), len(dataset_json["channel_names"]), len(classes), True
     )
     fresh = network.state_dict()
-    weights, remedy = _weights(Path(source), manager.plans, configuration)
+    weights, remedy, note = _weights(Path(source), manager.plans, configuration)
     backbone = {key for key in fresh if key.startswith(("encoder.", "decoder."))}
     found = {key: tuple(weights[key].shape) if key in weights else "nothing" for key in sorted(backbone)}
     wrong = [
@@ -66,14 +66,14 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
     with replacing(target) as beside:
         torch.save({"network_weights": {**fresh, **taken}}, beside)
     return (
-        f"{target}: {len(taken)} tensors from {source}, {len(fresh) - len(taken)} fresh.\n"
+        f"{target}: {len(taken)} tensors from {source}, {len(fresh) - len(taken)} fresh.{note}\n"
         f"Next: nnUNetv2_train {dataset} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name} "
         f"-pretrained_weights {target}"
     )
 
 
-def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a checkpoint under our names, and what helps if they do not fit.
+def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str, Tensor], str, str]:
+    """The tensors of a checkpoint under our names, what helps if they do not fit, and what is to be known if they do.
 
     Raises:
         UserError: no checkpoint, or one of Swin UNETR whose merging is another than that of the plans.
@@ -81,16 +81,26 @@ def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str
     content = load_checkpoint(source, "a checkpoint of nnU-Net, or one with 'net' or 'state_dict'")
     if isinstance(content, dict) and "network_weights" in content:
         remedy = "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them"
-        return content["network_weights"], remedy
+        return content["network_weights"], remedy, ""
     published = PublishedWeights.of(source, content)
     planner = PUBLISHED_PLANNERS[published.variant]
     remedy = f"plan with 'nnunetv2_clip plan -pl {planner}', preprocess with these plans, and name them with -p"
-    arguments = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
-    merging = arguments.get("merging", MONAI_1_5)
-    if published.variant == SWIN and published.is_universal and merging != MONAI_0_9:
-        found = f"the published weights were trained with the merging {MONAI_0_9!r} of Swin UNETR"
-        raise UserError(source, f"{found}, the plans name {merging!r}", "plans with the merging of the weights", remedy)
-    return published.backbone(), remedy
+    weights = published.backbone()
+    note = f" Of the file {len(published.tensors) - len(weights)} tensors belong to no backbone."
+    if published.variant == SWIN:
+        note += _check_merging(published, plans["configurations"][configuration]["architecture"], remedy)
+    return weights, remedy, note
+
+
+def _check_merging(weights: PublishedWeights, architecture: Mapping, remedy: str) -> str:
+    """What to say of a file that may hold either. Raises UserError: it holds another than the plans name."""
+    merging = architecture["arch_kwargs"].get("merging", MONAI_1_5)
+    if not weights.is_universal:
+        return f" The plans have the merging {merging!r}; use them for weights of MONAI with this merging alone."
+    if merging != MONAI_0_9:
+        found = f"was trained with the merging {MONAI_0_9!r} of Swin UNETR; the plans have {merging!r}"
+        raise UserError(weights.where, found, "plans with the merging of the weights", remedy)
+    return ""
 
 
 def read_checkpoint(path: Path | str) -> dict:

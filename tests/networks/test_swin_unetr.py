@@ -41,3 +41,18 @@ def test_as_a_backbone_it_gives_one_scale_and_trains_every_parameter():
 def test_other_strides_are_refused():
     with pytest.raises(ValueError, match="32"):
         SwinUNETR(1, 8, feature_size=12, strides=[[1, 1, 1], [2, 2, 2]])
+
+
+@pytest.mark.parametrize(("merging", "order"), [("monai_0.9", "04215217"), ("monai_1.5", "04216537")])
+def test_a_merging_joins_the_corners_of_a_cube_in_its_order(merging, order):
+    network = SwinUNETR(1, 8, feature_size=12, strides=STRIDES, merging=merging)
+    module = next(module for module in network.modules() if hasattr(module, "starts"))
+    module.norm = module.reduction = torch.nn.Identity()
+    cube = torch.arange(8.0).view(1, 2, 2, 2, 1)  # 4 d + 2 h + w
+    found = module(cube)
+    assert "".join(str(int(value)) for value in found.flatten()) == order
+
+
+def test_an_unknown_merging_is_refused():
+    with pytest.raises(ValueError, match="monai_0.9, monai_1.5"):
+        SwinUNETR(1, 8, feature_size=12, strides=STRIDES, merging="merging")
