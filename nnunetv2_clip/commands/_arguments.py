@@ -75,6 +75,7 @@ SHARED = {
     },
     "--tolerances": {**FILE, "help": "YAML table of NSD tolerances in mm (docs/evaluation.md)"},
     "--overlap-only": {"action": "store_true", "help": "no surface metrics (NSD, HD95): much faster"},
+    "--class-order": {**FILE, "help": "the class of each text vector, one name per line"},
     "--weights": {**FILE, "help": "local weights file for open_clip, instead of the download"},
     "--rules": {**FILE, "help": "YAML table of post-processing per task (docs/msd.md)"},
     "--ct-only": {"action": "store_true", "help": "only the six CT tasks (for local use)"},

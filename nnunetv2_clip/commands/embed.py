@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, FILE, add, require_ending
+from nnunetv2_clip.commands._arguments import ENCODER_DEVICE, add, require_ending
 from nnunetv2_clip.errors import UserError
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser):
         "average (default: V3)",
     )
     add(parser, "--weights")
-    parser.add_argument("--class-order", **FILE, help="for file:PATH: the class of each row, one name per line")
+    add(parser, "--class-order", help="for file:PATH: the class of each row, one name per line")
     add(parser, "-o", metavar="FILE", help="write this .npz file (default: text_embeddings.npz of the dataset)")
     add(parser, "-device", help=ENCODER_DEVICE)
     add(parser, "--overwrite")

@@ -7,7 +7,7 @@ from nnunetv2_clip.errors import UserError
 def add_arguments(parser):
     parser.add_argument("weights", **FILE, help="checkpoint of the authors (clip_driven_universal_unet.pth, ...)")
     add(parser, "-o", required=True, metavar="MODEL", help="model folder to write")
-    parser.add_argument("--class-order", **FILE, help="the class of each text vector, one name per line")
+    add(parser, "--class-order")
     parser.add_argument("--licence-read", action="store_true", help="you have read the licence and keep to it")
 
 

@@ -35,7 +35,15 @@ from nnunetv2_clip.published.recipe import (
 )
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.text.tensor_file import read_class_order
-from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON, PLANS_KEY, RULES_ENTRY, weights_file
+from nnunetv2_clip.trained_model import (
+    DATASET_JSON,
+    LICENCE_ENTRY,
+    PLANS_JSON,
+    PLANS_KEY,
+    REDISTRIBUTION_ENTRY,
+    RULES_ENTRY,
+    weights_file,
+)
 from nnunetv2_clip.training.universal_plans import universal_plans
 
 NAME = "CLIPDrivenUniversalModel"
@@ -89,7 +97,6 @@ def import_weights(path: Path, folder: Path, class_order: Path | None = None) ->
         "overwrite_image_reader_writer": REORIENTING_READER,
         "name": NAME,
         "description": f"Published weights: {text.weights}",
-        "licence": {"published weights": LICENCE},
     }
     checkpoint = {
         "network_weights": network.state_dict(),
@@ -182,5 +189,10 @@ def _stock_plans(variant: str) -> dict:
         "experiment_planner_used": "import-weights",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {"0": INTENSITIES},
-        PLANS_KEY: {WINDOW_ENTRY: asdict(REFERENCE), RULES_ENTRY: {"rules": rules}},
+        PLANS_KEY: {
+            LICENCE_ENTRY: LICENCE,
+            REDISTRIBUTION_ENTRY: False,
+            WINDOW_ENTRY: asdict(REFERENCE),
+            RULES_ENTRY: {"rules": rules},
+        },
     }

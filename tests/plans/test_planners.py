@@ -55,6 +55,26 @@ def test_the_swin_preset_names_our_wrapper_and_one_scale_of_targets(merge):
     assert targets.tolist() == [[1, 1, 1]]
 
 
+@pytest.mark.parametrize(
+    ("preset", "network", "merging"),
+    [
+        ("paper_swin", "swin_unetr.SwinUNETR", "monai_1.5"),
+        ("published_swin", "swin_unetr.SwinUNETR", "monai_0.9"),
+        ("published_unet", "published_unet.PublishedUNet", None),
+    ],
+)
+def test_the_plans_name_the_merging_and_published_networks_see_x_y_z(merge, preset, network, merging):
+    plans = plan(merge, "-pl", preset)
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    assert architecture["network_class_name"] == f"nnunetv2_clip.networks.{network}"
+    assert architecture["arch_kwargs"].get("merging") == merging
+    axes = [0, 1, 2] if preset == "paper_swin" else [2, 1, 0]
+    assert plans["transpose_forward"] == plans["transpose_backward"] == axes
+    assert plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] == (
+        [200, 267, 267] if preset == "paper_swin" else [267, 267, 200]
+    )
+
+
 def test_a_preset_with_a_fixed_patch_refuses_a_memory_target(merge, capsys):
     assert main(["plan", "-d", "903", "-pl", "paper", "-gpu_memory_target", "8"]) == 2
     assert "patch and batch" in capsys.readouterr().err

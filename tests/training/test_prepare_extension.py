@@ -12,7 +12,7 @@ from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.text.encode import encode
-from nnunetv2_clip.text.table import TextTable
+from nnunetv2_clip.text.table import TextTable, text_hash
 from tests.inference.conftest import make_plans, random_network
 
 CLASSES = ("spleen", "liver", "liver_tumor")
@@ -244,6 +244,18 @@ def test_a_table_of_another_width(model, folders, capsys):
     table = folders / "narrow.npz"
     TextTable.of(["sacrum"], [()], "random:1", "", np.ones((1, 7), np.float32)).save(table)
     assert "width 7" in refused(capsys, model, folders, "--text-table", table)
+
+
+def test_imported_weights_whose_vectors_have_other_lengths(model, folders, capsys):
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint, plans = torch.load(path), read_json(model / "plans.json", "")
+    vectors = checkpoint["network_weights"]["class_embedding.seg_layers.text_embedding"]
+    vectors *= 0.4
+    plans["nnunetv2_clip"]["text"]["sha256"] = text_hash(CLASSES, vectors.numpy())
+    torch.save(checkpoint, path)
+    write_json(model / "plans.json", plans)
+    write_dataset(taxonomy_with(SACRUM), CASES)
+    assert "not of unit length" in refused(capsys, model, folders)
 
 
 def test_text_embeddings_that_are_not_those_of_the_plans(model, folders, capsys):
