@@ -24,7 +24,7 @@ def add_arguments(parser):
         "average (default: V3)",
     )
     add(parser, "--weights")
-    add(parser, "--class-order", help="for file:PATH: the class of each row, one name per line")
+    add(parser, "--class-order", help="the class of each text vector, one name per line (for file:PATH)")
     add(parser, "-o", metavar="FILE", help="write this .npz file (default: text_embeddings.npz of the dataset)")
     add(parser, "-device", help=ENCODER_DEVICE)
     add(parser, "--overwrite")

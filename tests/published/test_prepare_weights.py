@@ -61,6 +61,7 @@ def test_the_published_unet_fills_the_whole_backbone(prepare, key):
     assert same_features(network, reference.unet_features(state, image), image)
 
 
+@pytest.mark.slow
 def test_monais_swin_unetr_fills_the_whole_backbone_of_plans_with_its_merging(prepare):
     pytest.importorskip("monai", reason="MONAI is not installed (extra [swin])")
     torch.manual_seed(0)
