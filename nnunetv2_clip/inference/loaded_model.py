@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from nnunetv2_clip.choices import CHECKPOINT
 from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.case_predictor import CasePredictor, Prediction
+from nnunetv2_clip.inference.dicom_seg import Algorithm
 from nnunetv2_clip.inference.inputs import InputImage, Scan, read_scan
 from nnunetv2_clip.inference.loading import load_predictor
 from nnunetv2_clip.inference.organs import organ_warnings
@@ -43,11 +44,15 @@ class LoadedModel:
         trained_model: its folder or zip, and the tables in it.
         predictor: nnU-Net's, with the classes that the model has learnt.
         folds: that are averaged.
+        checkpoint: of each fold.
     """
 
-    def __init__(self, trained_model: TrainedModel, predictor: nnUNetPredictor, folds: tuple[str, ...]):
+    def __init__(
+        self, trained_model: TrainedModel, predictor: nnUNetPredictor, folds: tuple[str, ...], checkpoint: str
+    ):
         """Raises UserError: the model has learnt no class."""
         self.trained_model, self.predictor, self.folds = trained_model, predictor, folds
+        self.checkpoint = checkpoint
         if not learnt_classes(predictor):
             raise UserError(trained_model.where, "has learnt no class", "a finished training", "take another fold")
         drop_untrained(predictor)
@@ -68,6 +73,11 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where it predicts unless told otherwise."""
         return self.predictor.device
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """What draws the masks, for files that say so."""
+        return Algorithm(self.trained_model.title, self.trained_model.checksums(self.folds, self.checkpoint))
 
     def __repr__(self) -> str:
         folds = ", ".join(self.folds)
@@ -120,7 +130,9 @@ class LoadedModel:
         for text in said:
             warnings.warn(f"{scan.where}: {text}", stacklevel=2)
         likely = partial(self._probabilities, scan, wanted.classes, device_found)
-        return Segmentation(scan, masks, self.trained_model, found.probabilities, likely, tuple(said))
+        return Segmentation(
+            scan, masks, self.trained_model, found.probabilities, likely, lambda: self.algorithm, tuple(said)
+        )
 
     def _probabilities(
         self, scan: InputImage, classes: Sequence[str], device: torch.device, names: Sequence[str]
@@ -181,7 +193,7 @@ def load_model(
     folds = model.folds(checkpoint, folds)
     with _same_plots():
         predictor = load_predictor(model, None, None, folds, checkpoint, device, use_mirroring, step_size)
-    return LoadedModel(model, predictor, folds)
+    return LoadedModel(model, predictor, folds, checkpoint)
 
 
 @contextmanager

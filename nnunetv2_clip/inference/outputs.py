@@ -20,6 +20,7 @@ from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.files import replacing, write_json
 from nnunetv2_clip.imaging.itk import itk_like
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
+from nnunetv2_clip.inference.dicom_seg import Algorithm, write_dicom_seg
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.label_names import nifti_extension
 from nnunetv2_clip.inference.masks import Mask
@@ -41,6 +42,7 @@ class Outputs:
         classes: whose masks and statistics are written (the predictor may know more, which rules look at).
         probabilities: whose probabilities are written.
         tasks: for the kind `msd`: folder of a task -> its classes with their label values, an organ before its tumour.
+        algorithm: for the kind `dicom_seg`: what has drawn the masks.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Outputs:
     probabilities: tuple[str, ...]
     taxonomy: Taxonomy
     tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    algorithm: Algorithm | None = None
 
     def label_map(self, case: str) -> Path:
         return self.folder / f"{case}.nii.gz"
@@ -68,9 +71,13 @@ class Outputs:
     def preview(self, case: str) -> Path:
         return self.folder / f"{case}_preview.png"
 
+    def dicom_seg(self, case: str) -> Path:
+        return self.folder / f"{case}_seg.dcm"
+
     def files(self, case: str) -> list[Path]:
         """Every file that a finished case has."""
         one = {"labels": self.label_map, "statistics": self.statistics, "preview": self.preview, "ct": self.ct}
+        one["dicom_seg"] = self.dicom_seg
         files = [path(case) for kind, path in one.items() if kind in self.kinds]
         files += [self.mask(case, name) for name in self.classes if "masks" in self.kinds]
         files += [self.label_map(f"{task}/{case}") for task in self.tasks if "msd" in self.kinds]
@@ -105,6 +112,10 @@ def write_outputs(
         write_preview(outputs.preview(case), case, image.volume, painted, rows)
     if "statistics" in outputs.kinds:
         write_json(outputs.statistics(case), [statistics(case, name, mask, image) for name, mask in wanted.items()])
+    if "dicom_seg" in outputs.kinds:
+        assert outputs.algorithm
+        path, algorithm = outputs.dicom_seg(case), outputs.algorithm
+        write_dicom_seg(path, image.source, wanted, rows, outputs.taxonomy, algorithm)
     if "labels" in outputs.kinds:
         write_like(outputs.label_map(case), painted, image, named=rows)
 

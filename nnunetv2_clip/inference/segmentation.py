@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import numpy as np
 from nnunetv2_clip.choices import OUTPUTS
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_record
+from nnunetv2_clip.inference.dicom_seg import Algorithm, require_referable
 from nnunetv2_clip.inference.folder import RECORD
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.loading import model_tables, write_tables_beside
@@ -58,6 +60,7 @@ class Segmentation(Mapping[str, np.ndarray]):
         model: TrainedModel,
         kept: Steps,
         find_probabilities: Callable[[Sequence[str]], Steps],
+        find_algorithm: Callable[[], Algorithm],
         warnings: tuple[str, ...],
     ):
         """
@@ -65,9 +68,10 @@ class Segmentation(Mapping[str, np.ndarray]):
             masks: in painting order.
             kept: class -> (X, Y, Z) uint16 probability in steps of 1/65535.
             find_probabilities: makes them for other classes of the model.
+            find_algorithm: what has drawn the masks.
         """
         self._image, self._masks, self._model = image, masks, model
-        self._kept, self._find_probabilities = dict(kept), find_probabilities
+        self._kept, self._find_probabilities, self._find_algorithm = dict(kept), find_probabilities, find_algorithm
         self.affine, self.warnings, self.notes = image.volume.affine, warnings, image.notes
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -146,13 +150,17 @@ class Segmentation(Mapping[str, np.ndarray]):
             The files of this case.
 
         Raises:
-            UserError: an unknown kind; or a folder that belongs to `nnunetv2_clip predict`, to other classes or another
-                model, or holds the image under a name that would be replaced.
+            UserError: an unknown kind; `dicom_seg` of what is no DICOM series; or a folder that belongs to
+                `nnunetv2_clip predict`, to other classes or another model, or holds the image under a name that would
+                be replaced.
         """
         kinds = _kinds(outputs)
         steps = self._steps(probabilities)
         tasks = predictable_tasks(self._masks) if "msd" in kinds else {}
         files = Outputs(Path(folder), kinds, tuple(self), tuple(steps), self._model.taxonomy, tasks)
+        if "dicom_seg" in kinds:
+            require_referable(self._image.where, self._image.source)
+            files = replace(files, algorithm=self._find_algorithm())
         case = self._image.name if name is None else name
         self._require_harmless(files, case)
         write_tables_beside(self._model, files)

@@ -138,8 +138,8 @@ def test_ambiguous_or_empty_folders_are_refused(tmp_path, names, message):
         find_scans(tmp_path)
 
 
-def write_series(folder: Path, data: np.ndarray, uid: str = "1.2.3", skip: int = -1) -> Path:
-    """Axial slices of 2 mm pixels, 5 mm apart."""
+def write_series(folder: Path, data: np.ndarray, uid: str = "1.2.3", skip: int = -1, **elements: str) -> Path:
+    """Axial slices of 2 mm pixels, 5 mm apart; with no more `elements` than a reader needs."""
     import pydicom
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -159,6 +159,8 @@ def write_series(folder: Path, data: np.ndarray, uid: str = "1.2.3", skip: int =
         row.BitsAllocated = row.BitsStored = 16
         row.HighBit, row.PixelRepresentation, row.SamplesPerPixel = 15, 1, 1
         row.PhotometricInterpretation, row.RescaleSlope, row.RescaleIntercept = "MONOCHROME2", 1, 0
+        for name, value in elements.items():
+            setattr(row, name, value)
         row.PixelData = data[:, :, z].T.astype("<i2").tobytes()
         row.save_as(folder / f"{uid}_{z:03d}.dcm", enforce_file_format=True)
     return folder
