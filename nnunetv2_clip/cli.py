@@ -46,7 +46,7 @@ GROUPS = {
     },
     "Predict": {
         "import-weights": "make a model folder of the paper's published weights, which you have downloaded",
-        "predict": "label maps, masks, statistics and pictures of CTs, from NIfTI, DICOM, NRRD, MetaImage or zip",
+        "predict": "label maps, masks, statistics, pictures and DICOM segmentations of CTs of any format",
         "learn-postprocessing": "learn anatomical rules on the validation cases and keep those that raise Dice",
     },
     "Evaluate": {

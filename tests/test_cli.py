@@ -177,7 +177,9 @@ def test_a_mistyped_word_is_not_taken_for_a_short_option_with_a_value(capsys):
 
 def test_a_wrong_choice_is_answered_with_all_of_them(capsys):
     error = refused(capsys, "predict", "-i", "x", "-o", "y", "--outputs", "lables")
-    assert "'lables' is not one of labels, masks, statistics, preview, msd, ct. Did you mean 'labels'?" in error
+    assert (
+        "'lables' is not one of labels, masks, statistics, preview, msd, ct, dicom_seg. Did you mean 'labels'" in error
+    )
 
 
 def test_a_missing_option_is_named(capsys):

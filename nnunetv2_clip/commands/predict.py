@@ -1,4 +1,4 @@
-"""`nnunetv2_clip predict`: label maps, masks, statistics and pictures of CTs."""
+"""`nnunetv2_clip predict`: label maps, masks, statistics, pictures and DICOM segmentations of CTs."""
 
 from __future__ import annotations
 
