@@ -10,6 +10,23 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.slow
+def test_what_a_gpu_is_asked_runs_on_the_cpu_and_goes_on_where_it_was_cut(tmp_path):
+    def run(*options):
+        command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--small", "-w", tmp_path, *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    cut = run("--minutes", "0.1", "--only", "head")
+    assert cut.returncode == 1 and "no time left" in cut.stdout
+    done = run("--only", "head", "predict")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    pages = tmp_path / "gpu_cpu_small" / "pages"
+    assert {path.name for path in pages.iterdir()} >= {"head.md", "head.log", "predict_device.md", "README.md"}
+    assert "| head |" in (pages / "README.md").read_text()
+    again = run("--only", "head", "predict")
+    assert again.returncode == 0 and again.stdout.count("done before") == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "page"),
     [
