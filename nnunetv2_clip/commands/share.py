@@ -68,7 +68,8 @@ def _refuse_or_warn(args: argparse.Namespace, model) -> None:
         raise UserError(
             model.where, found, "a model that you may share", "let others make it from the original weights"
         )
-    print(f"Warning: for your own use: {model.licence} forbids to pass this model on.", file=sys.stderr)
+    said = f"its licence forbids to pass this model on ({model.licence})"
+    print(f"Warning: for your own use alone: {said}.", file=sys.stderr)
 
 
 def _about(path: Path | None) -> str:

@@ -71,11 +71,9 @@ def _front_matter(info: Mapping, words: AuthorsWords, licence: str) -> str:
     dice = _mean_dice(info)
     name = f"validation cases of {info['dataset']}"
     score = EvalResult(PREDICTED_PIPELINE, "medical-images", name, "dice", dice, metric_name="mean Dice over classes")
-    stated = (
-        {"license": words.licence} if words.licence else {"license": "other", "license_name": licence or "not-stated"}
-    )
     return ModelCardData(
-        **stated,
+        license=words.licence or "other",
+        license_name=None if words.licence else "see-below" if licence else "not-stated",
         library_name="nnunetv2_clip",
         pipeline_tag=PREDICTED_PIPELINE,
         tags=["medical", "segmentation", "nnU-Net", "nnunetv2", "CLIP-Driven Universal Model"],

@@ -236,7 +236,7 @@ def test_a_model_that_may_not_be_passed_on_is_not_uploaded(hub, tmp_path, model,
     assert share("-m", model, "--push", "org/organs", "--yes") == 2
     assert "forbids to pass it on (CC BY-NC-ND 4.0)" in capsys.readouterr().err and hub.repositories == {}
     assert share("-m", model, "-o", tmp_path / "shared") == 0
-    assert "Warning: for your own use" in capsys.readouterr().err
+    assert "Warning: for your own use alone" in capsys.readouterr().err
     assert "**This licence forbids to pass the model on.**" in (tmp_path / "shared" / "README.md").read_text()
 
 
@@ -271,4 +271,4 @@ def test_damaged_weights_are_not_shared(tmp_path, model, capsys):
     path = model / "fold_1" / "checkpoint_final.pth"
     path.write_bytes(path.read_bytes()[:5000])
     assert share("-m", model, "-o", tmp_path / "shared") == 2
-    assert "is no checkpoint" in capsys.readouterr().err and not (tmp_path / "shared").exists()
+    assert "a checkpoint of nnU-Net" in capsys.readouterr().err and not (tmp_path / "shared").exists()
