@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR
 from pydicom.sr.codedict import codes
 
 from nnunetv2_clip.classes import UNIVERSAL, Taxonomy
@@ -258,16 +259,34 @@ def test_what_cannot_be_referred_to_is_refused_before_it_is_predicted(
     assert not [path for path in (tmp_path / "out").rglob("*") if "patient" in path.name]
 
 
-def test_patient_and_study_may_be_anonymous_and_odd(tmp_path, series):
+JAPANESE = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎"}
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientID": None, "PatientName": None},
+        {"PatientBirthDate": "unknown", "StudyTime": "99:99", "PatientSex": "MALE"},
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"},
+        JAPANESE,
+        {"SpacingBetweenSlices": "-3"},
+    ],
+    ids=["anonymous", "odd", "latin", "japanese", "wrong distance"],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_patients_and_studies_are_taken_over_as_they_are(tmp_path, series, elements):
     for path in series.iterdir():
         dataset = pydicom.dcmread(path)
-        del dataset.PatientID, dataset.PatientName
-        dataset.add_new("PatientBirthDate", "DA", "unknown")
+        for name, value in elements.items():
+            delattr(dataset, name) if value is None else dataset.add_new(name, dictionary_VR(name), value)
         dataset.save_as(path)
     source, masks = drawn(series, liver=np.s_[0:2, 1:4, 2:5])
     require_referable(series, source)
     write_dicom_seg(tmp_path / "seg.dcm", source, masks, UNIVERSAL.subset(["liver"]), UNIVERSAL, ALGORITHM)
-    assert read_back(tmp_path / "seg.dcm", inspect_series(series))[1]["liver"].sum() == 2 * 3 * 3
+    seg, back = read_back(tmp_path / "seg.dcm", inspect_series(series))
+    assert back["liver"].sum() == 2 * 3 * 3
+    assert seg.PatientName == (elements.get("PatientName", "P^Q") or "")
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == 5
 
 
 def test_files_without_slices_are_refused_at_once_and_beside_a_series_one_by_one(tmp_path, model, ct, series, capsys):

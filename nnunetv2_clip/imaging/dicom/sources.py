@@ -20,7 +20,8 @@ MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
 )
-KINDS = {"DA": DA, "TM": TM}
+KINDS = {"DA": DA, "TM": TM, "CS": ("", "M", "F", "O").index}  # the only code among them is the sex
+UTF8 = "ISO_IR 192"
 OF_ALL_FRAMES = ("PlaneOrientationSequence", "PixelMeasuresSequence")
 REMEDY = "export the series again with its identifiers, or leave out --outputs dicom_seg"
 
@@ -67,9 +68,12 @@ def _identified(path: Path, header: pydicom.Dataset) -> str:
 
 
 def _completed(header: pydicom.Dataset, first: pydicom.Dataset, distance_mm: float) -> pydicom.Dataset:
-    """With what highdicom asks for; what differs by rounding is that of the first slice, no date an empty one."""
+    """With what highdicom asks for; what differs by rounding is that of the first slice, what is no date is empty."""
+    if not header.get("SpecificCharacterSet") or not isinstance(header.SpecificCharacterSet, str):
+        header.decode()  # several alphabets (Japan, Korea), or none named
+        header.SpecificCharacterSet = UTF8
     for name in MAY_BE_EMPTY:
-        if name not in header or not _is_date(header[name]):
+        if name not in header or not _is_possible(header[name]):
             setattr(header, name, "")
     shared, frames = (header.get(name) for name in GROUPS)
     for name in OF_ALL_FRAMES if frames and shared else ():
@@ -84,10 +88,10 @@ def _completed(header: pydicom.Dataset, first: pydicom.Dataset, distance_mm: flo
     return header
 
 
-def _is_date(element: pydicom.DataElement) -> bool:
-    """Is a date or time one; True for other elements."""
+def _is_possible(element: pydicom.DataElement) -> bool:
+    """Are a date, a time and a sex such; True for other elements."""
     try:
-        KINDS.get(element.VR, str)(element.value)
+        KINDS.get(element.VR, str)(element.value or "")
     except ValueError:
         return False
     return True
