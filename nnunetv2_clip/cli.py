@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from contextlib import contextmanager, redirect_stdout
 
 from nnunetv2_clip import __version__
@@ -174,6 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text that the terminal can show
             stream.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions:  # deprecations inside other packages are not the user's business
+        warnings.simplefilter("ignore", FutureWarning)
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         _require_current_folder()
@@ -258,17 +261,30 @@ if hasattr(os, "register_at_fork"):
 def _said(args: argparse.Namespace):
     """What the command prints, or with --quiet nothing; with --json its `args.result` and nothing else."""
     as_json = getattr(args, "json", False)
-    if args.quiet:
-        os.environ["TQDM_DISABLE"] = "1"  # read by tqdm when it is imported, here and in worker processes
-    if not args.quiet and not as_json:
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with _bars_where_they_can_be_seen(args.quiet):
+        if not args.quiet and not as_json:
             yield
+            return
+        try:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+        finally:
+            if as_json and hasattr(args, "result"):
+                print(json.dumps(args.result, indent=2))
+
+
+@contextmanager
+def _bars_where_they_can_be_seen(quiet: bool):
+    """Progress bars, nnU-Net's too, on a terminal only; the runner writes lines into a log instead."""
+    before = os.environ.get("TQDM_DISABLE")
+    if quiet or not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # read by tqdm when it is imported, here and in worker processes
+    try:
+        yield
     finally:
-        if as_json and hasattr(args, "result"):
-            print(json.dumps(args.result, indent=2))
+        os.environ.pop("TQDM_DISABLE", None)
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
 
 
 if __name__ == "__main__":

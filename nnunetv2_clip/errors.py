@@ -29,8 +29,8 @@ class UserError(ValueError):
             said.append(f"Expected: {self.expected}")
         if remedy:
             said.append(f"Remedy: {self.remedy}")
-        text = " ".join(part if part.endswith((".", "?", "!", "\n")) else part + "." for part in said)
-        super().__init__(printable(text))
+        ended = (part if part.endswith((".", "?", "!", "\n")) else part + "." for part in said)
+        super().__init__(printable("".join(part if part.endswith("\n") else part + " " for part in ended).rstrip()))
 
     def __reduce__(self):  # exceptions cross process borders by their arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait as wait_until_ready
@@ -24,6 +26,7 @@ from nnunetv2_clip.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LOG_EVERY_S = 60.0
 AGAIN = "correct them and run the same command again"
 _REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: "make room on the disk",
@@ -103,9 +106,9 @@ def run_cases(
     following = 0
     if not tasks:
         return
-    with tqdm(total=len(tasks), desc=title, unit="case") as bar:  # `disable` is left to TQDM_DISABLE (--quiet)
+    with _progress(title, len(tasks)) as advance:
         for number, result in _results(function, tasks, places, min(num_processes, len(tasks))):
-            bar.update()
+            advance()
             ready[number] = result
             while following in ready:
                 result = ready.pop(following)
@@ -115,6 +118,23 @@ def run_cases(
                     yield Outcome(task, name, error=result)
                 else:
                     yield Outcome(task, name, result)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """What to call after every case: moves a bar; where none is drawn (cli.py decides) it says now and then how far."""
+    done, said = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        bar.update()
+        if bar.disable and time.monotonic() - said >= LOG_EVERY_S:
+            print(f"{title}: {done} of {total} cases", flush=True)
+            said = time.monotonic()
+
+    with tqdm(total=total, desc=title, unit="case") as bar:
+        yield advance
 
 
 def require_all(outcomes: Iterable[Outcome[Task, Result]], title: str, remedy: str = AGAIN) -> list[Result]:

@@ -227,8 +227,7 @@ def test_json_is_the_result_alone_even_where_cases_failed(command, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_quiet_says_nothing_but_errors(command, capsys, monkeypatch):
-    monkeypatch.setitem(os.environ, "TQDM_DISABLE", "")
+def test_quiet_says_nothing_but_errors(command, capsys):
     command(fail_cases)
     assert main(["classes", "--quiet"]) == 3
     shown = capsys.readouterr()
@@ -237,7 +236,7 @@ def test_quiet_says_nothing_but_errors(command, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == {"failed": ["a"]}
 
 
-def test_quiet_draws_no_progress_bar(tmp_path):
+def test_progress_bars_are_drawn_on_a_terminal_only_and_never_with_quiet():
     code = (
         "import sys\n"
         "from nnunetv2_clip import cli, commands\n"
@@ -247,12 +246,13 @@ def test_quiet_draws_no_progress_bar(tmp_path):
         "cli.command_module('classes').run = run\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
-    bars = [
-        subprocess.run([sys.executable, "-c", code, "classes", *quiet], capture_output=True, text=True, check=True)
-        for quiet in ([], ["--quiet"])
+    terminal = "import sys\nsys.stderr.isatty = lambda: True\n"
+    runs = [
+        subprocess.run([sys.executable, "-c", *words], capture_output=True, text=True, check=True).stderr
+        for words in ([terminal + code, "classes"], [terminal + code, "classes", "--quiet"], [code, "classes"])
     ]
-    assert "cases: 100%" in bars[0].stderr
-    assert bars[1].stderr == bars[1].stdout == ""
+    assert "cases: 100%" in runs[0]
+    assert runs[1:] == ["", ""]
 
 
 def test_lists_are_json(capsys):

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import pytest
 
+from nnunetv2_clip import runner
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.runner import CasesFailed, require_all, require_some, run_cases
 
@@ -43,6 +45,15 @@ def test_a_bad_case_is_named_and_the_others_are_done(num_processes):
     assert "case memory: not enough memory" in errors["memory"]
     assert "case odd: Unpicklable: odd" in errors["odd"]
     assert "/out/file" in errors["disk"] and "case disk" in errors["disk"] and "make room" in errors["disk"]
+
+
+def test_where_no_bar_is_drawn_lines_say_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(runner, "tqdm", partial(runner.tqdm, disable=True))
+    list(run_cases(work, ["a", "user"], "working"))
+    assert capsys.readouterr().out == ""  # soon done
+    monkeypatch.setattr(runner, "LOG_EVERY_S", 0)
+    list(run_cases(work, ["a", "user"], "working"))
+    assert capsys.readouterr().out == "working: 1 of 2 cases\nworking: 2 of 2 cases\n"
 
 
 def test_a_killed_worker_costs_its_own_case_only():

@@ -157,7 +157,6 @@ def predict_cases(predictor: CasePredictor, folder: PredictionFolder) -> dict[st
         for note in entry.get("notes", ()):
             tqdm.write(f"Note: {seen.task.path}: {note}", file=sys.stderr)
         if seen.error:
-            tqdm.write(f"Failed: {seen.error}")
             errors[seen.name] = seen.error
             folder.forget(seen.name)
         folder.write_record(seen.name, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -213,7 +214,7 @@ def _completer(
         if wanted:
             image = read_case(Case(case_id, source.image(case_id)), modality=predictor.modality)
             for warning in image.warnings:
-                tqdm.write(f"Warning: {case_id}: {warning}")
+                tqdm.write(f"Warning: {case_id}: {warning}", file=sys.stderr)
             case = predictor.preprocess(image)
             exports, _ = predictor.run(case, case_id, lambda names: StreamingExport(names, case.maps, **options))
             for export in exports:

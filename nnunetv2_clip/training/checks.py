@@ -48,7 +48,9 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
         for case_id in dataset.identifiers
     }
     waiting = [case_id for case_id in state if agreed.get(case_id) != state[case_id]]
-    for case_id in tqdm(waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50):
+    for case_id in tqdm(
+        waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50 or None
+    ):
         drawn = _drawn(manifest, case_id)
         locations = load_pickle(str(folder / f"{case_id}.pkl"))["class_locations"]  # without the images
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
