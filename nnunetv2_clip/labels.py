@@ -21,6 +21,10 @@ from nnunetv2_clip.files import read_json
 ClassSet = frozenset[str]
 Box = tuple[slice, ...] | EllipsisType
 IGNORE = "ignore"
+UNDECLARED = (
+    "correct the label file, or name the values in the source's label table; in a table of your own, "
+    "'other_values: background' says that values without a class mean nothing"
+)
 SLAB_VOXELS = 1 << 22  # how many voxels are counted at once: bounds the memory of the counting
 MAX_COUNTED = 1 << 16  # values farther apart are sorted instead of counted
 
@@ -147,8 +151,7 @@ class ClassMap:
             UserError: a value occurs that means nothing.
             KeyError: a set that occurs is not in the table.
         """
-        remedy = "correct the label file, or add the values to the source's label table"
-        occurring = self.require_declared(where, remedy=remedy)
+        occurring = self.require_declared(where, remedy=UNDECLARED)
         new = {} if unknown is None else dict.fromkeys(self.unknown_values, unknown)
         new |= {value: table.encode(classes) for value in occurring if (classes := self.sets[value]) is not None}
         assert new.keys() >= set(occurring), f"{where}: unknown voxels have no label value"

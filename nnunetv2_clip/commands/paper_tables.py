@@ -31,11 +31,26 @@ def run(args):
             raise UserError("--table", f"unknown table {key!r}.{hint}", f"one of {', '.join(PUBLISHED_TABLES)}")
         for name, evaluation in evaluations.items():
             if not args.all_datasets and not scores_of(evaluation, table):
-                listed = ", ".join(evaluation.datasets()) or "none at all"
-                found = f"no case of a dataset {table.dataset}* is in this evaluation, but {listed}"
-                expected = f"the dataset of table {key}"
-                raise UserError(f"-i {name}", found, expected, "add --all-datasets if all cases belong in the table")
+                expected = f"cases of datasets whose names begin with {table.dataset!r}, which table {key} is about"
+                raise UserError(
+                    f"-i {name}",
+                    _holds(evaluation),
+                    expected,
+                    "add --all-datasets if all its cases belong in the table",
+                )
     for table in write_paper_tables(args.table, evaluations, args.o, "tables", "The paper's tables", args.all_datasets):
         print(table.markdown())
     drawn = "".join(f", {key}.png and .svg" for key in args.table if PUBLISHED_TABLES[key].is_figure)
     print(f"Written to {args.o}: tables.md, .html and .tex{drawn}")
+
+
+def _holds(evaluation) -> str:
+    """Whose cases an evaluation scores, in words."""
+    from nnunetv2_clip.evaluation.study import UNKNOWN_DATASET
+
+    datasets = evaluation.datasets()
+    if not datasets:
+        return "scores no class in any case"
+    if datasets == (UNKNOWN_DATASET,):
+        return "does not tell from which dataset its cases are (it was made without label_presence.json)"
+    return f"holds cases of {', '.join(datasets)}"

@@ -11,7 +11,13 @@ def add_arguments(parser):
     parser.add_argument("--cases", type=int, default=6, metavar="N", help="labelled cases per source")
     parser.add_argument("--test-cases", type=int, default=1, metavar="N", help="cases without label per source")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other seeds give other patients")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="voxel size in mm")
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="voxel size in mm, 0.5 to 12 each (default: 5 5 6)",
+    )
     parser.add_argument("--orientation", metavar="CODES", help="voxel axes of all files, e.g. LPS")
 
 

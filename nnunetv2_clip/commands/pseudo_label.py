@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunetv2_clip.paths import dataset_folder, new_dataset_name, nnunet_folder
     from nnunetv2_clip.pseudo_labels.label import pseudo_label
-    from nnunetv2_clip.pseudo_labels.report import SUMMARY, TABLE
+    from nnunetv2_clip.pseudo_labels.report import LEFT, SUMMARY, TABLE
     from nnunetv2_clip.trained_model import TrainedModel
 
     source = dataset_folder("nnUNet_raw", args.d)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if done.not_in_dataset:
         print(f"Left out, because {source.name} has no such class: {', '.join(done.not_in_dataset)}")
-    print((output / SUMMARY).read_text(encoding="utf-8"))
+    print((output / SUMMARY).read_text(encoding="utf-8").partition(LEFT)[0])  # the pairs may be thousands
     print(f"Every pair: {output / TABLE}")
     print(next_steps(output.name.split("_")[0].removeprefix("Dataset")))
     print("(or 'nnunetv2_clip extend' for a new class: docs/extend.md)")

@@ -21,7 +21,7 @@ from nnunetv2_clip.imaging.body import ras_spacing, to_ras
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume
 from nnunetv2_clip.imaging.pictures import color_of, ct_picture, overlay_picture
 from nnunetv2_clip.imaging.slices import CORONAL, cut, informative_slice
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.labels import UNDECLARED, ClassMap
 from nnunetv2_clip.painting import paint_labels
 from nnunetv2_clip.runner import run_cases
 
@@ -197,7 +197,7 @@ def _find(entry: Input, check: SourceCheck, sample: int | None, require_all: boo
 def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     """Load one case as the conversion would and describe it."""
     loaded, labels, extents, warnings = load_checked(case, taxonomy)
-    labels.require_declared(case.labels.get("label", case.image))
+    labels.require_declared(case.labels.get("label", case.image), remedy=UNDECLARED)
     counts = labels.num_voxels()
     voxels = {name: counts[name] for name in loaded.annotated}
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)

@@ -8,6 +8,7 @@ from nnunetv2_clip.files import write_csv, write_text
 from nnunetv2_clip.pseudo_labels.case import PairResult
 
 TABLE, SUMMARY = "pseudo_labels.csv", "pseudo_labels.txt"
+LEFT = "Still unknown, because the prediction is too uncertain:"  # heads the last part of the summary
 COLUMNS = ("case", "class", "voxels", "ml", "uncertainty", "contradicted_voxels", "kept", "reason")
 
 
@@ -56,6 +57,6 @@ def summary_lines(results: Sequence[PairResult], rules) -> list[str]:
         )
     left = [result for result in results if not result.is_kept]
     if left:
-        lines += ["", "Still unknown, because the prediction is too uncertain:"]
+        lines += ["", f"{len(left)} pairs stay unknown, because the prediction is too uncertain.", "", LEFT]
         lines += [f"  {result.case}: {result.name} ({result.uncertainty:.3f})" for result in left]
     return lines

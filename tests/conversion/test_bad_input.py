@@ -143,6 +143,17 @@ def test_images_of_64_bits_are_taken_when_their_values_fit(folder, nnunet, conve
         assert written.get_data_dtype() == np.int32 and np.array_equal(np.asanyarray(written.dataobj), image)
 
 
+def test_values_that_a_table_of_ones_own_does_not_name_are_an_error_that_names_the_way_out(folder, nnunet, convert):
+    nib.save(
+        nib.Nifti1Image(np.arange(720, dtype=np.int16).reshape(8, 9, 10), np.eye(4)), folder.image("images/a.nii", 1)
+    )
+    folder.label("labels/a.nii.gz", 9, affine=np.eye(4))
+    table = folder.path / "table.yaml"
+    table.write_text("name: mine\nimages: images/{case}.nii\nlabels: labels/{case}.nii.gz\nvalues: {1: liver}\n")
+    code, text = convert("--source", f"custom={table}")
+    assert code == 3 and "unknown label values [9]" in text and "'other_values: background'" in text
+
+
 def test_nothing_is_begun_when_no_case_is_sound(msd, nnunet, convert):
     root = msd("msd_liver", 2, 1)
     for path in (root / "imagesTr").glob("liver*"):

@@ -9,6 +9,7 @@ from nnunetv2_clip.cli import main
 from nnunetv2_clip.evaluation.paper.published import PUBLISHED_TABLES, TABLE_3, TABLE_5_IRCADB
 from nnunetv2_clip.evaluation.paper.tables import paper_table
 from nnunetv2_clip.evaluation.results import Evaluation, PairScore
+from nnunetv2_clip.evaluation.study import UNKNOWN_DATASET
 from tests.evaluation.drawings import TABLE, dataset_json, manifest, presence, row, save
 
 LIVER, BOTH = TABLE.encode({"liver"}), TABLE.encode({"liver", "liver_tumor"})
@@ -156,7 +157,13 @@ def test_paper_tables_command_wants_the_dataset_of_the_table(tmp_path, capsys):
     evaluation_of({"spleen": (0.8,)}, "hospital").save(tmp_path / "evaluation.json")
     command = ["paper", "tables", "-i", f"ours={tmp_path}", "--table", "ircadb", "-o", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "hospital" in capsys.readouterr().err
+    assert (
+        "holds cases of hospital. Expected: cases of datasets whose names begin with 'ircadb'"
+        in capsys.readouterr().err
+    )
+    evaluation_of({"spleen": (0.8,)}, UNKNOWN_DATASET).save(tmp_path / "evaluation.json")
+    assert main(command) == 2
+    assert "does not tell from which dataset its cases are" in capsys.readouterr().err
     assert main([*command, "--all-datasets"]) == 0
     assert "| ours " in (tmp_path / "out" / "tables.md").read_text()
     assert "Universal Model *" in (tmp_path / "out" / "tables.tex").read_text()

@@ -266,6 +266,15 @@ def test_other_options_and_foreign_folders_are_refused(completed, raw, model):
         pseudo_label(raw / "Dataset910_Completed", model, raw / "Dataset913_Again", **SURE)
 
 
+def test_the_command_counts_the_pairs_that_stay_unknown_and_leaves_their_list_to_the_files(raw, model, capsys):
+    options = ["--max-uncertainty", "0", "-device", "cpu", "--disable_tta"]
+    assert main(["pseudo-label", "-d", "900", "-m", str(model), "-o", "915", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "pairs stay unknown, because the prediction is too uncertain." in printed
+    listed = (raw / "Dataset915_Completed" / "pseudo_labels.txt").read_text().partition("Still unknown")[2].splitlines()
+    assert listed[1:] and not any(line in printed for line in listed[1:])
+
+
 def test_the_command_limits_the_classes_and_says_what_it_did(raw, model, capsys):
     options = ["--classes", "spleen", "--max-uncertainty", "1", "--weight", "0.25", "-device", "cpu", "--disable_tta"]
     assert main(["pseudo-label", "-d", "900", "-m", str(model), "-o", "914", *options]) == 0
