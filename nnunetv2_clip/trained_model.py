@@ -461,7 +461,7 @@ def load_checkpoint(path: Path, expected: str) -> object:
         with weights_only(path):
             return torch.load(path, map_location="cpu")
     except UserError as error:
-        entry = _entry_that_names(path, error.found.split()[1].rstrip(","))
+        entry = _entry_that_names(path, error.found.removeprefix("names ").partition(",")[0])
         raise UserError(path, f"{entry}{error.found}", error.expected, error.remedy) from None
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", expected, "check the path") from None

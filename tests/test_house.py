@@ -104,7 +104,10 @@ def test_worker_processes_are_started_by_runner_py_alone():
         assert name == f"{LIBRARY}.runner" or not (started and uses_processes), f"{name}: {started}"
 
 
-@pytest.mark.parametrize("path", ["networks.universal.CLIPUniversalNet", "networks.swin_unetr.SwinUNETR"])
+@pytest.mark.parametrize(
+    "path",
+    ["networks.universal.CLIPUniversalNet", "networks.swin_unetr.SwinUNETR", "networks.published_unet.PublishedUNet"],
+)
 def test_networks_keep_the_dotted_path_that_every_plans_json_holds(path):
     network = pydoc.locate(f"{LIBRARY}.{path}")
     assert isinstance(network, type) and f"{network.__module__}.{network.__qualname__}" == f"{LIBRARY}.{path}"

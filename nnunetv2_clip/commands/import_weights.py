@@ -13,12 +13,12 @@ def add_arguments(parser):
 
 def run(args):
     from nnunetv2_clip.files import few
-    from nnunetv2_clip.published.recipe import LICENCE
+    from nnunetv2_clip.published.recipe import LICENCE, TERMS
 
-    print(f"Licence: {LICENCE}.")
+    print(f"Licence: {LICENCE}. That is: {TERMS}.")
     if not args.licence_read:
         found, remedy = "the licence has not been confirmed", "read it where you got the file; then add --licence-read"
-        raise UserError(args.weights, found, LICENCE, remedy)
+        raise UserError(args.weights, found, remedy=remedy)
     from nnunetv2_clip.published.model_folder import FOLD, import_weights
 
     done = import_weights(args.weights, args.o, args.class_order)

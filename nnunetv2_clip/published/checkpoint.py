@@ -132,7 +132,7 @@ class PublishedWeights:
             "NaN or infinite": [name for name, tensor in self.tensors.items() if not tensor.isfinite().all()],
         }
         if any(problems.values()):
-            found = "; ".join(f"{len(names)} tensors {what}: {few(names)}" for what, names in problems.items() if names)
+            found = "; ".join(f"tensors {what}: {few(names)}" for what, names in problems.items() if names)
             remedy = "download the file again; files of other versions of the authors' code are not supported"
             raise UserError(self.where, found, f"the {len(named)} tensors of the published {self.variant}", remedy)
         taken = {key: self.tensors[name].reshape(fresh[key].shape) for name, key in named.items()}

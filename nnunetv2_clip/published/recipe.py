@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from nnunetv2_clip.networks.swin_unetr import MONAI_0_9
 
-LICENCE = (
-    "CC BY-NC-ND 4.0, that of the published weights and their code: name the authors, no commercial use, and pass on "
-    "nothing that you make of them; a converted model folder is for you alone"
+LICENCE = "CC BY-NC-ND 4.0 (of the published weights)"
+TERMS = (
+    "name the authors, make no commercial use, and pass on nothing that you make of the weights: the model folder is "
+    "for you alone"
 )
 UNET, SWIN = "U-Net", "Swin UNETR"
 SPACING_MM = 1.5

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunetv2_clip.published.recipe import UNET, architecture
 from tests.host.test_trainer import predict
 
 TRAINED = {0, 1, 6, 27}  # background, spleen, liver, liver tumour
@@ -20,6 +21,13 @@ def swin(plans):
         "arch_kwargs": {"feature_size": 12, "strides": [[1, 1, 1], [32, 32, 32]]},
         "_kw_requires_import": [],
     }
+
+
+def published_unet(plans):
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["patch_size"] = [16, 16, 16]
+    configuration["architecture"] = architecture(UNET)
+    plans["transpose_forward"] = plans["transpose_backward"] = [2, 1, 0]
 
 
 def residual_encoder(plans):
@@ -40,9 +48,10 @@ def with_lowres(plans):
     [
         (residual_encoder, "3d_fullres"),
         pytest.param(swin, "3d_fullres", marks=pytest.mark.slow),
+        pytest.param(published_unet, "3d_fullres", marks=pytest.mark.slow),
         (with_lowres, "3d_lowres"),
     ],
-    ids=["residual_encoder", "swin", "3d_lowres"],
+    ids=["residual_encoder", "swin", "published_unet", "3d_lowres"],
 )
 def test_an_epoch_and_a_prediction(change_plans, configuration, make_trainer, tiny, tmp_path):
     if change_plans is swin and importlib.util.find_spec("monai") is None:
