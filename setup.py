@@ -72,7 +72,7 @@ def main() -> None:
             "Topic :: Scientific/Engineering :: Image Recognition",
             "Topic :: Scientific/Engineering :: Medical Science Apps.",
         ],
-        python_requires=">=3.10,<3.14",
+        python_requires=">=3.11,<3.14",
         packages=find_all_packages(),
         package_dir=PACKAGE_DIRS,
         package_data={"nnunetv2_clip": ["text/tables/*", "report/assets/*"]},

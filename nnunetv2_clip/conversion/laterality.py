@@ -295,7 +295,10 @@ def _smooth(values: np.ndarray, width: float) -> np.ndarray:
     """Gaps filled from their neighbours, outliers removed by a running median."""
     known = np.flatnonzero(np.isfinite(values))
     filled = np.interp(np.arange(len(values)), known, values[known])
-    return ndimage.median_filter(filled, size=max(1, round(width)), mode="nearest")
+    size = max(1, round(width))
+    padded = np.pad(filled, (size // 2, size - size // 2 - 1), mode="edge")
+    # Not scipy's median filter: that of version 1.15 gives zeros where the values are much fewer than the window.
+    return np.sort(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)[:, size // 2]
 
 
 def _is_right(sides: Sides, box: tuple[slice, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ from nnunetv2_clip.conversion.laterality import (
     MidPlane,
     Pair,
     Sides,
+    _smooth,
     find_midplane,
     side_of_lesions,
     split_pairs,
@@ -321,3 +322,19 @@ def test_without_hounsfield_units_no_side_is_certain(change):
     sides = split_sides(kidneys, Volume(change(phantom.image.astype(np.float32)), phantom.affine))
     assert not sides.certain and "no spine is seen" in sides.note and "not Hounsfield units" in sides.note
     assert not sides.right.any() and not sides.left.any()
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("width", [0.3, 2, 4, 15, 15.6])
+def test_the_running_median_equals_a_plain_loop(count, width):
+    """Also of few values in a wide window, where scipy 1.15 gives zeros."""
+    values = np.random.default_rng(count).normal(5, 1, count)
+    values[1::4] = np.nan  # filled on the straight line between their neighbours, or with the last one
+    known = [k for k in range(count) if not np.isnan(values[k])]
+    filled = [np.interp(k, known, values[known]) for k in range(count)]
+    size = max(1, round(width))
+    expected = []
+    for k in range(count):
+        window = [filled[min(max(j, 0), count - 1)] for j in range(k - size // 2, k - size // 2 + size)]
+        expected.append(sorted(window)[size // 2])
+    assert _smooth(values, width).tolist() == expected
