@@ -93,7 +93,7 @@ class LoadedModel:
         postprocess: bool = False,
         series: str = "",
     ) -> Segmentation:
-        """The classes of one CT; voxel for voxel those of `nnunetv2_clip predict`.
+        """The classes of one CT; voxel for voxel those of `nnunetv2_clip predict` for the same classes.
 
         Args:
             image: one of
