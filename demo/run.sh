@@ -65,6 +65,7 @@ run nnunetv2_clip report -i "$OUT/test_images" -pred "$OUT/predictions" -ref "$O
 step "10/11 The same model from Python"
 SCRIPT="$(dirname "$0")/predict_in_python.py" CT=$(ls "$OUT"/test_images/*.nii.gz | head -n 1)
 sed -n '/^from/,$p' "$SCRIPT"
+rm -rf "$OUT/from_python"  # of an earlier training
 run python "$SCRIPT" "$MODEL" "$CT" "$OUT/from_python"
 
 step "11/11 A DICOM series in, a DICOM segmentation out"
