@@ -94,7 +94,7 @@ def main() -> None:
             "surface-distance",
             "matplotlib",
             "jinja2",
-            "huggingface_hub",
+            "huggingface_hub>=1",
             "tqdm",
             "pyyaml",
         ],
