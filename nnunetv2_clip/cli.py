@@ -9,8 +9,10 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from contextlib import contextmanager, redirect_stdout
@@ -59,7 +61,7 @@ GROUPS = {
         "paper tables": "evaluations in the layout of the paper's tables, with its own rows",
         "paper agreement": "pairwise Dice between label sources (readers, models)",
         "paper efficiency": "parameters, FLOPs, time and memory of the universal network and of others",
-        "paper features": "t-SNE of decoder features, sampled per predicted class",
+        "paper features": "decoder features, sampled per predicted class, as t-SNE",
         "paper embeddings": "similarity of text embeddings: matrices of tables, ranks of related classes",
     },
     "Share": {
@@ -87,11 +89,16 @@ UNUSABLE_PLACE = {
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Writes every default in one way."""
+    """Writes every default in one way; only texts of several lines keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return super()._fill_text(text, width, indent) if "\n" in text else textwrap.fill(text, width)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, value = action.help or "", action.default
-        if "(default" in text or value in (None, [], argparse.SUPPRESS) or value is False:
+        if action.choices and action.metavar:
+            text += f"; out of {', '.join(action.choices)}"
+        if "(default" in text or value in (None, [], "", argparse.SUPPRESS) or value is False:
             return text
         shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         return f"{text} (default: {shown.replace('%', '%%')})"
@@ -137,12 +144,21 @@ def command_module(name: str):
 def overview(prefix: str = "") -> str:
     """The help of the program, or of the commands whose names begin with `prefix`."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"usage: nnunetv2_clip {prefix}COMMAND [options]", "", *([] if prefix else [INTRODUCTION, ""])]
+    columns = shutil.get_terminal_size().columns - 2
+    introduction = [] if prefix else [textwrap.fill(INTRODUCTION, columns), ""]
+    lines = [f"usage: nnunetv2_clip {prefix}COMMAND [options]", "", *introduction]
     for title, group in GROUPS.items():
-        if rows := [f"  {name:{width}}{text}" for name, text in group.items() if name.startswith(prefix)]:
-            lines += [title, *rows, ""]
+        rows = [(f"  {name:{width}}", text) for name, text in group.items() if name.startswith(prefix)]
+        if rows:
+            indent = " " * (width + 2)
+            lines += [
+                title,
+                *(textwrap.fill(text, columns, initial_indent=name, subsequent_indent=indent) for name, text in rows),
+                "",
+            ]
     lines += ["Exit codes", *(f"  {code}  {text}" for code, text in EXIT_CODES.items()), ""]
-    return "\n".join([*lines, "Options of a command: nnunetv2_clip COMMAND --help. Version: nnunetv2_clip --version."])
+    lines += ["Options of a command: nnunetv2_clip COMMAND --help", "Version: nnunetv2_clip --version"]
+    return "\n".join(lines)
 
 
 def parse(words: list[str]) -> argparse.Namespace:

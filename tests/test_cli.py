@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 from nnunetv2_clip import choices
-from nnunetv2_clip.cli import COMMANDS, EXIT_CODES, GROUPS, command_module, command_parser, main, parse
+from nnunetv2_clip.cli import COMMANDS, EXIT_CODES, GROUPS, command_module, command_parser, main, overview, parse
 from nnunetv2_clip.commands._arguments import SHARED
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.paths import new_dataset_name
@@ -124,7 +124,7 @@ def test_defaults_are_written_in_one_way_and_values_have_a_name(name):
             or (action.metavar.replace("|", "").isupper())
         ), action.metavar
         assert "[" not in action.help, f"{name}: {action.help}"
-        shown = action.default not in (None, SUPPRESS) and action.default is not False and action.default != []
+        shown = action.default not in (None, SUPPRESS, "") and action.default is not False and action.default != []
         assert not shown or "(default: " in help_text
 
 
@@ -225,6 +225,14 @@ def test_json_is_the_result_alone_even_where_cases_failed(command, capsys):
     command(refuse)
     assert main(["classes", "--json"]) == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_help_fits_a_terminal_and_says_every_default(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command_parser(name).format_help() if name else overview()
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "default: )" not in text
 
 
 def test_quiet_says_nothing_but_errors(command, capsys):

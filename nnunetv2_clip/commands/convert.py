@@ -6,12 +6,16 @@ from nnunetv2_clip.errors import UserError
 
 EPILOG = """\
 examples:
-  nnunetv2_clip convert -d 900 --source msd_liver=Task03_Liver --source msd_spleen=Task09_Spleen
-  nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml --taxonomy my_classes.yaml
+  nnunetv2_clip convert -d 900 --source msd_liver=Task03_Liver \\
+    --source msd_spleen=Task09_Spleen
+  nnunetv2_clip convert -d 900 --source custom=my_hospital.yaml \\
+    --taxonomy my_classes.yaml
   nnunetv2_clip convert -d 900 --sources sources.yaml -np 4
-  nnunetv2_clip convert -d 900 --sources sources.yaml --exclude-msd-test Task03_Liver/imagesTs --hold-out ircadb
+  nnunetv2_clip convert -d 900 --sources sources.yaml --hold-out ircadb \\
+    --exclude-msd-test Task03_Liver/imagesTs
 on a cluster, as an array job of 20 and one job after it:
-  nnunetv2_clip convert -d 900 --sources sources.yaml -num_parts 20 -part_id $SLURM_ARRAY_TASK_ID
+  nnunetv2_clip convert -d 900 --sources sources.yaml -num_parts 20 \\
+    -part_id $SLURM_ARRAY_TASK_ID
   nnunetv2_clip convert -d 900 --sources sources.yaml --finish
 
 sources.yaml is a list of NAME: PATH, with paths relative to the file:

@@ -22,7 +22,7 @@ def add_arguments(parser):
         "-i",
         nargs="+",
         default=[],
-        metavar="NETWORK=EVALUATION",
+        metavar="NETWORK=FILE",
         help="evaluations of trained networks, for Dice against FLOPs: universal, nnunet, nnunet-per-task, swin-unetr",
     )
     add(parser, "-o", required=True, help="output folder")

@@ -7,7 +7,7 @@ from nnunetv2_clip.errors import UserError
 
 def add_arguments(parser):
     add(parser, "-d", required=True)
-    parser.add_argument("-pl", choices=tuple(PLANNERS), default=next(iter(PLANNERS)), help="planner")
+    parser.add_argument("-pl", metavar="PLANNER", choices=tuple(PLANNERS), default=next(iter(PLANNERS)), help="planner")
     parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory to plan for")
     add(parser, "-overwrite_plans_name")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="voxel size of 3d_fullres")

@@ -20,12 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outputs",
         nargs="+",
+        metavar="OUTPUT",
         choices=OUTPUTS,
         default=["labels"],
         help="what to write; msd: label maps of the Decathlon's tasks; ct: the CT as NIfTI; "
         "dicom_seg: a DICOM segmentation of a DICOM series",
     )
-    parser.add_argument("--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of")
+    parser.add_argument(
+        "--probabilities", nargs="+", metavar="CLASS", default=[], help="also write probabilities of these"
+    )
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
     parser.add_argument("--max-ram", metavar="SIZE", help="stay below this much memory, for instance 6GB")
     parser.add_argument("--continue_prediction", action="store_true", help="leave out cases whose outputs are there")
