@@ -91,6 +91,9 @@ def _require_usable(predictor: nnUNetPredictor) -> None:
     Raises:
         ValueError: and what else of `_UNLOADABLE` they lead to.
     """
+    from nnunetv2_clip.inference.sliding import Window
+
+    Window.of_plans(predictor.plans_manager.plans)
     forward, backward = predictor.plans_manager.transpose_forward, predictor.plans_manager.transpose_backward
     if [forward[axis] for axis in backward] != [0, 1, 2]:
         raise ValueError(f"transpose_backward {backward} does not undo transpose_forward {forward}")

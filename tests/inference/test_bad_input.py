@@ -280,6 +280,16 @@ def test_damaged_tables_and_weights_of_a_model_are_refused(tmp_path, ct, capsys,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_window_is_refused(tmp_path, ct, capsys):
+    model = make_model(tmp_path)
+    plans = json.loads((model / "plans.json").read_text())
+    plans["nnunetv2_clip"]["window"] = {"floor": 2}
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert predict(ct, tmp_path / "out", model) == 2
+    assert "window, floor" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch executed",)
