@@ -199,3 +199,18 @@ def test_a_step_waits_for_the_device_at_most_four_times(make_trainer, device, re
         torch.cuda.set_sync_debug_mode("default")
     waits = [str(one.message) for one in recwarn if "synchroniz" in str(one.message)]
     assert len(waits) <= 4, waits
+
+
+# ---------------------------------------------------------------- prediction from Python
+
+
+def test_a_model_predicts_on_the_device_as_on_the_cpu(tmp_path, device):
+    from nnunetv2_clip import load_model
+    from tests.inference.conftest import AFFINE, make_ct, make_model
+
+    loaded, image = load_model(make_model(tmp_path), "cpu"), (make_ct(), AFFINE)
+    there, here = (loaded.predict(image, probabilities=loaded.classes, device=name) for name in (NAME, None))
+    assert there["liver"].any()
+    for name in loaded.classes:  # in half precision there
+        first, second = (one.probabilities(name)[name] for one in (there, here))
+        assert np.abs(first - second).mean() < 0.01 and np.mean(there[name] != here[name]) < 0.01, name

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_clip import UserError, __version__, load_model
+from nnunetv2_clip.inference import loaded_model
 from nnunetv2_clip.inference.postprocessing import Rule
 from nnunetv2_clip.trained_model import TrainedModel
 from tests.inference.conftest import CLASSES, make_ct, make_model, reoriented, save_ct
@@ -115,6 +116,17 @@ def test_threads_share_a_model(loaded):
     expected = [loaded.predict(image, names) for image, names in zip(images, choices, strict=True)]
     with ThreadPoolExecutor(4) as pool:
         assert all(map(same, expected, pool.map(loaded.predict, images, choices)))
+
+
+def test_another_device_gets_weights_of_its_own_and_keeps_them(model, ct, monkeypatch):
+    loaded = load_model(model, "cpu")
+    expected = loaded.predict(ct)
+    assert same(expected, loaded.predict(ct, device="cpu"))
+    monkeypatch.setattr(loaded_model, "find_device", torch.device)
+    assert same(expected, loaded.predict(ct, device="cpu:0"))
+    monkeypatch.setattr(loaded_model, "CasePredictor", None)
+    assert same(expected, loaded.predict(ct, device="cpu:0"))
+    assert same(expected, loaded.predict(ct))
 
 
 def test_rules_are_applied_on_request(tmp_path, ct):
