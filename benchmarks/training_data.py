@@ -84,8 +84,10 @@ def make_trainer(variant: str, device: str, planner: str = "small"):
     """An initialised trainer on the prepared data.
 
     `ours` is CLIPUniversalTrainer; `regions32` is nnU-Net's own trainer with all 32 classes as regions; `regions2` is
-    the same with two of them. Plans and data are the same; stock mirrors along left-right too, at next to no cost.
+    the same with two of them, `labels` without regions: the label values are its classes. Plans and data are the same;
+    stock mirrors along left-right too, at next to no cost.
     """
+    import numpy as np
     import torch
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -101,6 +103,11 @@ def make_trainer(variant: str, device: str, planner: str = "small"):
     if variant == "regions2":
         labels = {"background": 0, **{name: dataset_json["labels"][name] for name in REGIONS_OF_TWO}}
         dataset_json = {**dataset_json, "labels": labels, "regions_class_order": [1, 2]}
+    if variant == "labels":
+        values = {value for region in dataset_json["labels"].values() if region for value in np.atleast_1d(region)}
+        labels = {"background": 0, **{f"value {value}": int(value) for value in sorted(values)}}
+        dataset_json = {key: value for key, value in dataset_json.items() if key != "regions_class_order"}
+        dataset_json["labels"] = labels
     trainer_class = CLIPUniversalTrainer if variant == "ours" else nnUNetTrainer
     trainer = trainer_class(plans, "3d_fullres", "all", dataset_json, torch.device(device))
     trainer.print_to_log_file = lambda *args, **kwargs: None
