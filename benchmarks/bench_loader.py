@@ -22,7 +22,10 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from common import table, verdict, write_result
 from scipy.ndimage import zoom
+from torch.nn.functional import pad
 from training_data import describe, make_trainer, prepare
+
+from nnunetv2_clip.training.spatial_transform import BORDER, _labels_of_cells, _look_up, _several
 
 VARIANTS = {"regions32": "stock, 32 regions", "labels": "stock, label maps", "ours": "ours"}
 PATCHES = ((128, 128, 128), (160, 128, 160))
@@ -39,7 +42,7 @@ def organs(shape, num_values: int) -> torch.Tensor:
     labels = np.zeros(coarse.shape[1:], np.int16)
     for value in range(1, num_values):
         centre = random.uniform(0.2, 0.8, 3) * shape
-        radius = random.uniform(0.05, 0.2, 3) * shape
+        radius = random.uniform(0.03, 0.15, 3) * shape
         labels[sum(((coarse[d] - centre[d]) / radius[d]) ** 2 for d in range(3)) < 1] = value
     return torch.from_numpy(zoom(labels, COARSE, order=0)[tuple(map(slice, shape))].copy())[None]
 
@@ -72,7 +75,7 @@ class Pipelines:
         transform = self.spatial("labels")
         usual = transform.p_rotation, transform.p_scaling
         transform.p_rotation = transform.p_scaling = 1
-        np.random.seed(0)
+        np.random.seed(1)
         parameters = transform.get_parameters(image=labels)
         transform.p_rotation, transform.p_scaling = usual
         return parameters
@@ -91,6 +94,13 @@ def settled(transforms):
     return transforms
 
 
+def border_share(labels: torch.Tensor, grid: torch.Tensor) -> float:
+    """Of the points of a grid: how many have several labels around them."""
+    padded = pad(labels, (BORDER, BORDER) * 3, value=-1)
+    found = _look_up(_labels_of_cells(padded), grid.reshape(-1, 3))
+    return (found == _several(found.dtype)).float().mean().item()
+
+
 def in_turns(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Processor time in seconds, the least of several runs."""
     spent = {name: [] for name in functions}
@@ -107,6 +117,7 @@ def spatial_rows(pipelines: Pipelines, patch) -> list[list[object]]:
     for num_values, goal in GOALS.items():
         labels = organs(pipelines.initial_patch, num_values)
         parameters, drawn = pipelines.grid(labels), {}
+        at_borders = border_share(labels, parameters["grid"])
 
         def draw(variant, labels=labels, parameters=parameters, drawn=drawn):
             drawn[variant] = pipelines.spatial(variant)._apply_to_segmentation(labels, **parameters)
@@ -115,15 +126,15 @@ def spatial_rows(pipelines: Pipelines, patch) -> list[list[object]]:
         ratio, ours[num_values] = spent["labels"] / spent["ours"], spent["ours"]
         differ = int((drawn["labels"] != drawn["ours"]).sum())
         rows.append([
-            _size(patch), num_values, _ms(spent["labels"]), _ms(spent["ours"]), differ,
+            _size(patch), num_values, f"{at_borders:.1%}", _ms(spent["labels"]), _ms(spent["ours"]), differ,
             f"{ratio:.1f}x", f">= {goal}x", verdict(ratio, goal),
         ])  # fmt: skip
     growth = ours[30] / ours[2]
-    rows.append([_size(patch), "30 against 2", "", "", "", f"{growth:.2f}", f"<= {GOAL_GROWTH}",
+    rows.append([_size(patch), "30 against 2", "", "", "", "", f"{growth:.2f}", f"<= {GOAL_GROWTH}",
                  verdict(growth, GOAL_GROWTH, at_most=True)])  # fmt: skip
     if patch == PATCHES[0]:
         slowest = max(ours.values())
-        rows.append([_size(patch), "any", "", _ms(slowest), "", "", f"<= {1e3 * GOAL_S:.0f} ms",
+        rows.append([_size(patch), "any", "", "", _ms(slowest), "", "", f"<= {1e3 * GOAL_S:.0f} ms",
                      verdict(slowest, GOAL_S, at_most=True)])  # fmt: skip
     return rows
 
@@ -264,7 +275,10 @@ def main() -> None:
         "Batches out of nnU-Net's workers",
         describe(trainers["ours"]) + f" Of the cases only those of {' and '.join(MANY_CLASSES)} are drawn.",
         "## Spatial transform of a label map\n\nBackground and ellipsoids, rotated and scaled by the same grid.",
-        table(["patch", "label values", "stock", "ours", "voxels that differ", "ratio", "goal", "met"], spatial),
+        table(
+            ["patch", "label values", "at borders", "stock", "ours", "voxels that differ", "ratio", "goal", "met"],
+            spatial,
+        ),
         f"## All transforms of a sample\n\nMean of {args.samples} samples with the same random numbers, "
         f"{resampled(pipelines, args.samples)} of them rotated or scaled.",
         table(["patch", "label values", *sides, *ratios], samples),

@@ -12,9 +12,10 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
+from torch.nn.functional import pad
 
 SCORE = 1000  # nnU-Net keeps the sum of the weights of a label times this in half precision: near ties become ties
+BORDER = 2  # voxels: a point of the outermost cell is outside, and stays inside of the array if it is rounded
 CHUNK = 2**14  # points at once, so that their corners stay in the cache
 
 
@@ -63,48 +64,67 @@ def resample_labels(labels: Tensor, grid: Tensor, padding_label: int) -> Tensor:
     Returns:
         (C, *P) of the type of `labels`. Of equal sums wins the nearest voxel's label, else the lowest label.
     """
-    padded = pad(labels, (1, 1) * grid.shape[-1], value=padding_label)
-    # Cells are one more than voxels along each axis, and reach from -1 to 1 as `align_corners` has it.
-    cells = _labels_of_cells(padded).sub_(padding_label)
-    found = grid_sample(cells[None], grid[None], mode="nearest", padding_mode="zeros", align_corners=True)[0]
-    result = found.add_(padding_label).to(labels.dtype)
-    flat, points = result.view(-1), grid.reshape(-1, grid.shape[-1])
-    for several in found.view(-1).isnan().nonzero()[:, 0].split(CHUNK):
+    lowest = min(int(labels.min()), padding_label)
+    few = int(labels.max()) - lowest < _several(torch.uint8)
+    compact = (labels - lowest).to(torch.uint8 if few else labels.dtype)  # a byte a voxel: less memory to go through
+    padded = pad(compact, (BORDER, BORDER) * grid.shape[-1], value=padding_label - lowest)
+    points = grid.reshape(-1, grid.shape[-1])
+    result = _look_up(_labels_of_cells(padded), points)
+    flat = result.view(-1)
+    for several in (flat == _several(flat.dtype)).nonzero()[:, 0].split(CHUNK):
         channels = several.div(len(points), rounding_mode="floor")
         at = points.index_select(0, several - channels * len(points))
         flat[several] = _largest_sum(*_corners(padded, channels, at))
-    return result
+    return result.view(-1, *grid.shape[:-1]).to(labels.dtype).add_(lowest)
+
+
+def _several(dtype: torch.dtype) -> int:
+    """What stands for several labels in place of one."""
+    return torch.iinfo(dtype).max
 
 
 def _labels_of_cells(padded: Tensor) -> Tensor:
-    """(C, *S + 1) float: the label of a cell between neighbouring voxels; NaN where its corners have several."""
+    """(C, *S + 3): the label of each cell between neighbouring voxels, or that its corners have several."""
     lowest = highest = padded
     for axis in range(1, padded.ndim):
         size = padded.shape[axis] - 1
         lowest = torch.minimum(lowest.narrow(axis, 0, size), lowest.narrow(axis, 1, size))
         highest = torch.maximum(highest.narrow(axis, 0, size), highest.narrow(axis, 1, size))
-    return lowest.float().masked_fill_(lowest != highest, torch.nan)
+    return lowest.masked_fill_(lowest != highest, _several(lowest.dtype))
+
+
+def _look_up(cells: Tensor, points: Tensor) -> Tensor:
+    """(C, P): the cells at the points (P, D)."""
+    result = torch.empty((len(cells), len(points)), dtype=cells.dtype)
+    last = torch.tensor(cells.shape[:0:-1], dtype=torch.float32) - 1  # the grid names its axes in reverse
+    strides = torch.tensor(cells.stride()[:0:-1], dtype=torch.float64)  # exact, and a product of matrices is fast
+    last = last.repeat(CHUNK, 1)  # operands of equal shape: faster than broadcasting along three columns
+    scale, centre = last / 2 - BORDER / 2, last / 2
+    for start in range(0, len(points), CHUNK):
+        chunk = points[start : start + CHUNK]
+        of = slice(len(chunk))
+        cell = torch.addcmul(centre[of], chunk, scale[of]).round_().clamp_(min=0)
+        index = (torch.minimum(cell, last[of], out=cell).double() @ strides).long()
+        for channel, row in zip(cells, result, strict=True):
+            torch.index_select(channel.view(-1), 0, index, out=row[start : start + CHUNK])
+    return result
 
 
 def _corners(padded: Tensor, channels: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the cells of points (M, D): labels (N, M) and weights (N, M) of the corners, and which is nearest (1, M)."""
-    dimensions = points.shape[1]
-    strides = torch.tensor(padded.stride())[:, None]
-    sizes = torch.tensor(padded.shape[1:])[:, None] - 2
-    # Voxels of the label map, as grid_sample counts them; the grid names its axes in reverse.
-    position = ((points.T.flip(0) + 1) * sizes - 1) / 2
+    sizes = torch.tensor(padded.shape[:0:-1], dtype=torch.float32).repeat(len(points), 1) - 2 * BORDER
+    strides = torch.tensor(padded.stride()[:0:-1])
+    position = ((points + 1) * sizes - 1) / 2  # in voxels of the label map, as nnU-Net's grid_sample has it
     first = position.floor()
-    share = position - first
-    shares = torch.stack((1 - share, share))
+    share = (position - first).T.contiguous()
     offsets, weights = torch.zeros(1, dtype=torch.long), torch.ones(1, 1)
-    for axis in range(dimensions):
-        offsets = torch.cat((offsets, offsets + strides[1 + axis]))
-        weights = (shares[:, None, axis] * weights).flatten(0, 1)
-    index = channels * strides[0] + ((first.long() + 1) * strides[1:]).sum(0)
-    index.clamp_(0, padded.numel() - 1 - int(offsets[-1]))  # rounding may cross the border of the outermost cells
+    for stride, part in zip(strides, share, strict=True):
+        offsets = torch.cat((offsets, offsets + stride))
+        weights = torch.cat((weights * (1 - part), weights * part))
+    index = ((first + BORDER).double() @ strides.double()).long() + channels * padded.stride(0)
     labels = padded.view(-1).index_select(0, (index + offsets[:, None]).view(-1)).view_as(weights)
-    bits = 2 ** torch.arange(dimensions)[:, None]
-    return labels, weights, ((position.round() > first) * bits).sum(0, keepdim=True)
+    nearest = (position.round() - first) @ (2.0 ** torch.arange(len(strides)))
+    return labels, weights, nearest.long()[None]
 
 
 def _largest_sum(labels: Tensor, weights: Tensor, nearest: Tensor) -> Tensor:

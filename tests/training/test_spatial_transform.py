@@ -106,6 +106,13 @@ def test_exact_ties_are_settled_as_nnunet_settles_them(shape, patch):
     assert torch.equal(module._fast(host)._apply_to_segmentation(labels, **parameters), expected)
 
 
+def test_label_values_that_need_more_than_a_byte():
+    labels = label_maps(np.random.default_rng(0), (1, 20, 14, 18), 9, coarse=2)
+    grid = transform((12, 8, 10)).get_parameters(image=labels)["grid"]
+    far = resample_labels(labels * 1000, grid, -1000)
+    assert torch.equal(far, resample_labels(labels, grid, -1) * 1000)
+
+
 def test_a_patch_of_one_label():
     grid = transform((5, 6)).get_parameters(image=torch.zeros(1, 7, 8))["grid"]
     assert torch.equal(resample_labels(torch.full((2, 7, 8), 3), grid, 3), torch.full((2, 5, 6), 3))
