@@ -1,9 +1,9 @@
-"""`-device`: the fastest that is there, or exactly the one that was named."""
+"""`-device`: the fastest that is there, or exactly the one that was named; and does torch.compile work there."""
 
 import pytest
 import torch
 
-from nnunetv2_clip.device import find_device
+from nnunetv2_clip.device import compiles_on, find_device
 from nnunetv2_clip.errors import UserError
 
 
@@ -41,3 +41,19 @@ def test_without_gpu_cuda_is_refused(machine):
     machine(0, False)
     with pytest.raises(UserError, match=r"Expected: auto, cpu\."):
         find_device("cuda")
+
+
+def test_a_compiler_that_fails_is_tried_once_and_named_in_one_line(monkeypatch, capsys):
+    tried = []
+
+    def fail(*arguments):
+        tried.append(arguments)
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    compiles_on.cache_clear()
+    assert not compiles_on(torch.device("cpu")) and not compiles_on(torch.device("cpu"))
+    compiles_on.cache_clear()
+    assert len(tried) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Failed to find C compiler" in line and "nnUNet_compile=f" in line

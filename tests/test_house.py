@@ -185,6 +185,7 @@ def of_logger(name: str) -> bool:
 # What nnU-Net promises to nobody: a new version that renames one of these fails here first.
 NNUNET_INTERNALS = {
     "_build_loss": of_trainer,  # overridden
+    "_do_i_compile": of_trainer,  # overridden
     "_get_deep_supervision_scales": of_trainer,
     "_set_batch_size_and_oversample": of_trainer,
     "_internal_get_sliding_window_slicers": of_predictor,

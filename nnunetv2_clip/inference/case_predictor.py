@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 
+from nnunetv2_clip.device import compiles_on
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.grid import Preprocessed, preprocess
 from nnunetv2_clip.inference.inputs import InputImage
@@ -23,6 +25,7 @@ from nnunetv2_clip.inference.memory import GB, peak_bytes, reset_peak, used_byte
 from nnunetv2_clip.inference.restricted import drop_untrained
 from nnunetv2_clip.inference.sliding import SlidingWindow
 from nnunetv2_clip.inference.streaming import StreamingExport
+from nnunetv2_clip.networks.universal import bare_network
 
 # Reading and preprocessing hold the image as stored, and single-precision copies of it before and after resampling.
 BYTES_PER_INPUT_VOXEL = 24
@@ -180,17 +183,22 @@ class _Clock:
 
 
 def _networks_of_folds(predictor) -> list[nn.Module]:
+    """Compiled where nnU-Net has been told to (nnUNet_compile=t): each copy anew, as a copy of a compiled network runs
+    the network that it was copied from."""
     networks = []
     for weights in predictor.list_of_parameters:
-        network = deepcopy(predictor.network)
+        network = deepcopy(bare_network(predictor.network))
         network.load_state_dict(weights)
         networks.append(network.to(predictor.device).eval())
+    if isinstance(predictor.network, OptimizedModule) and compiles_on(predictor.device):
+        networks = [torch.compile(network) for network in networks]
     return networks
 
 
 @contextmanager
 def _only(networks: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
     """The networks with some of their classes, for a while."""
+    networks = [bare_network(network) for network in networks]
     before = [(network.class_embedding, network.class_names) for network in networks]
     if tuple(names) != before[0][1]:
         for network in networks:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
@@ -206,6 +208,14 @@ class CLIPUniversalNet(nn.Module):
         full = logits.new_full((num_cases, len(trained), *logits.shape[2:]), UNTRAINED_LOGIT)
         full[:, trained] = logits
         return full
+
+
+def bare_network(network: nn.Module) -> CLIPUniversalNet:
+    """The network inside what DDP and torch.compile have made of it."""
+    network = network.module if isinstance(network, DistributedDataParallel) else network
+    network = network._orig_mod if isinstance(network, OptimizedModule) else network
+    assert isinstance(network, CLIPUniversalNet)
+    return network
 
 
 def build_backbone(input_channels: int, dotted_path: str, deep_supervision: bool, kwargs: dict) -> nn.Module:

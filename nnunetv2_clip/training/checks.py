@@ -8,10 +8,12 @@ from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
+from nnunetv2_clip.losses.masked import world_size
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_JSON, ModelTables
+from nnunetv2_clip.training.distributed import own_rank, share_of_rank
 
 
 def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path) -> None:
@@ -28,7 +30,8 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
     pseudo label.
 
     What was found to agree is noted beside the folder of the preprocessed cases, with the time of each file, so that
-    thousands of files are read only once.
+    thousands of files are read only once; the processes of a training share them, as NCCL ends a training in which they
+    wait ten minutes for one.
 
     Args:
         dataset: nnU-Net's dataset of the preprocessed cases (its `identifiers` and `source_folder`).
@@ -48,9 +51,9 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
         for case_id in dataset.identifiers
     }
     waiting = [case_id for case_id in state if agreed.get(case_id) != state[case_id]]
-    for case_id in tqdm(
-        waiting, "checking label maps against the manifest", unit="case", disable=len(waiting) < 50 or None
-    ):
+    is_first, share = own_rank() == 0, len(waiting) // world_size()
+    hidden = share < 50 or not is_first or None
+    for case_id in tqdm(share_of_rank(waiting), "checking label maps", share, unit="case", disable=hidden):
         drawn = _drawn(manifest, case_id)
         locations = load_pickle(str(folder / f"{case_id}.pkl"))["class_locations"]  # without the images
         shown = {name for region, name in regions.items() if len(locations.get(region, ())) > 0}
@@ -59,7 +62,7 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
             expected = "every class that occurs in a label map among 'annotated' of the case"
             remedy = "correct the manifest, or convert and preprocess again"
             raise UserError(f"{manifest.where}, case {case_id!r}", found, expected, remedy)
-    if waiting:
+    if waiting and is_first:  # all processes have read the note, and have found nothing
         write_json(note, {**agreed, **state})
 
 

@@ -1,8 +1,10 @@
 """Several processes as torchrun starts them, on one node or many. nnU-Net itself starts processes on one node only."""
 
 import atexit
+import inspect
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -14,10 +16,14 @@ from nnunetv2_clip.losses.masked import world_size
 ROUNDS_UNTIL_WAIT = 10  # NCCL gives up on a process that the others have waited for ten minutes
 
 
+def own_rank() -> int:
+    """The number of this process among those that train together."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def share_of_rank(items: Sequence[str]) -> Iterator[str]:
     """Every n-th item for this one of n processes. They wait for each other now and then, and after the last item."""
-    num_ranks = world_size()
-    rank = dist.get_rank() if num_ranks > 1 else 0
+    num_ranks, rank = world_size(), own_rank()
     for number, start in enumerate(range(0, len(items), num_ranks), 1):
         yield from items[start + rank : start + rank + 1]
         if num_ranks > 1 and number % ROUNDS_UNTIL_WAIT == 0:
@@ -58,8 +64,12 @@ def wrap_network(network: nn.Module, device: torch.device) -> DistributedDataPar
     Its buffers (text embeddings) never change and are equal everywhere. Broadcasting them at each forward pass would
     be waste, and would hang at prediction, where the processes run different numbers of passes.
     """
+    arguments = inspect.signature(DistributedDataParallel.__init__).parameters
+    # From torch 2.13 on the old name warns on every rank.
+    name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
+    no_broadcast: dict[str, Any] = {name: False}
     return DistributedDataParallel(
         nn.SyncBatchNorm.convert_sync_batchnorm(network),
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        **no_broadcast,
     )

@@ -15,9 +15,8 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_clip.device import compiles_on
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.files import replacing
@@ -27,7 +26,7 @@ from nnunetv2_clip.losses.pair_sums import membership_table, pair_sums
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.networks.pairs import Pairs, send
-from nnunetv2_clip.networks.universal import CLIPUniversalNet
+from nnunetv2_clip.networks.universal import bare_network
 from nnunetv2_clip.paths import nnunet_folder
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.trained_model import PLANS_KEY, RULES_ENTRY, ModelTables
@@ -102,7 +101,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         super().initialize()
         if self.extension:
             with exit_on_user_error():
-                self.extension.begin(self._bare_network(), self.text, self._start_file)
+                self.extension.begin(bare_network(self.network), self.text, self._start_file)
         self.is_ddp = several
         if several:
             self._set_batch_size_and_oversample()
@@ -110,8 +109,11 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         with exit_on_user_error():
             trained = self._trained_classes()
         self.trained = np.array([name in trained for name in self.classes])
-        self._bare_network().set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
+        bare_network(self.network).set_classes(torch.from_numpy(self.text.vectors), torch.from_numpy(self.trained))
         class_log.fill_up(self._log, len(self.classes), 0)
+
+    def _do_i_compile(self):
+        return super()._do_i_compile() and compiles_on(self.device)
 
     def _trained_classes(self) -> set[str]:
         """The classes to which some training case of this fold gives loss, or that the old model knew.
@@ -136,7 +138,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             self.initialize()
         if self.extension:  # a checkpoint may have been loaded since
             with exit_on_user_error():
-                self.extension.check_frozen(self._bare_network(), self._start_file)
+                self.extension.check_frozen(bare_network(self.network), self._start_file)
         # nnU-Net keeps a checkpoint for --c every 50 epochs: of shorter recipes it would never keep one.
         self.save_every = min(self.save_every, max(1, self.num_epochs // 10))
         if self.local_rank == 0:
@@ -156,12 +158,6 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     @property
     def _start_file(self) -> Path:
         return start_file(Path(self.preprocessed_dataset_folder_base), self.plans_manager.plans_name)
-
-    def _bare_network(self) -> CLIPUniversalNet:
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        network = network._orig_mod if isinstance(network, OptimizedModule) else network
-        assert isinstance(network, CLIPUniversalNet)
-        return network
 
     def _build_loss(self):
         num_scales = len(self._get_deep_supervision_scales() or [1])
@@ -198,8 +194,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         with exit_on_user_error():
             for dataset in datasets:
                 case_ids = list(dataset.identifiers)
-                if self.local_rank == 0:
-                    check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
+                check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
                 probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
                 # An array, from which numpy draws without making one at each draw.
                 repeated = repeat_by_probability(case_ids, probabilities)
@@ -316,7 +311,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
         if self.extension:
-            self.extension.keep_still(self._bare_network())
+            self.extension.keep_still(bare_network(self.network))
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         learnt = [output for output in train_outputs if not np.isnan(output["loss"])]
@@ -372,7 +367,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         """As nnU-Net's; see training/final_validation.py for the difference."""
         folder = Path(self.output_folder) / "validation"
         self.set_deep_supervision_enabled(False)
-        final = FinalValidation(self, self._bare_network(), folder, save_probabilities)
+        final = FinalValidation(self, bare_network(self.network), folder, save_probabilities)
         self.set_deep_supervision_enabled(True)
         cases = self.do_split()[1]
         assert self.dataset_class is not None  # do_split has set it

@@ -14,6 +14,7 @@ import torch
 from nnunetv2_clip import cli
 from nnunetv2_clip.errors import exit_on_user_error
 from nnunetv2_clip.manifest import CasePresence
+from nnunetv2_clip.networks.universal import bare_network
 from nnunetv2_clip.training.checks import check_batch_feeds_all
 from nnunetv2_clip.training.distributed import device_of_this_process
 from nnunetv2_clip.training.trainer import CLIPUniversalTrainer
@@ -78,7 +79,7 @@ def run_steps(trainer, share):
     for names, image, scales in batches(trainer):
         batch = {"data": image[share], "target": [scale[share] for scale in scales], "keys": names[share]}
         trainer.train_step(batch)
-        history.append({key: value.clone() for key, value in trainer._bare_network().state_dict().items()})
+        history.append({key: value.clone() for key, value in bare_network(trainer.network).state_dict().items()})
     return history
 
 

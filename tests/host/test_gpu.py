@@ -15,6 +15,7 @@ from torch.nn.functional import conv3d
 
 from nnunetv2_clip.networks.head import NUM_DYNAMIC_PARAMETERS, text_driven_head
 from nnunetv2_clip.networks.head_layout import split_parameters
+from nnunetv2_clip.networks.universal import bare_network
 
 pytestmark = pytest.mark.gpu
 NAME = os.environ.get("NNUNETV2_CLIP_TEST_DEVICE", "cuda")
@@ -146,7 +147,7 @@ def drawn_batches(trainer, count):
 
 def weights_after(trainer, count=3):
     losses = [float(trainer.train_step(batch)["loss"]) for batch in drawn_batches(trainer, count)]
-    network = trainer._bare_network()
+    network = bare_network(trainer.network)
     return losses, {name: value.detach().cpu().clone() for name, value in network.named_parameters()}
 
 
@@ -169,7 +170,7 @@ def test_compiled_steps_equal_eager_ones(make_trainer, device, exact, monkeypatc
     eager = weights_after(prepared(make_trainer, device))
     monkeypatch.setenv("nnUNet_compile", "t")
     compiled = prepared(make_trainer, device)
-    if compiled.network is compiled._bare_network():
+    if compiled.network is bare_network(compiled.network):
         assert device.type != "cuda", "nnU-Net compiles on CUDA"
         pytest.skip("nnU-Net does not compile on this device")
     losses, weights = weights_after(compiled)

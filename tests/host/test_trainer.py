@@ -136,6 +136,19 @@ def test_unannotated_classes_get_exactly_zero_gradient_at_every_scale_through_tr
         assert (vectors.grad[supervised].abs().amax(1) > 0).all(), scale
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_trainer_compiles_where_the_host_would_and_a_compiler_is_there(works, make_trainer, monkeypatch):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunetv2_clip.training import trainer as module
+
+    trainer = make_trainer()
+    assert not trainer._do_i_compile()  # the host compiles nothing on a CPU
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    monkeypatch.setattr(module, "compiles_on", lambda device: works)
+    assert trainer._do_i_compile() == works
+
+
 def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(ready):
     ready.max_bad_steps = 2
     before = snapshot(ready)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
@@ -188,3 +191,20 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def ct(tmp_path) -> Path:
     return save_ct(tmp_path / "images" / "case_0000.nii.gz")
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> Iterator[CompileCounterWithBackend]:
+    """nnU-Net is told to compile networks; by a compiler that takes no time and counts its graphs."""
+    from nnunetv2_clip.device import compiles_on
+
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("eager")
+    monkeypatch.setenv("nnUNet_compile", "t")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compiles_on.cache_clear()
+    assert compiles_on(torch.device("cpu"))
+    backend.clear()
+    yield backend
+    compiles_on.cache_clear()
+    torch._dynamo.reset()

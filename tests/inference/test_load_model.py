@@ -58,6 +58,19 @@ def itk_of(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
+def test_compiled_networks_give_the_same_voxels_and_one_graph_for_all_folds_and_choices(tmp_path, ct, compiled):
+    folder = make_model(tmp_path, folds=(0, 1), untrained=("kidney_tumor",))
+    fast = load_model(folder, "cpu")
+    found = [fast.predict(ct, classes) for classes in (None, "spleen")]
+    assert compiled.frame_count == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_compile", "f")
+        plain = load_model(folder, "cpu")
+    for ours, classes in zip(found, (None, "spleen"), strict=True):
+        assert same(ours, plain.predict(ct, classes)) and any(ours[name].any() for name in ours)
+    assert compiled.frame_count == 1
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAL"])
 def test_every_kind_of_image_gets_the_voxels_of_the_command(tmp_path, loaded, model, ct, codes):
     path = reoriented(tmp_path / "ct.nii.gz", ct, codes)

@@ -139,7 +139,9 @@ def test_damaged_rules_are_refused(entry):
         rules_of_plans({"nnunetv2_clip": {"postprocessing": {"rules": entry}}}, "plans.json")
 
 
-def test_rules_are_learned_from_the_validation_cases(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_rules_are_learned_from_the_validation_cases(is_compiled, tmp_path, monkeypatch, capsys, request):
+    backend = request.getfixturevalue("compiled") if is_compiled else None
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -183,3 +185,4 @@ def test_rules_are_learned_from_the_validation_cases(tmp_path, monkeypatch, caps
     plans = json.loads((model / "plans.json").read_text())
     assert rules_of_plans(plans, model) == {"liver": Rule(largest_components=1)}
     assert plans["nnunetv2_clip"]["postprocessing"]["dice"]["liver"]["after"] == 1
+    assert backend is None or backend.frame_count > 0

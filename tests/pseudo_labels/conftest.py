@@ -1,3 +1,3 @@
 """Runs on one thread: the volumes are tiny."""
 
-from tests.inference.conftest import few_threads  # noqa: F401 - a fixture
+from tests.inference.conftest import compiled, few_threads  # noqa: F401 - fixtures

@@ -102,6 +102,13 @@ def test_a_class_that_is_found_in_no_case_is_refused_unless_it_is_named(raw, mod
     assert main([*command, "right kidney", "liver tumour"]) == 0
 
 
+def test_compiled_networks_complete_the_same_dataset(completed, raw, model, compiled):
+    pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset911_Compiled", **SURE)
+    assert compiled.frame_count == 1
+    folders = [raw / name / "labelsTr" for name in ("Dataset910_Completed", "Dataset911_Compiled")]
+    assert contents(folders[0]) == contents(folders[1])
+
+
 def test_the_truth_is_that_of_the_source(completed, raw):
     for case_id, known in TRUTH.items():
         before, after = (volumes(raw / name, case_id) for name in ("Dataset900_Partly", "Dataset910_Completed"))

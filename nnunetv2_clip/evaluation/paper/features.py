@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.networks.universal import bare_network
 from nnunetv2_clip.runner import require_all, run_cases
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def sample_cases(predictor: nnUNetPredictor, images: Sequence[Path], per_class: 
         UserError: fewer than two classes are predicted anywhere.
         CasesFailed: images that cannot be read.
     """
-    network = predictor.network.to(predictor.device).eval()
+    network = bare_network(predictor.network).to(predictor.device).eval()
     network.load_state_dict(predictor.list_of_parameters[0])
     network.decoder.deep_supervision = False
     sampler = FeatureSampler(network, per_class)
