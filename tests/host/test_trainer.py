@@ -149,6 +149,41 @@ def test_a_trainer_compiles_where_the_host_would_and_a_compiler_is_there(works, 
     assert trainer._do_i_compile() == works
 
 
+def test_a_training_with_validation_compiles_three_graphs(make_trainer, monkeypatch):
+    """As of stock nnU-Net. The final validation compiles where nnUNet_compile=t asks for it."""
+    from functools import partial
+
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    from nnunetv2_clip.device import compiles_on
+    from nnunetv2_clip.networks.universal import bare_network
+
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("eager")
+    monkeypatch.setenv("nnUNet_compile", "t")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    compiles_on.cache_clear()
+    assert compiles_on(torch.device("cpu"))
+    backend.clear()
+    trainer = make_trainer()
+    trainer.on_train_start()
+    assert bare_network(trainer.network) is not trainer.network
+    for presence in (trainer._presence, lambda case_ids: np.zeros((len(case_ids), len(trainer.classes)), bool)):
+        trainer._presence = presence
+        trainer.network.train()
+        trainer.train_step(next(trainer.dataloader_train))
+        trainer.network.eval()
+        with torch.no_grad():
+            trainer.validation_step(next(trainer.dataloader_val))
+    assert backend.frame_count == 2
+    trainer.perform_actual_validation()
+    assert backend.frame_count == 3
+    compiles_on.cache_clear()
+    torch._dynamo.reset()
+
+
 def test_a_non_finite_loss_changes_no_weight_and_stops_the_run_after_a_while(ready):
     ready.max_bad_steps = 2
     before = snapshot(ready)

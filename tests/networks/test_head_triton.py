@@ -111,6 +111,14 @@ def test_the_tests_above_pass_in_the_interpreter():
     assert "passed" in result.stdout
 
 
+def test_more_voxels_than_the_kernels_can_count_are_refused():
+    from nnunetv2_clip.networks.head_triton import TritonHead
+
+    huge = torch.empty_strided((1, 8, 1), (0, 2**28, 1), device="meta")
+    with pytest.raises(AssertionError, match="32 bit"):
+        TritonHead.apply(huge, torch.empty(1, NUM_DYNAMIC_PARAMETERS, device="meta"), torch.zeros(1, device="meta"))
+
+
 class GpuThatIsNotThere:
     """What Triton asks of a driver when it compiles."""
 
