@@ -56,7 +56,7 @@ def require_name(option: str, name: str) -> None:
 @contextmanager
 def hub_errors(where: str) -> Iterator[None]:
     """What huggingface_hub raises inside, as UserError about `where`."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     try:
         yield
@@ -72,23 +72,28 @@ def hub_errors(where: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UserError(where, f"is no name of a repository ({error})", f"{PREFIX}ORG/NAME") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:
-        refused = getattr(getattr(error, "response", None), "status_code", None)
-        if refused in (401, 403):
-            found = f"the hub refuses the token ({_first_line(error)})"
-            raise UserError(
-                where, found, "a token with the right to do this", f"make one on the hub, then {LOGIN}"
-            ) from None
-        if constants.HF_HUB_OFFLINE:
-            found, remedy = (
-                "is not in the cache, and HF_HUB_OFFLINE forbids to download it",
-                "unset HF_HUB_OFFLINE once",
-            )
-        else:
-            found = f"cannot be fetched from {constants.ENDPOINT} ({_first_line(error)})"
-            remedy = "run the same command again: files that are whole are kept"
-        expected = f"internet, or the whole model in the cache ({constants.HF_HUB_CACHE})"
-        remedy += "; or give -m a folder or a zip that was copied from another machine"
-        raise UserError(where, found, expected, remedy) from None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise _refused(where, status, error) if status else _not_connected(where, error) from None
+
+
+def _refused(where: str, status: int, error: Exception) -> UserError:
+    said = _first_line(error)
+    if status in (401, 403):
+        expected, remedy = "a token with the right to do this", f"make one on the hub, then {LOGIN}"
+        return UserError(where, f"the hub refuses the token ({said})", expected, remedy)
+    return UserError(where, f"the hub answers with an error ({said})", "", "try again later")
+
+
+def _not_connected(where: str, error: Exception) -> UserError:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        found, remedy = "HF_HUB_OFFLINE forbids to ask the hub, and it is not in the cache", "unset it once"
+    else:
+        found = f"the connection to {constants.ENDPOINT} failed ({_first_line(error)})"
+        remedy = "run the same command again: files that are whole are kept"
+    expected = f"internet, or for a download the whole model in the cache ({constants.HF_HUB_CACHE})"
+    return UserError(where, found, expected, f"{remedy}; or give -m a folder or a zip that was copied from elsewhere")
 
 
 def _first_line(error: Exception) -> str:

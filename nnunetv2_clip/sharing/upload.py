@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_clip import __version__
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.hub import LOGIN, PREFIX, hub_errors
+from nnunetv2_clip.sharing.package import CARD
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,36 @@ def _megabytes(size: int) -> str:
 
 
 def plan_upload(repository: str, files: Mapping[str, Path], model_folder: str, private: bool) -> Upload:
-    """Ask the hub what is there; nothing is changed.
+    """Ask the hub what is there, and whether it takes the card; nothing is changed.
 
     Args:
         model_folder: in the repository; files in it that are not among `files` are to be removed.
 
     Raises:
-        UserError: no token, one that may not write, or no connection.
+        UserError: no token, one that may not write, a card that the hub does not take, or no connection.
     """
     api, where = _api(), f"{PREFIX}{repository}"
     with hub_errors(where):
         if api.whoami()["auth"].get("accessToken", {}).get("role") == "read":
             found, remedy = "the token may read only", f"make one that may write on the hub, then {LOGIN}"
             raise UserError("--push", found, "a token with the right to write", remedy)
+        _require_valid(files[CARD])
         if not api.repo_exists(repository):
             return Upload(repository, False, private, files, ())
         there = api.list_repo_files(repository)
         visible = bool(api.repo_info(repository).private)
     old = tuple(name for name in there if name.startswith(f"{model_folder}/") and name not in files)
     return Upload(repository, True, visible, files, old)
+
+
+def _require_valid(card: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard.load(card).validate()
+    except ValueError as error:
+        found = f"the hub does not take the model card ({str(error).strip()})"
+        raise UserError("--push", found, "a licence as the hub names it, as cc-by-4.0", "check --licence") from None
 
 
 def upload(plan: Upload, message: str) -> str:

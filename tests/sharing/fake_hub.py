@@ -22,7 +22,7 @@ class FakeHub:
 
     Attributes:
         repositories: ORG/NAME -> path -> content, as of the last commit.
-        private: names that only a token opens.
+        private, gated: names that only a token, or nobody yet, may read.
         tags: ORG/NAME -> tag -> path -> content.
         cut: path -> how many answers break off in its middle.
         asked: (method, path, Range) of every request for the content of a file.
@@ -30,6 +30,7 @@ class FakeHub:
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
+    gated: set[str] = field(default_factory=set)
     tags: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -80,6 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
         name, kind, revision, file = match.groups()
         if name not in self.hub.repositories or (name in self.hub.private and self._token not in (TOKEN, READER)):
             return self._refuse(401, "RepoNotFound")
+        if name in self.hub.gated:
+            return self._refuse(403, "GatedRepo")
+        if self.hub.repositories[name] is None:
+            return self._refuse(500, "")
         files = self.hub.files(name, revision)
         if files is None:
             return self._refuse(404, "RevisionNotFound")
@@ -96,7 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
+            wrong = b"license: mine" in body
+            found = [{"message": '"license" must be one of [apache-2.0, cc-by-4.0, other]'}] if wrong else []
+            return self._json({"errors": found, "warnings": []}, 400 if wrong else 200)
         if self._token != TOKEN:
             return self._refuse(403, "", "you need the right to write")
         if path == "/api/repos/create":
@@ -145,9 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(data[start:])
 
-    def _json(self, content: object) -> None:
+    def _json(self, content: object, status: int = 200) -> None:
         data = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

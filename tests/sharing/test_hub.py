@@ -75,9 +75,9 @@ def test_a_download_that_never_ends_is_half_and_no_model(hosted, monkeypatch, ca
     hosted.cut[weights] = 99
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert main(["info", "-m", "hf:org/organs"]) == 2
-    assert "cannot be fetched" in capsys.readouterr().err
+    assert "the connection to" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids.*not in the cache"):
         TrainedModel.open("hf:org/organs")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hosted.cut.clear()
@@ -90,6 +90,19 @@ def test_without_internet_the_cache_is_enough(hosted, monkeypatch):
     before = TrainedModel.open("hf:org/organs")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert TrainedModel.open("hf:org/organs").where == before.where
+
+
+def test_a_gated_repository_names_its_conditions(hosted):
+    hosted.gated.add("org/organs")
+    with pytest.raises(UserError, match="accept its conditions on its page"):
+        download("hf:org/organs")
+
+
+def test_a_hub_that_is_out_of_order(hosted, monkeypatch):
+    hosted.repositories["org/organs"] = None  # it answers 500
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="hf:org/organs: .*Remedy"):
+        download("hf:org/organs")
 
 
 def test_a_token_opens_a_private_repository(hosted, monkeypatch):
@@ -132,8 +145,8 @@ def test_no_internet_and_nothing_in_the_cache(hub, monkeypatch, capsys, offline)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     assert main(["info", "-m", "hf:org/organs"]) == 2
     error = capsys.readouterr().err
-    said = "HF_HUB_OFFLINE forbids to download it" if offline else "cannot be fetched from http://127"
-    assert said in error and str(constants.HF_HUB_CACHE) in error and "copied from another machine" in error
+    said = "HF_HUB_OFFLINE forbids to ask the hub" if offline else "the connection to http://127"
+    assert said in error and str(constants.HF_HUB_CACHE) in error and "copied from elsewhere" in error
 
 
 def test_a_token_that_is_none_is_named(hosted, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from nnunetv2.model_sharing import model_import
 
 from nnunetv2_clip.cli import main
@@ -228,6 +229,21 @@ def test_a_token_that_may_not_write_uploads_nothing(hub, model, monkeypatch, cap
     assert share("-m", model, "--push", "org/organs", "--yes") == 2
     shown = capsys.readouterr()
     assert message in shown.err and "Uploaded" not in shown.out and hub.repositories == {}
+
+
+def test_a_licence_that_the_hub_does_not_know_is_found_before_anything_is_made(hub, model, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert share("-m", model, "--push", "org/organs", "--yes", "--licence", "mine") == 2
+    error = capsys.readouterr().err
+    assert "does not take the model card" in error and "must be one of" in error and "check --licence" in error
+    assert hub.repositories == {}
+
+
+def test_without_a_connection_nothing_is_uploaded(hub, model, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert share("-m", model, "--push", "org/organs", "--yes") == 2
+    assert "HF_HUB_OFFLINE forbids to ask the hub" in capsys.readouterr().err
 
 
 def test_a_model_that_may_not_be_passed_on_is_not_uploaded(hub, tmp_path, model, monkeypatch, capsys):
