@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 SCORE = 1000  # nnU-Net keeps the sum of the weights of a label times this in half precision: near ties become ties
-BORDER = 2  # voxels: a point of the outermost cell is outside, and stays inside of the array if it is rounded
+BORDER = 2  # voxels of padding: the outermost cells are all padding, and all points far outside count as theirs
 CHUNK = 2**14  # points at once, so that their corners stay in the cache
 
 
@@ -99,7 +99,7 @@ def _look_up(cells: Tensor, points: Tensor) -> Tensor:
     last = torch.tensor(cells.shape[:0:-1], dtype=torch.float32) - 1  # the grid names its axes in reverse
     strides = torch.tensor(cells.stride()[:0:-1], dtype=torch.float64)  # exact, and a product of matrices is fast
     last = last.repeat(CHUNK, 1)  # operands of equal shape: faster than broadcasting along three columns
-    scale, centre = last / 2 - BORDER / 2, last / 2
+    scale, centre = last / 2 - (BORDER - 1), last / 2
     for start in range(0, len(points), CHUNK):
         chunk = points[start : start + CHUNK]
         of = slice(len(chunk))
