@@ -278,6 +278,7 @@ class Host:
 
         self.predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False)
         self.predictor.configuration_manager = SimpleNamespace(patch_size=list(PATCH))
+        self.predictor.plans_manager = SimpleNamespace(plans={})
         self.data = torch.randn((1, *low_shape(args.ct_size)), generator=torch.Generator().manual_seed(0))
 
 

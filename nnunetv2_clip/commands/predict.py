@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--postprocess", action="store_true", help="apply the rules that the model has learned")
     parser.add_argument("--max-ram", metavar="SIZE", help="stay below this much memory, for instance 6GB")
+    parser.add_argument("--skip-air", action="store_true", help="do not look at most of the air around the patient")
     parser.add_argument("--continue_prediction", action="store_true", help="leave out cases whose outputs are there")
     add(parser, "-num_parts", "-part_id", "--json")
 
@@ -77,7 +78,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
     wanted = Wanted.of(trained, args.classes, args.probabilities, args.postprocess)
     model = load_model(trained, args.device, args.f, args.chk, not args.disable_tta, args.step_size)
     wanted = wanted.learnt(model.classes)
-    predictor = CasePredictor(model.predictor, max_ram)
+    predictor = CasePredictor(model.predictor, max_ram, args.skip_air)
     predictor = predictor.for_classes(wanted.needed, wanted.thresholds, wanted.probabilities)
     settings = {
         "model": str(trained.where.resolve()),
@@ -87,6 +88,7 @@ def _predict(args: argparse.Namespace, trained, images: Path, cases, left_out: l
         "images": str(images),
         "step_size": args.step_size,
         "mirroring": not args.disable_tta,
+        "skip_air": args.skip_air,
         "device": str(model.device),
         "never_learnt": list(wanted.never_learnt),
         "left_out": left_out,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,22 @@ import numpy as np
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
+from tqdm import tqdm
 
 from nnunetv2_clip.device import compiles_on
 from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.inference.air import air_bound
 from nnunetv2_clip.inference.grid import Preprocessed, preprocess
 from nnunetv2_clip.inference.inputs import InputImage
 from nnunetv2_clip.inference.masks import Mask
-from nnunetv2_clip.inference.memory import GB, peak_bytes, reset_peak, used_bytes
+from nnunetv2_clip.inference.memory import (
+    GB,
+    classes_at_a_time,
+    free_beside,
+    peak_bytes,
+    reset_peak,
+    used_bytes,
+)
 from nnunetv2_clip.inference.restricted import drop_untrained
 from nnunetv2_clip.inference.sliding import SlidingWindow
 from nnunetv2_clip.inference.streaming import StreamingExport
@@ -40,7 +50,7 @@ class Prediction:
         masks: class -> mask, for every class asked for.
         probabilities: class -> (X, Y, Z) uint16, in steps of 1/65535.
         seconds: stage -> time.
-        num_passes: how often the network ran, because the memory budget did not hold all classes at once.
+        num_passes: how often the network ran, because memory did not hold the sums of all classes at once.
     """
 
     masks: dict[str, Mask]
@@ -55,9 +65,13 @@ class CasePredictor:
     Args:
         predictor: from `load_predictor`.
         max_ram: bytes that the process should stay below; None: all classes at once.
+        skips_air: windows that hold only air around the patient have one answer (inference/air.py).
+
+    Raises:
+        UserError: air cannot be told from the values that this model sees.
     """
 
-    def __init__(self, predictor, max_ram: int | None = None):
+    def __init__(self, predictor, max_ram: int | None = None, skips_air: bool = False):
         self._predictor = predictor
         self.names = tuple(predictor.network.class_names)
         self.trained = tuple(drop_untrained(predictor))
@@ -65,6 +79,9 @@ class CasePredictor:
         self._thresholds: Mapping[str, float] = {}
         self._probabilities: tuple[str, ...] = ()
         self._max_ram = max_ram
+        schemes = predictor.configuration_manager.normalization_schemes
+        self._air_bound = air_bound(predictor.plans_manager.plans, schemes) if skips_air else None
+        self._said: set[str] = set()
 
     def for_classes(
         self,
@@ -127,44 +144,84 @@ class CasePredictor:
 
     def run(self, case: Preprocessed, where: object, make_export) -> tuple[list, dict[str, float]]:
         """Stream the logits into `make_export(names)`, one for each pass of the network; and the time they took."""
-        window = SlidingWindow(self._predictor, self._networks, torch.from_numpy(np.ascontiguousarray(case.data)))
+        data = torch.from_numpy(np.ascontiguousarray(case.data))
+        window = SlidingWindow(self._predictor, self._networks, data, self._air_bound)
+        device, count = self._where_to_sum(window, case, where)
         exports, seconds = [], {"network": 0.0, "export": 0.0}
-        for names in self._passes(window, case, where):
-            export = make_export(names)
-            clock = _Clock(export.push, self._predictor.device)
-            start = time.perf_counter()
-            with _only(self._networks, names):
-                self._slide(window, len(names), clock)
-            seconds["network"] += time.perf_counter() - start - clock.seconds
-            seconds["export"] += clock.seconds
+        for first in range(0, len(self.trained), count):
+            names = self.trained[first : first + count]
+            export = self._pass(window, names, make_export(names), device, seconds)
+            if export is None:
+                device = self._main_memory("the device ran out of it")
+                export = self._pass(window, names, make_export(names), device, seconds)
             exports.append(export)
         return exports, seconds
 
-    def _slide(self, window: SlidingWindow, num_classes: int, sink) -> None:
-        """Sums on the device of the network if they fit there beside it, else in main memory."""
-        device = self._predictor.device
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if 2 * num_classes * window.buffer_bytes_per_class > free / 2:
-                device = torch.device("cpu")
-        window.run(num_classes, sink, device)
+    def _pass(self, window: SlidingWindow, names: Sequence[str], export, device: torch.device, seconds: dict):
+        """The export, after one pass of the network over the image for these classes; None: the sums did not fit."""
+        clock = _Clock(export.push, self._predictor.device)
+        start = time.perf_counter()
+        try:
+            with _only(self._networks, names):
+                window.run(len(names), clock, device)
+        except torch.cuda.OutOfMemoryError:
+            if device.type == "cpu":
+                raise  # the network itself does not fit
+            return None
+        if window.finds_in_air:
+            self._say_once("Note: --skip-air is without effect", "the model finds some class in air")
+        seconds["network"] += time.perf_counter() - start - clock.seconds
+        seconds["export"] += clock.seconds
+        return export
 
-    def _passes(self, window: SlidingWindow, case: Preprocessed, where: object) -> list[tuple[str, ...]]:
-        """The classes of each pass of the network; one pass unless the memory budget forbids it."""
-        if self._max_ram is None:
-            return [self.trained]
+    def _where_to_sum(self, window: SlidingWindow, case: Preprocessed, where: object) -> tuple[torch.device, int]:
+        """The device of the sums, and for how many classes at a time: all of them, unless memory forbids it."""
+        device, count = self._predictor.device, len(self.trained)
+        free = free_beside(window.look_at_one_patch, device)
+        if free is not None:
+            base = 2 * window.buffer_bytes_per_class + _resampled_bytes(window, case) + SLACK_BYTES
+            per_class = window.buffer_bytes_per_class + 2 * window.patch_bytes_per_class
+            count = classes_at_a_time(len(self.trained), per_class, free - base)
+            if not count:
+                needed = base + len(self.trained) * per_class
+                device = self._main_memory(f"the device has {free / GB:.1f} GB free, they need {needed / GB:.1f} GB")
+                count = len(self.trained)
+        if self._max_ram is not None:
+            count = min(count, self._classes_within_budget(window, case, where))
+        return device, count
+
+    def _main_memory(self, reason: str) -> torch.device:
+        self._say_once("Note: logits are summed in main memory, which is slower", reason)
+        return torch.device("cpu")
+
+    def _say_once(self, what: str, why: str) -> None:
+        """On stderr, for the first of many cases."""
+        if what not in self._said:
+            tqdm.write(f"{what}: {why}", file=sys.stderr)
+        self._said.add(what)
+
+    def _classes_within_budget(self, window: SlidingWindow, case: Preprocessed, where: object) -> int:
+        """How many classes at a time fit into `max_ram`.
+
+        Raises:
+            UserError: not even one.
+        """
         reset_peak()
         window.look_at_one_patch()
-        out_plane = 4 * len(case.maps[1]) * len(case.maps[2])
-        rows = 2 + window.buffer_bytes_per_class // (4 * case.data.shape[2] * case.data.shape[3])
-        resampled = 3 * rows * out_plane  # one class at a time: widened, and two neighbours to mix
         volumes = int(np.prod(case.placement.file_shape)) * (1 + 2 * len(self._probabilities))
-        base = peak_bytes() + resampled + volumes + SLACK_BYTES
-        # sums, the rows between two slabs, and at the worst a bit per voxel of the output
-        per_class = 2 * window.buffer_bytes_per_class + int(np.prod(case.placement.file_shape)) // 8
+        base = peak_bytes() + _resampled_bytes(window, case) + volumes + SLACK_BYTES
+        # sums, the rows between two slabs, an answer that windows share, and at the worst a bit per voxel of the output
+        per_class = 2 * window.buffer_bytes_per_class + window.patch_bytes_per_class
+        per_class += int(np.prod(case.placement.file_shape)) // 8
         self._require(base + per_class, where)
-        count = (self._max_ram - base) // per_class
-        return [self.trained[start : start + count] for start in range(0, len(self.trained), count)]
+        return (self._max_ram - base) // per_class
+
+
+def _resampled_bytes(window: SlidingWindow, case: Preprocessed) -> int:
+    """What the export holds of one class at a time: rows that are widened, and two neighbours to mix."""
+    out_plane = 4 * len(case.maps[1]) * len(case.maps[2])
+    rows = 2 + window.buffer_bytes_per_class // (4 * case.data.shape[2] * case.data.shape[3])
+    return 3 * rows * out_plane
 
 
 class _Clock:

@@ -26,7 +26,10 @@ from nnunetv2_clip.trained_model import DATASET_JSON, PLANS_JSON
 
 RECORD = "prediction"
 # What makes a job: it decides which voxels a folder holds, and may not change in the middle of one.
-JOB = ("model", "weights", "folds", "checkpoint", "images", "step_size", "mirroring", "classes", "postprocessing")
+JOB = (
+    *("model", "weights", "folds", "checkpoint", "images", "step_size", "mirroring", "skip_air"),
+    *("classes", "postprocessing"),
+)
 
 
 @dataclass(frozen=True)

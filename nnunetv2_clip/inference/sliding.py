@@ -11,6 +11,7 @@ the masks equal; letting rows go saves more memory than halving them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,9 +25,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nnunetv2_clip.inference.air import air_windows
 from nnunetv2_clip.tables import Finite, Row, checked
 from nnunetv2_clip.trained_model import PLANS_KEY
 
+PROBE_EVERY = 8  # of the windows of air: is anything found there
+NOTHING_FOUND = -2.2  # logit of a probability of 0.1: below every threshold that rules have
 WINDOW_ENTRY = "window"  # in our entry of the plans
 
 
@@ -56,8 +60,10 @@ REFERENCE = Window(floor=1e-3, positions="steps")  # of the authors of the paper
 class SlidingWindow:
     """The patches of one image and the networks (one per fold) that look at them."""
 
-    def __init__(self, predictor: nnUNetPredictor, networks: Sequence[nn.Module], data: Tensor):
-        """`data` is (1, Z, Y, X) float32 on the CPU."""
+    def __init__(
+        self, predictor: nnUNetPredictor, networks: Sequence[nn.Module], data: Tensor, air_bound: float | None = None
+    ):
+        """`data` is (1, Z, Y, X) float32 on the CPU; windows of air have one answer if its largest value is given."""
         self._predictor, self._networks = predictor, tuple(networks)
         patch = tuple(predictor.configuration_manager.patch_size)
         self._data, unpad = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
@@ -66,11 +72,18 @@ class SlidingWindow:
         self._slicers = self._patches(patch)
         self._depth = patch[0] if len(patch) == 3 else 1
         self._patch = patch
+        self._air = frozenset() if air_bound is None else air_windows(self._data, self._slicers, air_bound)
+        self.finds_in_air = False  # said by the last run
 
     @property
     def buffer_bytes_per_class(self) -> int:
         """Memory that `run` holds for each class at a time: the sums, and a copy of one class while they move."""
         return 4 * self._depth * self._data.shape[2] * self._data.shape[3]
+
+    @property
+    def patch_bytes_per_class(self) -> int:
+        """Memory of the logits of one class in one patch, in single precision."""
+        return 4 * math.prod(self._patch)
 
     def look_at_one_patch(self) -> None:
         """Run the networks once, to see what that costs."""
@@ -83,15 +96,19 @@ class SlidingWindow:
         sums = torch.zeros((num_classes, self._depth, *plane), device=device)
         weights = torch.zeros((self._depth, *plane), device=device)
         gaussian = self._gaussian().to(device)
-        base = 0
-        for slicer in tqdm(self._slicers, "patches", leave=False, unit="patch"):
+        base, answers = 0, _Answers(self._predict, self._data, self._slicers, self._air)
+        self.finds_in_air = answers.finds_in_air
+        slicers = self._slicers
+        if self._predictor.allow_tqdm:
+            slicers = tqdm(slicers, "patches", leave=False, unit="patch")
+        for number, slicer in enumerate(slicers):
             start = slicer[1].start if isinstance(slicer[1], slice) else slicer[1]
             if start > base:
                 self._release(sums, weights, base, start - base, sink)
                 base = start
             window = (slice(None), slice(0, self._depth), *slicer[-2:])
             # 2d patches have no rows: they fill the only one
-            logits = self._predict(slicer).to(device).view(num_classes, self._depth, *self._patch[-2:])
+            logits = answers.of(number).to(device).view(num_classes, self._depth, *self._patch[-2:])
             sums[window].addcmul_(logits.float(), gaussian)
             weights[window[1:]] += gaussian
         self._release(sums, weights, base, self._depth, sink)
@@ -142,3 +159,37 @@ class SlidingWindow:
         for values in (*sums, weights):
             values[:left] = values[count:].clone()
             values[left:] = 0
+
+
+class _Answers:
+    """What the networks say about each window; windows that hold the same have one answer.
+
+    The same: one value in all voxels, such as clipped air or what pads a CT; then the answer is the one that each of
+    them would get. Or they are windows of air: then every eighth of them is predicted, and if no class has a
+    probability worth naming in any of these, all have the last one's answer.
+    """
+
+    def __init__(self, predict: Callable[[tuple], Tensor], data: Tensor, slicers: Sequence[tuple], air: frozenset[int]):
+        self._predict, self._data, self._slicers = predict, data, slicers
+        self._of_value: tuple[float, Tensor] | None = None
+        self._of_air: Tensor | None = None
+        self.finds_in_air = False
+        for number in sorted(air)[::PROBE_EVERY]:
+            self._of_air = predict(slicers[number])
+            self.finds_in_air = bool((self._of_air > NOTHING_FOUND).any())
+            if self.finds_in_air:
+                break
+        self._air = frozenset() if self.finds_in_air else air
+
+    def of(self, number: int) -> Tensor:
+        """(K, *patch) logits of a window; not to be changed."""
+        if number in self._air:
+            assert self._of_air is not None
+            return self._of_air
+        slicer = self._slicers[number]
+        lowest, highest = (float(value) for value in self._data[slicer].aminmax())
+        if lowest != highest:
+            return self._predict(slicer)
+        if self._of_value is None or self._of_value[0] != lowest:
+            self._of_value = lowest, self._predict(slicer)
+        return self._of_value[1]
