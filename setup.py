@@ -67,7 +67,7 @@ def main() -> None:
             "Intended Audience :: Science/Research",
             "Intended Audience :: Healthcare Industry",
             "Operating System :: POSIX :: Linux",
-            *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+            *(f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 14)),
             "Topic :: Scientific/Engineering :: Artificial Intelligence",
             "Topic :: Scientific/Engineering :: Image Recognition",
             "Topic :: Scientific/Engineering :: Medical Science Apps.",
