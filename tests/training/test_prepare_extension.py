@@ -15,7 +15,7 @@ from nnunetv2_clip.text.encode import encode
 from nnunetv2_clip.text.table import TextTable, text_hash
 from tests.inference.conftest import make_plans, random_network
 
-CLASSES = ("spleen", "liver", "liver_tumor")
+CLASSES = ("liver", "spleen", "liver_tumor")  # in painting order
 UNTRAINED = "liver_tumor"
 SACRUM = {"index": 33, "name": "sacrum"}
 NAME = "nnUNetPlans_extended"
@@ -108,7 +108,7 @@ def test_frozen_writes_plans_text_and_weights_and_says_what_comes_next(model, fo
     assert plans[intensities] == old[intensities]
     ours = plans["nnunetv2_clip"]
     assert ours["postprocessing"] == old["nnunetv2_clip"]["postprocessing"]
-    assert ours["extension"]["known"] == ["spleen", "liver"]
+    assert ours["extension"]["known"] == ["liver", "spleen"]
     assert ours["extension"]["parts"] == [["sacrum"]]
     assert str(folders) not in json.dumps(plans)
     assert (preprocessed(folders) / "dataset.json").is_file()
@@ -183,7 +183,7 @@ def test_fine_tuning_with_pseudo_labels_has_one_part_for_all(model, folders):
     assert extend(model, "--mode", "fine-tune") == 0
     ours = read_json(preprocessed(folders) / "nnUNetPlans_finetuned.json", "")["nnunetv2_clip"]
     assert ours["extension"]["parts"] == []
-    assert ours["extension"]["known"] == ["spleen", "liver"]
+    assert ours["extension"]["known"] == ["liver", "spleen"]
 
 
 def refused(capsys, model, folders, *options):

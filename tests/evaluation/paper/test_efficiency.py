@@ -47,6 +47,7 @@ def plans(tmp_path):
     path.write_text(
         json.dumps({"configurations": {"3d_fullres": {"architecture": architecture, "patch_size": [16, 16, 8]}}})
     )
+    (tmp_path / "dataset.json").write_text("{}")
     return path
 
 
