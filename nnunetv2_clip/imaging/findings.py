@@ -76,6 +76,12 @@ _ROWS = (
         "export it again with rescale slope and intercept, or leave the case out",
         WARNED,
     ),
+    Kind(
+        "clipped",
+        "Hounsfield units are not cut off above the value of air",
+        "give the CT as it was stored: a model that has not seen clipped CTs may find less",
+        ("accepted", "warning", "accepted"),
+    ),
     Kind("body size", "a body with air around it is 60 mm wide or more", "correct the voxel size", WARNED),
     Kind(
         "orientation",

@@ -19,7 +19,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.anatomy import check_anatomy
 from nnunetv2_clip.imaging.body import Body, find_body
 from nnunetv2_clip.imaging.findings import ScanFinding, Stage, refuse_scan, settle
-from nnunetv2_clip.imaging.hounsfield import not_hounsfield
+from nnunetv2_clip.imaging.hounsfield import clipped, not_hounsfield
 from nnunetv2_clip.imaging.nifti import (
     UNREADABLE,
     Geometry,
@@ -118,8 +118,14 @@ def voxel_findings(
     if modality.upper() != CT:
         return ()
     text, problem = not_hounsfield(image), check_anatomy(image, labels).problem
-    found = (ScanFinding("Hounsfield units", text),) if text else _size_findings(find_body(image))
+    found = (ScanFinding("Hounsfield units", text),) if text else _value_findings(image)
     return (*found, ScanFinding("orientation", f"looks {problem}")) if problem else found
+
+
+def _value_findings(image: Volume) -> tuple[ScanFinding, ...]:
+    """Of an image in Hounsfield units."""
+    text = clipped(image)
+    return (*((ScanFinding("clipped", text),) if text else ()), *_size_findings(find_body(image)))
 
 
 def _size_findings(body: Body) -> tuple[ScanFinding, ...]:

@@ -270,3 +270,12 @@ def test_no_damaged_header_changes_the_geometry_unnoticed(tmp_path):
             counts["same grid"] += 1
     print(f"{NUM_DAMAGED} damaged headers: {dict(counts)}")
     assert sum(counts.values()) == NUM_DAMAGED
+
+
+def test_a_clipped_ct_is_warned_of_before_a_prediction_and_accepted_in_a_dataset():
+    phantom = make_phantom(0, (6, 6, 6))
+    image = Volume(np.clip(phantom.image, -160, 240), phantom.affine)
+    assert [finding.kind for finding in voxel_findings("a.nii.gz", image)] == ["clipped"]
+    [warning] = scan_warnings("a.nii.gz", image, "predict")
+    assert warning.startswith("values clipped to -160 to 240")
+    assert scan_warnings("a.nii.gz", image, "convert") == ()
