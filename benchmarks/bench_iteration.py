@@ -38,6 +38,7 @@ def measure_variant(variant: str, device: str, planner: str, seconds: float) -> 
 
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     os.environ["nnUNet_n_proc_DA"] = "0"
+    torch.backends.cudnn.benchmark = True  # as nnUNetv2_train has it
     trainer = make_trainer(variant, device, planner)
     trainer.network.train()
     loader, _ = trainer.get_dataloaders()
@@ -151,7 +152,9 @@ def run_alone(variant: str, planner: str) -> dict:
     """The measurement in a fresh process: peak memory never goes down within one."""
     command = [sys.executable, *sys.argv, "--variant", variant, "--planners", planner]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.split("RESULT ")[1])
+    result = output.split("RESULT ")[1].strip()
+    print(f"{NAMES[variant]}, {planner}: {result}", flush=True)
+    return json.loads(result)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,9 @@ def main() -> None:
         stages,
         folder=args.pages or results_folder(args.device),
     )
+    ours = next(iter(results.values()))
+    if "failed" in ours:
+        raise SystemExit(ours["failed"])
 
 
 def columns(one: dict, device: str) -> list[str]:

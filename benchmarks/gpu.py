@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --minutes 9                 # cut earlier; call it again and it goes on
     python benchmarks/gpu.py --device cpu --small        # a trial without GPU: the figures mean nothing
 
-Needs the repository and an installed package, nothing else. Prints as it goes. Every step leaves its page and its log
-in benchmarks/results/gpu/CARD/ (in the work folder for a trial) at once, so that a run can be cut at any point; what is
-done with the same sources is not done again. README.md there says which steps ran, and how they ended.
+Needs the repository and an installed package with pytest: no internet, no git. Prints as it goes. Every step leaves its
+page and its log in benchmarks/results/gpu/CARD/ (in the work folder for a trial) at once, so that a run can be cut at
+any point; what is done with the same sources is not done again. README.md there says which steps ran, and how they
+ended.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +75,7 @@ STEPS = (
         "iteration",
         "a training iteration with ResEncL plans against stock with 2 and 32 regions",
         ("benchmarks/bench_iteration.py", "--device", "DEVICE", "--pages", "PAGES", "--work", "WORK/iteration"),
-        full=("--planners", "resenc"),
+        full=("--planners", "resenc", "--threads", "8"),  # which draw the batches, before the clock starts
         small=("--planners", "small", "--seconds", "1"),
     ),
     Step(
@@ -111,11 +113,26 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device. Expected: one NVIDIA GPU. For a trial: --device cpu --small")
+    check_installed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `run` ends what it has started
     args.work = args.work.resolve() / f"gpu_{args.device}{'_small' * args.small}"
     args.pages = args.work / "pages" if args.small else results_folder(args.device)
     args.work.mkdir(parents=True, exist_ok=True)
     args.pages.mkdir(parents=True, exist_ok=True)
     run_all([step for step in STEPS if args.only is None or step.name in args.only], args)
+
+
+def check_installed() -> None:
+    """The commands that the steps call stand beside this Python, and nnU-Net will find our trainers."""
+    folder, commands = Path(sys.executable).parent, ("nnunetv2_clip", "nnUNetv2_train", "pytest", "python")
+    missing = [f"the command {name}" for name in commands if not (folder / name).is_file()]
+    if "nnUNet_extTrainer" not in os.environ:  # a file beside the packages sets it at each start of Python
+        missing.append("our trainers for nnU-Net")
+    if missing:
+        raise SystemExit(
+            f"{sys.executable} lacks {', '.join(missing)}. Expected: this package, installed for it. Remedy: "
+            f"{sys.executable} -m pip install -e . pytest (without internet: --no-index --find-links FOLDER_OF_WHEELS)"
+        )
 
 
 def run_all(steps: list[Step], args: argparse.Namespace) -> None:
@@ -161,13 +178,19 @@ def run(step: Step, args: argparse.Namespace, seconds: float) -> str:
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
         watch = Watch(process, seconds)
-        for line in process.stdout or ():
-            text = line.decode("utf-8", "replace")
-            print(text, end="", flush=True)
-            log.write(text)
-            log.flush()
-        code = process.wait()
-        watch.cancel()
+        try:
+            for line in process.stdout or ():
+                text = line.decode("utf-8", "replace")
+                print(text, end="", flush=True)
+                log.write(text)
+                log.flush()
+            code = process.wait()
+        except BaseException:  # Ctrl-C does not reach it, as it has a session of its own
+            watch.stop()
+            process.wait()
+            raise
+        finally:
+            watch.cancel()
     if watch.has_stopped_it:
         return "cut: no time left"
     return DONE if code == 0 else f"FAILED (exit code {code})"
@@ -180,13 +203,14 @@ class Watch:
         from threading import Timer
 
         self._process, self.has_stopped_it = process, False
-        self._timer = Timer(seconds, self._stop)
+        self._timer = Timer(seconds, self.stop)
         self._timer.start()
         self.cancel = self._timer.cancel
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self.has_stopped_it = True
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Status:

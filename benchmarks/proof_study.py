@@ -30,6 +30,7 @@ from nnunetv2_clip.painting import unpaint
 from nnunetv2_clip.phantom.anatomy import Phantom
 
 Dataset = tuple[int, str]  # id, name
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PARTIAL, FULL, PLANS = (970, "Partial"), (971, "Full"), "CLIPSmallPlans"
 MEMORY_GB = 0.045  # planned for: a batch of about four patients
 NUM_EPOCHS = 20  # the learning rate falls once in each
@@ -82,14 +83,18 @@ class Study:
 
     def prepare(self) -> None:
         """Both datasets (partial and full labels of the same patients), planned and preprocessed; once."""
+        is_prepared = (self.folder / "prepared").is_file()
+        if not is_prepared:  # what a run left that was stopped here would pass for other patients
+            for name in ("patients", *NNUNET_FOLDERS):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         self.use_folders()
-        if not (self.folder / "prepared").is_file():
+        if not is_prepared:
             self._prepare()
             (self.folder / "prepared").touch()
 
     def use_folders(self) -> None:
         """nnU-Net's folders are those of this study, and batches are made in this process: the seed decides them."""
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        for name in NNUNET_FOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
             os.environ[name] = str(self.folder / name)
         os.environ.update(nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1")
@@ -239,9 +244,10 @@ def make_predictor(trainer):
     predictor = nnUNetPredictor(
         use_mirroring=False, perform_everything_on_device=False, device=trainer.device, allow_tqdm=False
     )
-    weights = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    network = getattr(trainer.network, "_orig_mod", trainer.network)  # nnU-Net compiles it on a GPU
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
     managers = trainer.plans_manager, trainer.configuration_manager
-    predictor.manual_initialization(trainer.network, *managers, [weights], trainer.dataset_json, "", None)
+    predictor.manual_initialization(network, *managers, [weights], trainer.dataset_json, "", None)
     return predictor
 
 

@@ -57,10 +57,13 @@ def prepare(work: Path, planner: str = "small") -> None:
     folder = work / "nnUNet_preprocessed" / planning.dataset
     if not (folder / "dataset_fingerprint.json").is_file():
         _convert(work, planning)
-    if not (folder / f"{planning.plans}_3d_fullres").is_dir():
+    # Of its own: the folder of a preprocessing that was stopped lacks cases.
+    marker = work / f"prepared_{planning.dataset_id}_{planning.plans}"
+    if not marker.is_file():
         number = planning.dataset_id
         _call("nnunetv2_clip", "plan", "-d", number, "-pl", planning.planner, "-gpu_memory_target", planning.memory_gb)
         _call("nnUNetv2_preprocess", "-d", number, "-plans_name", planning.plans, "-c", "3d_fullres", "-np", 1)
+        marker.touch()
 
 
 def _convert(work: Path, planning: Planning) -> None:

@@ -1,12 +1,72 @@
 """The experiments run from end to end at their smallest size, and what they write there replaces no result."""
 
+import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_an_interrupted_run_on_a_gpu_leaves_no_process(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    step = gpu.Step("wait", "", ("-c", "echo $$ > WORK/pid; echo begun; sleep 100"), program="bash")
+    monkeypatch.setattr("builtins.print", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run(step, Namespace(device="cpu", work=tmp_path, pages=tmp_path, small=True), seconds=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_what_a_run_on_a_gpu_needs_is_said_before_it_begins(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu
+
+    gpu.check_installed()
+    monkeypatch.delenv("nnUNet_extTrainer")
+    with pytest.raises(SystemExit, match="lacks our trainers"):
+        gpu.check_installed()
+
+
+def test_a_network_that_nnunet_has_compiled_is_scored(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import proof_study
+
+    network = torch.nn.Linear(2, 2)
+    trainer = Mock(network=torch.compile(network, backend="eager"), device=torch.device("cpu"))
+    predictor = proof_study.make_predictor(trainer)
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])  # as nnU-Net does before it predicts
+    assert predictor.network is network
+
+
+def test_patients_of_a_study_that_was_stopped_are_made_anew(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import proof_study
+
+    def stopped(study):
+        assert list((study.folder / "nnUNet_raw").iterdir()) == []
+        (study.folder / "nnUNet_raw" / "half").touch()
+        raise KeyboardInterrupt
+
+    for name in proof_study.NNUNET_FOLDERS:
+        monkeypatch.setenv(name, "")  # given back afterwards
+    for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(proof_study.Study, "_prepare", stopped)
+    study = proof_study.Study(tmp_path, 0, proof_study.Size(1, 1, 1, (9, 9, 9)))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            study.prepare()
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def resample_labels(labels: Tensor, grid: Tensor, padding_label: int) -> Tensor:
         (C, *P) of the type of `labels`. Of equal sums wins the nearest voxel's label, else the lowest label.
     """
     lowest = min(int(labels.min()), padding_label)
-    few = int(labels.max()) - lowest < _several(torch.uint8)
+    few = max(int(labels.max()), padding_label) - lowest < _several(torch.uint8)
     compact = (labels - lowest).to(torch.uint8 if few else labels.dtype)  # a byte a voxel: less memory to go through
     padded = pad(compact, (BORDER, BORDER) * grid.shape[-1], value=padding_label - lowest)
     points = grid.reshape(-1, grid.shape[-1])

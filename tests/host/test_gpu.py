@@ -6,6 +6,7 @@
 # Shapes: P pairs.
 
 import os
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -19,7 +20,13 @@ from nnunetv2_clip.networks.universal import bare_network
 
 pytestmark = pytest.mark.gpu
 NAME = os.environ.get("NNUNETV2_CLIP_TEST_DEVICE", "cuda")
-HALF = {"float16": (torch.float16, 2e-3), "bfloat16": (torch.bfloat16, 2e-2)}
+# Of the logits, of the gradients of features and of parameters, in the 2-norm. A GPU cuts digits off for its products
+# (TF32): a ReLU in two thousand flips, and the gradient of a flipped voxel is as wrong as it is large.
+TOLERANCES = {
+    torch.float32: (2e-5, 5e-3, 1e-3),
+    torch.float16: (2e-3, 5e-2, 1e-2),
+    torch.bfloat16: (1e-2, 5e-2, 1e-2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +80,8 @@ def head_problem(device, dtype, num_pairs=6):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), *HALF.values()])
-def test_head_under_autocast_equals_plain_convolutions(device, dtype, tolerance, layout):
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_head_under_autocast_equals_plain_convolutions(device, dtype, layout):
     features, theta, cases = head_problem(device, dtype)
     mixed = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     with mixed:
@@ -86,7 +93,8 @@ def test_head_under_autocast_equals_plain_convolutions(device, dtype, tolerance,
     got = torch.autograd.grad((logits.double() * weight.to(device)).sum(), (features, theta))
     exact = torch.autograd.grad((wanted * weight).sum(), (wanted_features, wanted_theta))
     pairs = zip((logits, *got), (wanted, *exact), strict=True)
-    assert [difference(*pair) < tolerance for pair in pairs] == [True] * 3
+    found = [difference(*pair) for pair in pairs]
+    assert all(value < tolerance for value, tolerance in zip(found, TOLERANCES[dtype], strict=True)), found
 
 
 def test_the_fused_kernel_is_what_runs_on_a_card_of_its_kind(device):
@@ -186,19 +194,20 @@ def test_channels_last_gives_the_same_step(make_trainer, device, exact):
     np.testing.assert_allclose(turned[0], plain[0], rtol=1e-4)
 
 
-def test_a_step_waits_for_the_device_at_most_four_times(make_trainer, device, recwarn):
+def test_a_step_waits_for_the_device_at_most_four_times(make_trainer, device):
     if device.type != "cuda":
         pytest.skip("CUDA counts them; on the CPU tests/host/test_syncs.py does")
     trainer = prepared(make_trainer, device, torch.float16)
     weights_after(trainer, 4)
     batch = next(iter(drawn_batches(trainer, 1)))
-    recwarn.clear()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        trainer.train_step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [str(one.message) for one in recwarn if "synchroniz" in str(one.message)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # else a line that waits twice counts once
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer.train_step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{one.filename}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)]
     assert len(waits) <= 4, waits
 
 

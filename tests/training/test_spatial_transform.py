@@ -113,6 +113,14 @@ def test_label_values_that_need_more_than_a_byte():
     assert torch.equal(far, resample_labels(labels, grid, -1) * 1000)
 
 
+def test_few_labels_but_a_far_one_as_padding():
+    labels = label_maps(np.random.default_rng(0), (1, 20, 14, 18), 4, coarse=2)
+    grid = transform((24, 20, 20)).get_parameters(image=labels)["grid"]
+    expected = resample_labels(labels, grid, 9)
+    assert (expected == 9).any()
+    assert torch.equal(resample_labels(labels, grid, 255), torch.where(expected == 9, 255, expected))
+
+
 def test_a_patch_of_one_label():
     grid = transform((5, 6)).get_parameters(image=torch.zeros(1, 7, 8))["grid"]
     assert torch.equal(resample_labels(torch.full((2, 7, 8), 3), grid, 3), torch.full((2, 5, 6), 3))
