@@ -72,6 +72,11 @@ class ClassRow(Row):
         object.__setattr__(self, "prompt", self.prompt.strip() or self.name.replace("_", " "))
         object.__setattr__(self, "side", self.side or side_in_name(self))
 
+    @property
+    def lies_in_organ(self) -> bool:
+        """Without a typical volume of its own: a tumour, a cyst, the vessels of the liver; no lobe."""
+        return bool(self.parents) and not self.volume_ml
+
 
 def side_in_name(row: ClassRow) -> str | None:
     """The side that a word of the name tells of a class with a partner: left_ovary, hip_r."""

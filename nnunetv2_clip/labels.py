@@ -20,6 +20,7 @@ from nnunetv2_clip.files import read_json
 
 ClassSet = frozenset[str]
 Box = tuple[slice, ...] | EllipsisType
+Region = int | tuple[int, ...]  # as nnU-Net has it
 IGNORE = "ignore"
 UNDECLARED = (
     "correct the label file, or name the values in the source's label table; in a table of your own, "
@@ -278,6 +279,12 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
 def region_values(region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
     """The label values of one entry of `labels`, as they stand there."""
     return tuple(region) if isinstance(region, list | tuple) else (region,)
+
+
+def classes_of_regions(labels: Mapping) -> dict[Region, str]:
+    """nnU-Net's key in `class_locations` of a preprocessed case -> class."""
+    regions = {name: labels[name] for name in class_names(labels)}
+    return {tuple(region) if isinstance(region, list) else region: name for name, region in regions.items()}
 
 
 def label_sets(

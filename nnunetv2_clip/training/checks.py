@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.files import read_json, write_json
+from nnunetv2_clip.labels import classes_of_regions
 from nnunetv2_clip.losses.masked import world_size
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
@@ -25,7 +26,7 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
         raise UserError(folder / MANIFEST_FILE, found, "only classes of dataset.json", remedy)
 
 
-def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dataset) -> None:
+def check_cases(manifest: Manifest, labels: Mapping, dataset) -> None:
     """Every case is in the manifest, and its label map shows no class that the manifest calls neither annotated nor
     pseudo label.
 
@@ -39,10 +40,7 @@ def check_cases(manifest: Manifest, classes: Sequence[str], labels: Mapping, dat
     Raises:
         UserError: names the case.
     """
-    # nnU-Net's keys of regions in `class_locations`, the voxels of each as the preprocessing stored them
-    regions = {
-        tuple(labels[name]) if isinstance(labels[name], list | tuple) else labels[name]: name for name in classes
-    }
+    regions = classes_of_regions(labels)
     folder = Path(dataset.source_folder)
     note = folder.with_name(f"{folder.name}_labels_checked.json")
     agreed = read_json(note, "delete it") if note.is_file() else {}

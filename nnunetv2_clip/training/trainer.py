@@ -20,7 +20,7 @@ from nnunetv2_clip.device import compiles_on
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.labels import class_names
+from nnunetv2_clip.labels import class_names, classes_of_regions
 from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
 from nnunetv2_clip.losses.pair_sums import membership_table, pair_sums
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
@@ -36,6 +36,7 @@ from nnunetv2_clip.training.class_log import ClassCounts
 from nnunetv2_clip.training.distributed import device_of_this_process, join_processes, share_of_rank, wrap_network
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.final_validation import FinalValidation
+from nnunetv2_clip.training.forced_patches import ClassDraw, ForcedPatches
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.spatial_transform import with_fast_labels
@@ -51,6 +52,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     # Settings that a variant overrides.
     sampling_balance = 0.5  # 0: cases uniformly, 1: datasets and classes uniformly (training/sampling.py)
+    patch_balance = 1.0  # of forced patches; 0: classes of a case uniformly, 1: by weight (training/forced_patches.py)
     max_bad_steps = 25  # this many non-finite losses in a row stop the run
 
     # What nnU-Net sets to None until `initialize`, or calls something wider.
@@ -122,8 +124,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             UserError: there is none.
         """
         names = set().union(*(self.manifest.case(str(case_id)).supervised for case_id in self.do_split()[0]))
-        if self.extension:
-            names &= set(compress(self.classes, self.extension.gives_loss(self.classes)))
+        names &= self._learning
         if not names:
             raise UserError(
                 f"{self.manifest.where}, fold {self.fold}",
@@ -132,6 +133,12 @@ class CLIPUniversalTrainer(nnUNetTrainer):
                 "train another fold, or look at 'annotated' in the manifest",
             )
         return names.union(self.extension.known if self.extension else ())
+
+    @property
+    def _learning(self) -> set[str]:
+        """The classes whose loss changes something."""
+        is_learning = self.extension.gives_loss(self.classes) if self.extension else np.ones(len(self.classes), bool)
+        return set(compress(self.classes, is_learning))
 
     def on_train_start(self):
         if not self.was_initialized:
@@ -190,16 +197,28 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         return nnUNetTrainer.get_validation_transforms(*arguments, **options)
 
     def get_tr_and_val_datasets(self):
-        datasets = super().get_tr_and_val_datasets()
+        training, validation = super().get_tr_and_val_datasets()
         with exit_on_user_error():
-            for dataset in datasets:
-                case_ids = list(dataset.identifiers)
-                check_cases(self.manifest, self.classes, self.dataset_json["labels"], dataset)
-                probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
-                # An array, from which numpy draws without making one at each draw.
-                repeated = repeat_by_probability(case_ids, probabilities)
-                dataset.identifiers = repeated  # pyright: ignore[reportAttributeAccessIssue] nnU-Net says List[str]
-        return datasets
+            return self._balanced(training, is_training=True), self._balanced(validation, is_training=False)
+
+    def _balanced(self, dataset, is_training: bool) -> ForcedPatches:
+        """A dataset of nnU-Net whose loader draws cases, and what a patch is placed at, by their weight."""
+        case_ids = list(dataset.identifiers)
+        check_cases(self.manifest, self.dataset_json["labels"], dataset)
+        probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
+        # An array, from which numpy draws without making one at each draw.
+        dataset.identifiers = repeat_by_probability(case_ids, probabilities)
+        teaches = [self._patch_classes(case_id, is_training) for case_id in case_ids]
+        draw = ClassDraw.of(teaches, probabilities, self.manifest.taxonomy, self.patch_balance)
+        regions = classes_of_regions(self.dataset_json["labels"])
+        counts = self.class_counts.forced if is_training else None
+        return ForcedPatches(dataset, regions, dict(zip(case_ids, teaches, strict=True)), draw, counts)
+
+    def _patch_classes(self, case_id: str, is_training: bool) -> frozenset[str]:
+        """The classes that give loss in a case, or in validation are measured, and that its label map may show."""
+        case = self.manifest.case(case_id)
+        measured = case.known.intersection(compress(self.classes, self.trained))
+        return (case.supervised & self._learning if is_training else measured).difference(case.absent)
 
     # ---------------------------------------------------------------- one step
 

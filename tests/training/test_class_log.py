@@ -57,6 +57,7 @@ def count_on_rank(number, store, queue):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     counts = ClassCounts(3, torch.device("cpu"))
     add(counts, [0, 1][: number + 1], [1.0, 4.0][: number + 1])
+    counts.forced.add(number)
     queue.put(counts.end_epoch())
     dist.barrier()
     dist.destroy_process_group()
@@ -69,7 +70,7 @@ def test_every_rank_gets_the_counts_and_means_of_all(tmp_path):
     for process in ranks:
         process.start()
     for epoch in [queue.get(timeout=120) for _ in ranks]:
-        assert epoch[class_log.SUPERVISED] == [2, 1, 0]
+        assert epoch[class_log.SUPERVISED] == [2, 1, 0] and epoch[class_log.FORCED] == [1, 1, 0]
         assert epoch[class_log.CLASS_LOSS] == pytest.approx([1, 4, NAN], nan_ok=True)
     for process in ranks:
         process.join(timeout=60)
@@ -79,6 +80,7 @@ LOG = {
     class_log.DICE: [[0.1, 0.2, NAN], [0.5, NAN, 0.75]],
     class_log.CLASS_LOSS: [[1.0, NAN, NAN], [0.25, NAN, NAN]],
     class_log.SUPERVISED: [[3, 0, 0], [4, 0, 0]],
+    class_log.FORCED: [[1, 0, 0], [0, 0, 2]],
     class_log.PREDICTED: [[0.001, 0.5, 0.001], [0.9, 0.02, NAN]],
     "train_losses": [1.0, NAN],
     "val_losses": [2.0, 3.0],
@@ -88,9 +90,9 @@ LOG = {
 def test_the_last_epoch_is_printed_with_all_patches_so_far_and_a_warning_without_any():
     trained = np.array([True, True, True])
     _, liver, spleen, aorta = class_log.lines(LOG, CLASSES, trained, known=("aorta",))
-    assert liver.split() == ["liver", "0.500", "0.250", "7"]
-    assert spleen.split()[:4] == ["spleen", "nan", "nan", "0"] and "not once yet" in spleen
-    assert aorta.split() == ["aorta", "0.750", "nan", "0"], "the old model knew it: it needs no patch"
+    assert liver.split() == ["liver", "0.500", "0.250", "7", "1"]
+    assert spleen.split()[:5] == ["spleen", "nan", "nan", "0", "0"] and "not once yet" in spleen
+    assert aorta.split() == ["aorta", "0.750", "nan", "0", "2"], "the old model knew it: it needs no patch"
     assert len(list(class_log.lines(LOG, CLASSES, np.array([False, True, False]), ()))) == 2
 
 
@@ -112,7 +114,8 @@ def test_the_curves_are_json_without_nan(tmp_path):
     curves = read_json(tmp_path / class_log.CURVES_FILE, "")
     assert curves["dice"] == [[0.1, 0.2, None], [0.5, None, 0.75]]
     assert curves["class_loss"][1] == [0.25, None, None]
-    assert curves["supervised_patches"] == LOG[class_log.SUPERVISED]
+    for key in ("supervised_patches", "forced_patches"):
+        assert curves[key] == LOG[key]
     assert (curves["train_loss"], curves["val_loss"]) == ([1, None], [2, 3])
     assert (curves["classes"], curves["epochs"]) == (list(CLASSES), 2)
     assert (tmp_path / class_log.PICTURE_FILE).is_file()
@@ -121,5 +124,5 @@ def test_the_curves_are_json_without_nan(tmp_path):
 def test_the_log_of_another_trainer_is_filled_up():
     log = {"train_losses": [1.0, 2.0]}
     class_log.fill_up(log, 3, 2)
-    assert log[class_log.SUPERVISED] == [[0, 0, 0]] * 2
+    assert log[class_log.SUPERVISED] == log[class_log.FORCED] == [[0, 0, 0]] * 2
     assert np.isnan(log[class_log.CLASS_LOSS]).all() and np.shape(log[class_log.CLASS_LOSS]) == (2, 3)
