@@ -17,7 +17,9 @@ FIRST_USER_INDEX = 33
 LAST_USER_INDEX = 255  # predicted label maps of nnU-Net are uint8
 SIDES = ("right", "left")
 SNOMED_CONCEPT = re.compile(r"(\d{6,18}) *\|([^|]+)\|")  # SNOMED CT's compositional grammar
-RESERVED_NAMES = ("background", "ignore")  # other things in the `labels` of a dataset.json
+NAME = re.compile("[a-z0-9_]{1,64}")  # it is part of file names, and a long string of DICOM
+# Other things in the `labels` of a dataset.json; the CT beside the masks of a case.
+RESERVED_NAMES = ("background", "ignore", "ct")
 
 
 def normalise(name: str) -> str:
@@ -27,10 +29,11 @@ def normalise(name: str) -> str:
 
 def _own_name(name: str) -> str:
     """The name of a class in a table, as it is to be written."""
-    if not name or normalise(name) != name:
-        raise UserError("", repr(name), f"small letters, digits and _: {normalise(name)!r}")
+    if normalise(name) != name or not NAME.fullmatch(name):
+        example = re.sub("[^a-z0-9]+", "_", normalise(name)).strip("_")[:64] or "renal_vein"
+        raise UserError("", repr(name), f"at most 64 small letters (a to z), digits and _: {example!r}")
     if name in RESERVED_NAMES:
-        raise UserError("", repr(name), "another name; nnU-Net uses this one itself")
+        raise UserError("", repr(name), "another name; this one means something else in our files")
     return name
 
 

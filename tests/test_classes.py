@@ -155,6 +155,12 @@ def test_a_pair_without_a_right_and_a_left_class_is_refused(tmp_path, side):
         ("classes:\n - {index: 33, nam: renal_vein}\n", "unknown key 'nam'. Did you mean 'name'"),
         ("classes:\n - {index: 256, name: renal_vein}\n", "from 33 to 255"),
         ("classes:\n - {index: 33, name: ignore}\n", "another name"),
+        ("classes:\n - {index: 33, name: ct}\n", "another name"),
+        ("classes:\n - {index: 33, name: ../../renal}\n", "64 small letters .a to z., digits and _: 'renal'"),
+        ("classes:\n - {index: 33, name: 'l\"iver<b>/x'}\n", "digits and _: 'l_iver_b_x'"),
+        ("classes:\n - {index: 33, name: größe}\n", "digits and _: 'gr_e'"),
+        (f"classes:\n - {{index: 33, name: {'x' * 65}}}\n", "at most 64"),
+        ("classes:\n - {index: 33, name: ''}\n", "renal_vein"),
         ("classes:\n - {index: 33, name: renal_vein, partner: [liver]}\n", "the name of one class"),
         (
             "classes:\n - {index: 33, name: renal_vein, prompt: [vein, renal]}\n",

@@ -150,7 +150,7 @@ def _describe(number: int, row: ClassRow, taxonomy: Taxonomy, algorithm: Algorit
     regions = list(dict.fromkeys(code_of(parent) for parent in parents))
     description = SegmentDescription(
         segment_number=number,
-        segment_label=row.name[:LONGEST],
+        segment_label=row.name,
         segmented_property_category=_category(kind),
         segmented_property_type=kind,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,

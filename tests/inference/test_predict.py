@@ -388,6 +388,16 @@ def test_task_label_maps_need_every_class_of_a_task(tmp_path, capsys):
     assert "Task03_Liver: liver, liver_tumor" in capsys.readouterr().err
 
 
+def test_a_model_whose_class_names_leave_the_output_folder_is_refused(tmp_path, ct, capsys):
+    model = make_model(tmp_path)
+    plans = json.loads((model / "plans.json").read_text())
+    plans["nnunetv2_clip"]["classes"].append({"index": 33, "name": "../../renal"})
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert predict(ct, tmp_path / "out", model, "--outputs", "masks") == 2
+    assert "row 33, name: '../../renal'. Expected: at most 64 small letters" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path, model, ct, capsys):
     for device in ("gpu", "cuda:99"):
         assert predict(ct, tmp_path / "out", model, "-device", device) == 2
