@@ -278,12 +278,15 @@ JAPANESE = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yama
         {"PatientID": None, "PatientName": None},
         {"PatientBirthDate": "unknown", "StudyTime": "99:99", "PatientSex": "MALE"},
         {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"},
+        {"SpecificCharacterSet": "ISO 2022 IR 100", "PatientName": "Müller^Jörg"},
+        {"SpecificCharacterSet": "ISO_IR 6"},
+        {"SpecificCharacterSet": "WINDOWS-1252"},
         JAPANESE,
         {"SpacingBetweenSlices": "-3"},
     ],
-    ids=["anonymous", "odd", "latin", "japanese", "wrong distance"],
+    ids=["anonymous", "odd", "latin", "a lone code extension", "ascii", "no alphabet", "japanese", "wrong distance"],
 )
-@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.filterwarnings("ignore:Invalid value", "ignore:Unknown encoding")
 def test_patients_and_studies_are_taken_over_as_they_are(tmp_path, series, elements):
     for path in series.iterdir():
         dataset = pydicom.dcmread(path)
@@ -327,7 +330,8 @@ def test_results_in_python_are_saved_as_the_command_writes_them(tmp_path, model,
     result = loaded.predict(series)
     assert result.save(tmp_path / "out", ["masks", "dicom_seg"])[0] == tmp_path / "out" / "patient_seg.dcm"
     assert_masks_are_read_back(tmp_path / "out", "patient", series)
-    for other in (nib.load(save_ct(tmp_path / "a.nii.gz")), (make_ct(), np.eye(4) * 3), tmp_path / "a.nii.gz"):
+    path = save_ct(tmp_path / "a.nii.gz")
+    for other in (nib.load(path), (make_ct(), np.diag([3.0, 3, 3, 1])), path):
         with pytest.raises(UserError, match="is no DICOM series"):
             loaded.predict(other).save(tmp_path / "none", ["labels", "dicom_seg"])
     moved = loaded.predict(series)

@@ -69,9 +69,8 @@ def _identified(path: Path, header: pydicom.Dataset) -> str:
 
 def _completed(header: pydicom.Dataset, first: pydicom.Dataset, distance_mm: float) -> pydicom.Dataset:
     """With what highdicom asks for; what differs by rounding is that of the first slice, what is no date is empty."""
-    if not header.get("SpecificCharacterSet") or not isinstance(header.SpecificCharacterSet, str):
-        header.decode()  # several alphabets (Japan, Korea), or none named
-        header.SpecificCharacterSet = UTF8
+    header.decode()  # from one alphabet, several (Japan, Korea), none, or a misspelt one
+    header.SpecificCharacterSet = UTF8
     for name in MAY_BE_EMPTY:
         if name not in header or not _is_possible(header[name]):
             setattr(header, name, "")
