@@ -59,9 +59,10 @@ def volume_of_itk(where: object, image: Image) -> Volume:
     import SimpleITK as sitk
 
     grid = _grid_of(where, image, image.GetNumberOfComponentsPerPixel())
+    kind = image.GetPixelIDTypeAsString()
+    if kind.startswith(("complex", "label")):  # the array of a map of labels would end the process
+        refuse_scan("number type", where, f"has voxels of type {kind}")
     data = sitk.GetArrayFromImage(image).T
-    if data.dtype.kind not in "iuf":
-        refuse_scan("number type", where, f"has voxels of type {data.dtype}")
     return Volume(data, grid.affine)
 
 

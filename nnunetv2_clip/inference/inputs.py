@@ -141,10 +141,15 @@ def _volume_of(data: object, affine: object) -> Volume:
         raise UserError("array", f"is {data.dtype} of shape {data.shape}", "(X, Y, Z) numbers in Hounsfield units")
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError("affine", f"is {affine.tolist()}", "an invertible 4 x 4 matrix, voxel index to RAS+ mm")
+    if not np.allclose(affine[3], (0, 0, 0, 1)):
+        raise UserError("affine", f"has the last row {affine[3].tolist()}", "0, 0, 0, 1", "is it transposed?")
     return Volume(data, affine)
 
 
-AXES_TO_DROP = {4: "[0] of (channel, X, Y, Z)", 5: "[0, 0] of (batch, channel, X, Y, Z)"}
+AXES_TO_DROP = {
+    4: "[0] of (channel, X, Y, Z), [..., 0] of (X, Y, Z, time)",
+    5: "[0, 0] of (batch, channel, X, Y, Z)",
+}
 
 
 def _as_numpy(data: object) -> np.ndarray:
@@ -152,4 +157,4 @@ def _as_numpy(data: object) -> np.ndarray:
     if hasattr(data, "detach"):
         data = data.detach().cpu()
         data = data.float() if data.dtype.itemsize == 2 and data.is_floating_point() else data  # numpy has no bfloat16
-    return np.asanyarray(data)
+    return np.asarray(data)  # of masked arrays what is below the mask

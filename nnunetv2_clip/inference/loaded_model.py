@@ -91,7 +91,7 @@ class LoadedModel:
         device: str | None = None,
         probabilities: Sequence[str] | str = (),
         postprocess: bool = False,
-        series: str = "",
+        series: str | int = "",
     ) -> Segmentation:
         """The classes of one CT; voxel for voxel those of `nnunetv2_clip predict` for the same classes.
 
@@ -120,7 +120,7 @@ class LoadedModel:
         """
         wanted = Wanted.of(self.trained_model, classes, probabilities, postprocess).learnt(self.classes)
         device_found = self._device(device)
-        scan = read_scan(image, series, self.trained_model.modality)
+        scan = read_scan(image, str(series), self.trained_model.modality)
         found = self._run(scan, wanted, device_found)
         masks = apply_rules(found.masks, wanted.rules) if wanted.rules else found.masks
         masks = {name: masks[name] for name in wanted.classes}

@@ -99,11 +99,12 @@ def test_every_kind_of_image_gets_the_voxels_of_the_command(tmp_path, loaded, mo
 
 def test_a_dicom_series_gets_the_voxels_of_the_command(tmp_path, loaded, model):
     data = make_ct((20, 22, 12))
-    folder = write_series(tmp_path / "ct", data)
+    folder = write_series(tmp_path / "ct", data, SeriesNumber=4)
     assert predict(folder, tmp_path / "out", model, "--outputs", "labels", "masks") == 0
     found = loaded.predict(str(folder))
     require_voxels_of_the_command(found, tmp_path / "out")
     assert np.array_equal(found.ct, data) and same(found, loaded.predict((data, np.diag([-2.0, -2, 5, 1]))))
+    assert same(found, loaded.predict(folder, series=4))
 
 
 def test_one_model_predicts_many_images_and_choices(tmp_path, loaded, ct):
@@ -256,15 +257,18 @@ BAD_SCANS = {
     "ragged lists": (([[1, 2], [3]], AFFINE), "numbers|shape"),
     "one slice without axis": ((GOOD[..., 0], AFFINE), r"has 2 axes, shape \(20, 22\)"),
     "channels": ((GOOD[None], AFFINE), r"has 4 axes, shape \(1, 20, 22, 12\).*Remedy: .*array\[0\]"),
+    "times": ((GOOD[..., None], AFFINE), r"has 4 axes, shape \(20, 22, 12, 1\).*Remedy: .*\[..., 0\]"),
     "a batch": ((torch.from_numpy(GOOD[None, None]), AFFINE), r"has 5 axes.*array\[0, 0\]"),
     "a single slice": ((GOOD[..., :1], AFFINE), "single slice"),
     "no voxels": ((GOOD[:0], AFFINE), r"of shape \(0, 22, 12\)"),
     "text": ((GOOD.astype(str), AFFINE), "Hounsfield"),
     "colours": ((GOOD.astype(complex), AFFINE), "complex128"),
     "NaN": ((WITH_NAN, AFFINE), "1 voxels are NaN or infinite"),
+    "NaN below a mask": ((np.ma.masked_invalid(WITH_NAN), AFFINE), "1 voxels are NaN or infinite"),
     "infinite": ((np.where(np.isnan(WITH_NAN), -np.inf, GOOD), AFFINE), "1 voxels are NaN or infinite"),
     "singular affine": ((GOOD, np.diag([2.0, 0, 5, 1])), "affine: is"),
     "NaN in the affine": ((GOOD, np.diag([2.0, np.nan, 5, 1])), "affine: is"),
+    "a transposed affine": ((GOOD, AFFINE + np.outer((0, 0, 0, 1), (-20, -30, -40, 0))), "last row .*transposed"),
     "spacing for affine": ((GOOD, (2, 2, 5)), "invertible 4 x 4"),
     "no affine": ((GOOD, None), "affine"),
     "metres": ((GOOD, np.diag([2000.0, 2000, 5000, 1])), "2000, 2000, 5000 mm"),
@@ -279,6 +283,7 @@ BAD_SCANS = {
     "SimpleITK, a slice": (NO_POSITION[:, :, 3], r"has shape \(20, 22\)"),
     "SimpleITK, colours": (sitk.Compose(NO_POSITION, NO_POSITION), "with 2 values in each voxel"),
     "SimpleITK, complex": (sitk.RealAndImaginaryToComplex(*[sitk.Cast(NO_POSITION, sitk.sitkFloat32)] * 2), "complex"),
+    "SimpleITK, a map of labels": (sitk.Cast(NO_POSITION > 0, sitk.sitkLabelUInt8), "of type label of 8-bit"),
 }
 
 
