@@ -24,7 +24,7 @@ def check(folder):
     manifest = Manifest(UNIVERSAL, {name: CasePresence("custom", ("liver",)) for name in CASES})
     dataset = SimpleNamespace(source_folder=str(folder), identifiers=list(CASES))
     try:
-        checks.check_cases(manifest, ("liver", "spleen"), LABELS, dataset)
+        checks.check_cases(manifest, LABELS, dataset)
     except UserError as error:
         return read, str(error)
     finally:
