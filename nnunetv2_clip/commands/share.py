@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> None:
 
     _check_arguments(args)
     model = TrainedModel.open(args.m, args.c)
-    if not model.may_be_shared:
-        _refuse_or_warn(args, model)
+    if model.licence:
+        _check_licence(args, model)
     folds = model.folds(args.chk, args.f)
     words = AuthorsWords(args.licence, _about(args.about), _evaluation(args.evaluation, model.where))
     with TemporaryDirectory(prefix="nnunetv2_clip_share_") as work:
@@ -62,7 +62,15 @@ def _check_arguments(args: argparse.Namespace) -> None:
         require_name("--push", args.push)
 
 
-def _refuse_or_warn(args: argparse.Namespace, model) -> None:
+def _check_licence(args: argparse.Namespace, model) -> None:
+    """Of weights that others have made, or with which the training started."""
+    if model.may_be_shared:
+        said = f"its weights come from others, under their licence: {model.licence}"
+        print(f"Warning: {said}. Find out whether you may pass them on.", file=sys.stderr)
+        return
+    if args.licence:
+        found = f"the weights have a licence already, which forbids to pass them on ({model.licence})"
+        raise UserError("--licence", found, "no other licence", "leave it out")
     if args.push:
         found = f"the licence of its weights forbids to pass it on ({model.licence})"
         raise UserError(

@@ -6,6 +6,7 @@ added here from a fresh initialisation.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,33 +14,51 @@ from torch import Tensor
 
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.files import read_json, replacing
+from nnunetv2_clip.files import few, read_json, remove_leftovers, replacing, write_json
 from nnunetv2_clip.labels import class_names
 from nnunetv2_clip.networks.swin_unetr import MONAI_0_9, MONAI_1_5
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.published.checkpoint import PublishedWeights
-from nnunetv2_clip.published.recipe import SWIN, UNET
+from nnunetv2_clip.published.recipe import LICENCE, SWIN, UNET
 from nnunetv2_clip.text.table import FILE_NAME as TEXT_FILE
 from nnunetv2_clip.text.table import TextTable
-from nnunetv2_clip.trained_model import load_checkpoint
+from nnunetv2_clip.trained_model import LICENCE_ENTRY, PLANS_KEY, REDISTRIBUTION_ENTRY, load_checkpoint
 from nnunetv2_clip.training.universal_plans import universal_plans
 
 PUBLISHED_PLANNERS = {UNET: "published_unet", SWIN: "published_swin"}
 
 
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a checkpoint gives to a training.
+
+    Attributes:
+        weights: its tensors under our names.
+        terms: what our entry of the plans is to say of their licence.
+        remedy: what helps if they do not fit.
+        note: what is to be known if they do.
+    """
+
+    weights: Mapping[str, Tensor]
+    terms: Mapping[str, object]
+    remedy: str
+    note: str = ""
+
+
 def prepare_weights(source: str, target: str, dataset: str, configuration: str, plans_name: str) -> str:
-    """Write `target`; returns one line that says what was taken over.
+    """Write `target`, and the licence of the weights into the plans; returns what was taken over, for people.
 
     Raises:
-        UserError: no checkpoint, or backbones that do not match (names the first keys).
+        UserError: no checkpoint, backbones that do not match (names the first keys), or weights that are not finite.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     folder = dataset_folder("nnUNet_preprocessed", dataset)
     dataset_json = read_json(folder / "dataset.json", "plan the dataset first")
-    plans = read_json(folder / f"{plans_name}.json", "plan the dataset first, or give the right -p")
+    plans_file = folder / f"{plans_name}.json"
+    stock = read_json(plans_file, "plan the dataset first, or give the right -p")
     classes = class_names(dataset_json["labels"])
-    plans = universal_plans(plans, configuration, TextTable.load(folder / TEXT_FILE).restricted(classes), UNIVERSAL)
+    plans = universal_plans(stock, configuration, TextTable.load(folder / TEXT_FILE).restricted(classes), UNIVERSAL)
     manager = PlansManager(plans)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -47,41 +66,52 @@ def prepare_weights(source: str, target: str, dataset: str, configuration: str, 
         manager, manager.get_configuration(configuration), len(dataset_json["channel_names"]), len(classes), True
     )
     fresh = network.state_dict()
-    weights, remedy, note = _weights(Path(source), manager.plans, configuration)
-    backbone = {key for key in fresh if key.startswith(("encoder.", "decoder."))}
-    found = {key: tuple(weights[key].shape) if key in weights else "nothing" for key in sorted(backbone)}
+    start = _start(Path(source), manager.plans, configuration)
+    _check_backbone(source, start, fresh, f"the plans {plans_name!r}, configuration {configuration!r}")
+    taken = {key: value for key, value in start.weights.items() if key in fresh and value.shape == fresh[key].shape}
+    licence = _note_licence(plans_file, stock, start.terms)
+    remove_leftovers(Path(target).parent, name=Path(target).name)
+    with replacing(target) as beside:
+        torch.save({"network_weights": {**fresh, **taken}}, beside)
+    return (
+        f"{target}: {len(taken)} tensors from {source}, {len(fresh) - len(taken)} fresh.{start.note}\n{licence}"
+        f"Next: nnUNetv2_train {dataset} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name} "
+        f"-pretrained_weights {target}"
+    )
+
+
+def _check_backbone(source: str, start: _Start, fresh: Mapping[str, Tensor], plans: str) -> None:
+    """Raises UserError: tensors of the backbone are missing, of another shape, or not finite."""
+    backbone = sorted(key for key in fresh if key.startswith(("encoder.", "decoder.")))
+    found = {key: tuple(start.weights[key].shape) if key in start.weights else "nothing" for key in backbone}
     wrong = [
         f"{key} (found {shape}, expected {tuple(fresh[key].shape)})"
         for key, shape in found.items()
         if shape != tuple(fresh[key].shape)
     ]
     if wrong:
-        raise UserError(
-            source,
-            f"{len(wrong)} of {len(backbone)} backbone tensors do not fit: {', '.join(wrong[:3])}",
-            f"a checkpoint trained with the plans {plans_name!r}, configuration {configuration!r}",
-            remedy,
-        )
-    taken = {key: weights[key] for key in fresh if key in weights and weights[key].shape == fresh[key].shape}
-    with replacing(target) as beside:
-        torch.save({"network_weights": {**fresh, **taken}}, beside)
-    return (
-        f"{target}: {len(taken)} tensors from {source}, {len(fresh) - len(taken)} fresh.{note}\n"
-        f"Next: nnUNetv2_train {dataset} {configuration} 0 -tr CLIPUniversalTrainer -p {plans_name} "
-        f"-pretrained_weights {target}"
-    )
+        text = f"{len(wrong)} of {len(backbone)} backbone tensors do not fit: {', '.join(wrong[:3])}"
+        raise UserError(source, text, f"a checkpoint trained with {plans}", start.remedy)
+    if bad := [key for key in backbone if not start.weights[key].isfinite().all()]:
+        text = f"holds NaN or infinite values in {few(bad)}"
+        raise UserError(source, text, "the weights of a training that went well", "take another checkpoint")
 
 
-def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str, Tensor], str, str]:
-    """The tensors of a checkpoint under our names, what helps if they do not fit, and what is to be known if they do.
+def _note_licence(plans_file: Path, plans: Mapping, terms: Mapping[str, object]) -> str:
+    """Write it into the plans, from where every training with them takes it; returns a line for people."""
+    if not terms:
+        return ""
+    write_json(plans_file, {**plans, PLANS_KEY: {**(plans.get(PLANS_KEY) or {}), **terms}})
+    forbidden = "; a model trained from them is not to be passed on" if REDISTRIBUTION_ENTRY in terms else ""
+    return f"Licence of the weights: {terms[LICENCE_ENTRY]}{forbidden} (now in {plans_file}).\n"
 
-    Raises:
-        UserError: no checkpoint, or one of Swin UNETR whose merging is another than that of the plans.
-    """
+
+def _start(source: Path, plans: Mapping, configuration: str) -> _Start:
+    """Raises UserError: no checkpoint, or one of Swin UNETR whose merging is another than that of the plans."""
     content = load_checkpoint(source, "a checkpoint of nnU-Net, or one with 'net' or 'state_dict'")
     if isinstance(content, dict) and "network_weights" in content:
         remedy = "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them"
-        return content["network_weights"], remedy, ""
+        return _Start(content["network_weights"], _terms_of_training(content), remedy)
     published = PublishedWeights.of(source, content)
     planner = PUBLISHED_PLANNERS[published.variant]
     remedy = f"plan with 'nnunetv2_clip plan -pl {planner}', preprocess with these plans, and name them with -p"
@@ -89,7 +119,21 @@ def _weights(source: Path, plans: Mapping, configuration: str) -> tuple[dict[str
     note = f" Of the file {len(published.tensors) - len(weights)} tensors belong to no backbone."
     if published.variant == SWIN:
         note += _check_merging(published, plans["configurations"][configuration]["architecture"], remedy)
-    return weights, remedy, note
+    return _Start(weights, _terms_of_file(published), remedy, note)
+
+
+def _terms_of_training(checkpoint: Mapping) -> dict:
+    """Of nnU-Net's checkpoints those know a licence that import-weights made, or that started from such weights."""
+    plans = (checkpoint.get("init_args") or {}).get("plans") or {}
+    entry = plans.get(PLANS_KEY) or {}
+    return {key: entry[key] for key in (LICENCE_ENTRY, REDISTRIBUTION_ENTRY) if key in entry}
+
+
+def _terms_of_file(weights: PublishedWeights) -> dict:
+    """The licence of a file of the authors; others do not say who made them."""
+    if weights.is_universal:
+        return {LICENCE_ENTRY: LICENCE, REDISTRIBUTION_ENTRY: False}
+    return {LICENCE_ENTRY: f"that of {weights.where.name}, from which the training started; ask its authors"}
 
 
 def _check_merging(weights: PublishedWeights, architecture: Mapping, remedy: str) -> str:

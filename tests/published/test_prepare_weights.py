@@ -62,15 +62,43 @@ def test_the_published_unet_fills_the_whole_backbone(prepare, key):
 
 
 @pytest.mark.slow
-def test_monais_swin_unetr_fills_the_whole_backbone_of_plans_with_its_merging(prepare):
+def test_monais_swin_unetr_fills_the_whole_backbone_of_plans_with_its_merging(prepare, merge):  # noqa: F811
     pytest.importorskip("monai", reason="MONAI is not installed (extra [swin])")
     torch.manual_seed(0)
     network, image = reference.monai_swin(), torch.rand(1, 1, 64, 32, 32)
     state = network.state_dict()
     ours, said = prepare({"state_dict": {f"module.{name}": value for name, value in state.items()}}, "published_swin")
     assert "157 tensors from" in said and "'monai_0.9'" in said
+    assert terms_of(merge) == ("that of file.pth, from which the training started; ask its authors", True)
     with torch.no_grad():
         assert same_features(ours, reference.swin_features(state, image), image)
+
+
+def terms_of(folder):
+    """What a training with these plans will say of its licence."""
+    [plans] = folder.glob("CLIP*Plans.json")
+    table = TextTable.of(["liver"], [()], "onehot", "numpy", np.eye(1))
+    entry = universal_plans(json.loads(plans.read_text()), "3d_fullres", table, UNIVERSAL)["nnunetv2_clip"]
+    return entry.get("licence", ""), entry.get("redistribution", True)
+
+
+def test_a_training_carries_the_licence_of_the_weights_from_which_it_starts(prepare, merge):  # noqa: F811
+    network, said = prepare({"net": reference.random_unet()})
+    assert "CC BY-NC-ND 4.0" in said and "not to be passed on" in said
+    assert terms_of(merge) == ("CC BY-NC-ND 4.0 (of the published weights)", False)
+    stock = {"network_weights": network.state_dict()}
+    _, said = prepare(stock)  # plans anew
+    assert "icence" not in said and terms_of(merge) == ("", True)
+    made_with = {"plans": {"nnunetv2_clip": {"licence": "of a model", "redistribution": False}}}
+    assert "of a model" in prepare({**stock, "init_args": made_with})[1]
+    assert terms_of(merge) == ("of a model", False)
+
+
+def test_weights_that_are_not_finite_are_refused(prepare, merge):  # noqa: F811
+    state = reference.random_unet()
+    state["up_tr64.up_conv.bias"][3] = float("nan")
+    assert "holds NaN or infinite values in decoder.ups.2.bias" in prepare({"net": state}, code=2)[1]
+    assert terms_of(merge) == ("", True)
 
 
 def test_other_plans_are_refused_with_the_planner_that_fits(prepare):

@@ -171,9 +171,13 @@ def test_info_tells_the_licences(model, capsys):
 
 
 def forbid(model: Path) -> None:
-    """As import-weights leaves a model."""
+    """As import-weights leaves a model, and a training that starts from such weights."""
+    note(model, licence="CC BY-NC-ND 4.0", redistribution=False)
+
+
+def note(model: Path, **terms) -> None:
     entry = json.loads((model / "plans.json").read_text())["nnunetv2_clip"]
-    change(model / "plans.json", nnunetv2_clip={**entry, "licence": "CC BY-NC-ND 4.0", "redistribution": False})
+    change(model / "plans.json", nnunetv2_clip={**entry, **terms})
 
 
 # Upload
@@ -254,6 +258,22 @@ def test_a_model_that_may_not_be_passed_on_is_not_uploaded(hub, tmp_path, model,
     assert share("-m", model, "-o", tmp_path / "shared") == 0
     assert "Warning: for your own use alone" in capsys.readouterr().err
     assert "**This licence forbids to pass the model on.**" in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_a_licence_that_forbids_it_is_not_written_over(tmp_path, model, capsys):
+    forbid(model)
+    assert share("-m", model, "-o", tmp_path / "shared", "--licence", "cc-by-4.0") == 2
+    assert "--licence: the weights have a licence already" in capsys.readouterr().err
+    assert not (tmp_path / "shared").exists()
+
+
+def test_the_weights_with_which_a_training_started_are_named(tmp_path, model, capsys):
+    note(model, licence="that of start.pth, from which the training started; ask its authors")
+    assert share("-m", model, "-o", tmp_path / "shared", "--licence", "cc-by-4.0") == 0
+    assert "under their licence: that of start.pth" in capsys.readouterr().err
+    front, body = card_of((tmp_path / "shared" / "README.md").read_text())
+    assert front["license"] == "cc-by-4.0" and "Weights: cc-by-4.0. They come from weights of others" in body
+    assert "whose licence is: that of start.pth" in body
 
 
 @pytest.mark.parametrize(
