@@ -2,6 +2,7 @@
 
 # Shapes: K classes, T sentences per class (one per template), E width of the text embedding.
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.device import find_device
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.imaging.nifti import checksum
-from nnunetv2_clip.text.models import minilm_vectors, open_clip_vectors, sentence_vectors
+from nnunetv2_clip.text.models import LOCAL_DIR, minilm_vectors, open_clip_vectors, sentence_vectors
 from nnunetv2_clip.text.prompts import DEFAULT_TEMPLATE, sentences
 from nnunetv2_clip.text.table import TextTable
 from nnunetv2_clip.text.tensor_file import imported_vectors
@@ -21,7 +22,7 @@ from nnunetv2_clip.text.tensor_file import imported_vectors
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"  # the paper's
 # Kind -> the form of an --encoder, the pattern of its argument, and what reads sentences for it.
 KINDS = {
-    "open_clip": ("open_clip:MODEL/TAG", "local-dir:.*|.+/[^/]+", open_clip_vectors),
+    "open_clip": ("open_clip:MODEL/TAG", f"{LOCAL_DIR}.*|.+/[^/]+", open_clip_vectors),
     "minilm": ("minilm", "", minilm_vectors),
     "hf": ("hf:MODEL", ".+", sentence_vectors),
     "onehot": ("onehot", "", None),
@@ -45,6 +46,14 @@ class Encoder:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.argument}" if self.argument else self.kind
+
+    @property
+    def shown(self) -> str:
+        """As tables name it. They travel, with models too: of a file or folder of this machine the name alone."""
+        schema = LOCAL_DIR if self.argument.startswith(LOCAL_DIR) else ""
+        path = os.path.abspath(self.argument.removeprefix(schema))
+        is_local = self.kind == "file" or schema or (self.kind == "hf" and os.path.isdir(path))
+        return f"{self.kind}:{schema}{os.path.basename(path)}" if is_local else str(self)
 
 
 def parse_encoder(text: str) -> Encoder:
@@ -94,8 +103,7 @@ def encode(
     names = [row.name for row in rows]
     if not encoder.reads_prompts:
         vectors, library, source = _wordless_vectors(encoder, rows, class_order)
-        shown = Encoder("file", Path(encoder.argument).name) if encoder.kind == "file" else encoder  # tables travel
-        return TextTable.of(names, [()] * len(names), str(shown), library, vectors, source)
+        return TextTable.of(names, [()] * len(names), encoder.shown, library, vectors, source)
     prompts = sentences(rows, templates or (DEFAULT_TEMPLATE,))
     if encoder.kind == "minilm" and (shipped := _from_shipped_table(names, prompts)):
         return shipped
@@ -119,7 +127,7 @@ def _read_sentences(
     vectors, library = read(encoder.argument, flat, device, weights)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     mean = unit.reshape(len(names), -1, unit.shape[1]).mean(axis=1)
-    return TextTable.of(names, prompts, str(encoder), library, mean, _fingerprint(weights) if weights else "")
+    return TextTable.of(names, prompts, encoder.shown, library, mean, _fingerprint(weights) if weights else "")
 
 
 def _refuse_unread_options(encoder: Encoder, templates, weights, class_order) -> None:

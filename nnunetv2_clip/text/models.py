@@ -26,6 +26,7 @@ from nnunetv2_clip.errors import UserError, suggestion
 BATCH_SIZE = 64
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 5.0
+LOCAL_DIR = "local-dir:"  # open_clip: a folder comes
 
 
 def open_clip_vectors(
@@ -43,8 +44,8 @@ def open_clip_vectors(
     open_clip = _optional("open_clip", "pip install open_clip_torch")
     import torch
 
-    folder = model_and_tag.removeprefix("local-dir:") if model_and_tag.startswith("local-dir:") else None
-    has_schema = model_and_tag.startswith(("hf-hub:", "local-dir:"))
+    folder = model_and_tag.removeprefix(LOCAL_DIR) if model_and_tag.startswith(LOCAL_DIR) else None
+    has_schema = model_and_tag.startswith(("hf-hub:", LOCAL_DIR))
     model_name, tag = (model_and_tag, None) if has_schema else model_and_tag.rsplit("/", 1)
     if has_schema and weights:
         raise UserError("--weights", f"open_clip ignores it for {model_name!r}", "", "use open_clip:local-dir:FOLDER")

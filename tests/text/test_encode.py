@@ -13,7 +13,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL, ClassRow
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.text import models
-from nnunetv2_clip.text.encode import SHIPPED_MINILM, encode, minilm_table, parse_encoder
+from nnunetv2_clip.text.encode import KINDS, SHIPPED_MINILM, encode, minilm_table, parse_encoder
 from nnunetv2_clip.text.models import hub_reachable, loading
 from nnunetv2_clip.text.table import TextTable
 
@@ -333,6 +333,28 @@ def test_weights_of_another_model_or_no_weights_name_the_file(weights_file, tmp_
         encode("open_clip:ViT-B-32/openai", ROWS, weights="openai")  # a tag is no file
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("file:FOLDER/x.pth", "file:x.pth"),
+        ("open_clip:local-dir:FOLDER/clip/", "open_clip:local-dir:clip"),
+        ("hf:FOLDER/bert", "hf:bert"),
+        ("hf:org/bert", "hf:org/bert"),
+        ("open_clip:hf-hub:org/clip", "open_clip:hf-hub:org/clip"),
+        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
+        ("onehot", "onehot"),
+    ],
+)
+def test_a_table_names_no_folder_of_the_machine_on_which_it_was_made(text, shown, tmp_path, monkeypatch):
+    (tmp_path / "bert").mkdir()
+    made = parse_encoder(text.replace("FOLDER", str(tmp_path)))
+    assert made.shown == shown
+    if made.reads_prompts:
+        reader = lambda *_: (np.eye(len(ROWS)), "")  # noqa: E731
+        monkeypatch.setitem(KINDS, made.kind, ("", "", reader))
+        assert encode(made, ROWS).encoder == shown
+
+
 @pytest.mark.parametrize("encoder", ["open_clip:local-dir:{}", "hf:{}"])
 @pytest.mark.parametrize("made", [True, False])
 @pytest.mark.parametrize("folder_name", ["model", "model/"])
@@ -385,6 +407,7 @@ def test_a_plain_bert_is_mean_pooled_over_its_tokens(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     table = encode(f"hf:{tmp_path}", ROWS)
+    assert table.encoder == f"hf:{tmp_path.name}"
     with torch.no_grad():
         means = [
             model(**tokenizer(f"A computerized tomography of a {row.prompt}.", return_tensors="pt"))[0][0].mean(0)
