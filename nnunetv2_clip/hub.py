@@ -56,7 +56,7 @@ def require_name(option: str, name: str) -> None:
 @contextmanager
 def hub_errors(where: str) -> Iterator[None]:
     """What huggingface_hub raises inside, as UserError about `where`."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     try:
         yield
@@ -72,12 +72,26 @@ def hub_errors(where: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UserError(where, f"is no name of a repository ({error})", f"{PREFIX}ORG/NAME") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        raise _refused(where, status, error) if status else _not_connected(where, error) from None
+        answer = _with_answer(error)
+        raise _refused(where, answer) if answer else _not_connected(where, error) from None
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AssertionError) as error:  # no JSON, or none of the hub's; evil names
+        found = f"the answer of {constants.ENDPOINT} cannot be used ({_first_line(error) or type(error).__name__})"
+        remedy = "check HF_ENDPOINT, and whether a proxy asks you to sign in; else ask the owner of the repository"
+        raise UserError(where, found, "what the Hugging Face hub or a mirror of it answers", remedy) from None
 
 
-def _refused(where: str, status: int, error: Exception) -> UserError:
-    said = _first_line(error)
+def _with_answer(error: BaseException | None) -> Exception | None:
+    """The error itself or the one behind it, if it holds an answer of the hub: huggingface_hub says of most of them
+    that there may be no connection."""
+    while error is not None and getattr(error, "response", None) is None:
+        error = error.__cause__
+    return error if isinstance(error, Exception) else None
+
+
+def _refused(where: str, error: Exception) -> UserError:
+    said, status = _first_line(error), error.response.status_code  # pyright: ignore[reportAttributeAccessIssue]
     if status in (401, 403):
         expected, remedy = "a token with the right to do this", f"make one on the hub, then {LOGIN}"
         return UserError(where, f"the hub refuses the token ({said})", expected, remedy)

@@ -25,6 +25,7 @@ class FakeHub:
         private, gated: names that only a token, or nobody yet, may read.
         tags: ORG/NAME -> tag -> path -> content.
         cut: path -> how many answers break off in its middle.
+        answers: part of an address -> the status and body of every answer to requests with it.
         asked: (method, path, Range) of every request for the content of a file.
     """
 
@@ -33,6 +34,7 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     tags: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     endpoint: str = ""
 
@@ -69,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        for part, (status, body) in self.hub.answers.items():
+            if part in path:
+                return self._send(status, body)
         if path == "/api/whoami-v2":
             role = {TOKEN: "write", READER: "read"}.get(self._token)
             user = {"type": "user", "name": "org", "auth": {"accessToken": {"role": role, "displayName": "x"}}}
@@ -83,8 +88,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(401, "RepoNotFound")
         if name in self.hub.gated:
             return self._refuse(403, "GatedRepo")
-        if self.hub.repositories[name] is None:
-            return self._refuse(500, "")
         files = self.hub.files(name, revision)
         if files is None:
             return self._refuse(404, "RevisionNotFound")
@@ -153,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[start:])
 
     def _json(self, content: object, status: int = 200) -> None:
-        data = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode())
+
+    def _send(self, status: int, data: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

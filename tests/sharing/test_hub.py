@@ -98,11 +98,33 @@ def test_a_gated_repository_names_its_conditions(hosted):
         download("hf:org/organs")
 
 
-def test_a_hub_that_is_out_of_order(hosted, monkeypatch):
-    hosted.repositories["org/organs"] = None  # it answers 500
+@pytest.mark.parametrize("part", ["/api/models/", "/resolve/"])
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
+def test_an_answer_that_refuses_is_no_broken_connection(hosted, monkeypatch, part, status):
+    hosted.answers[part] = status, b""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(UserError, match="hf:org/organs: .*Remedy"):
+    with pytest.raises(UserError, match=f"hf:org/organs: the hub .*{status}.*Remedy") as caught:
         download("hf:org/organs")
+    assert ("token with the right" if status == 403 else "try again later") in str(caught.value)
+    assert "connection" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "body"),
+    [
+        ("/revision/", b"<html>sign in to this network</html>"),
+        ("/revision/", b'{"id": "org/organs", "siblings": []}'),
+        ("/tree/", b"<html>sign in to this network</html>"),
+        ("/tree/", b'{"error": 1}'),
+        ("/tree/", b'[{"type": "file", "path": "../plans.json", "size": 2, "oid": "0"}]'),
+    ],
+)
+def test_an_answer_that_is_not_the_hubs(hosted, tmp_path, capsys, part, body):
+    hosted.answers[part] = 200, body
+    before = sorted(tmp_path.rglob("plans.json"))
+    assert main(["info", "-m", "hf:org/organs"]) == 2
+    assert "cannot be used" in (said := capsys.readouterr().err) and "HF_ENDPOINT" in said
+    assert sorted(tmp_path.rglob("plans.json")) == before
 
 
 def test_a_token_opens_a_private_repository(hosted, monkeypatch):
