@@ -459,7 +459,9 @@ def load_checkpoint(path: Path, expected: str) -> object:
 
     try:
         with weights_only(path):
-            return torch.load(path, map_location="cpu")
+            content = torch.load(path, map_location="cpu")
+        _require_checksums(path)
+        return content
     except UserError as error:
         entry = _entry_that_names(path, error.found.removeprefix("names ").partition(",")[0])
         raise UserError(path, f"{entry}{error.found}", error.expected, error.remedy) from None
@@ -469,6 +471,14 @@ def load_checkpoint(path: Path, expected: str) -> object:
         reason = str(error).partition("\n")[0] or type(error).__name__
         remedy = "download or copy it again; compare its size with that of the original"
         raise UserError(path, f"is no checkpoint, or a damaged one ({reason})", expected, remedy) from None
+
+
+def _require_checksums(path: Path) -> None:
+    """What torch.load leaves out: a download with holes may have its full size. Raises BadZipFile."""
+    if zipfile.is_zipfile(path):  # not so before PyTorch 1.6
+        with zipfile.ZipFile(path) as archive:
+            if wrong := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
 
 
 def _entry_that_names(path: Path, code: str) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -84,14 +85,14 @@ class PublishedWeights:
         expected = "the tensors of the authors' U-Net (down_tr64...) or of MONAI's Swin UNETR (swinViT...)"
         table = content if isinstance(content, Mapping) else {}
         held = next((table[key] for key in WEIGHTS_KEYS if isinstance(table.get(key), Mapping)), table)
-        tensors = {_without_prefixes(str(key)): value for key, value in held.items() if isinstance(value, Tensor)}
+        tensors = {_without_prefixes(str(key)): value.detach() for key, value in held.items() if _is_plain(value)}
         variants = [name for name, first in FIRST.items() if any(key.startswith(first) for key in tensors)]
         if len(variants) != 1:
             found = f"holds {few(list(tensors) or list(map(str, table))) or 'nothing'}"
             remedy = "give a file of the authors' U-Net or Swin UNETR (docs/import_weights.md)"
             raise UserError(path, f"is the checkpoint of another network: {found}", expected, remedy)
         if len(tensors) < len(held):
-            twice = "names a tensor twice, or holds what is none, among its weights"
+            twice = "names a tensor twice, or holds what is no plain tensor, among its weights"
             raise UserError(path, twice, expected, "download it again from its authors")
         return cls(path, variants[0], tensors)
 
@@ -139,6 +140,12 @@ class PublishedWeights:
         taken |= {named[CLASS_VECTORS]: vectors, **_as_our_controller(taken)}
         network.load_state_dict({**fresh, **taken})
         return unused
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Numbers in a row: neither sparse nor quantised, complex or without values."""
+    strided = isinstance(value, Tensor) and value.layout is torch.strided
+    return strided and not (value.is_quantized or value.is_complex() or value.is_meta)
 
 
 def _without_prefixes(name: str) -> str:

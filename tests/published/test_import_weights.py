@@ -79,8 +79,9 @@ def test_the_classes_are_the_papers_in_painting_order(model):
     trained = TrainedModel.open(model)
     assert trained.classes == tuple(row.name for row in UNIVERSAL.painting_order())
     assert trained.painted_values["liver"] == 6 and trained.painted_values["kidney_cyst"] == 32
-    vectors = torch.load(model / "fold_all" / "checkpoint_final.pth")["network_weights"]
-    found = vectors["class_embedding.seg_layers.text_embedding"] * 512**0.5
+    checkpoint = torch.load(model / "fold_all" / "checkpoint_final.pth")
+    assert (checkpoint["trainer_name"], checkpoint["inference_allowed_mirroring_axes"]) == ("nnUNetTrainer", None)
+    found = checkpoint["network_weights"]["class_embedding.seg_layers.text_embedding"] * 512**0.5
     expected = reference.random_unet()["organ_embedding"]
     assert torch.allclose(found[trained.classes.index("liver")], expected[5])
 
@@ -155,6 +156,9 @@ class Schedule:
             {"net": {"down_tr64.w": torch.zeros(1), "organ_embedding": torch.zeros(32, 512)}},
             "tensors missing: down_tr64.ops.0.conv1.weight",
         ),
+        ({"net": {"down_tr64.w": torch.zeros(1), "x": torch.zeros(1).to_sparse()}}, "holds what is no plain tensor"),
+        ({"net": {"down_tr64.w": torch.zeros(1), "x": torch.zeros(1) * 1j}}, "holds what is no plain tensor"),
+        ({"net": {"down_tr64.w": torch.zeros(1), "x": torch.zeros(1, device="meta")}}, "holds what is no plain tensor"),
         ({"net": {}, "scheduler": Schedule(), "epoch": 1}, "its entry 'scheduler' names tests.published"),
     ],
 )
@@ -165,18 +169,22 @@ def test_a_file_that_does_not_fit_is_refused(content, message, tmp_path, capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.pth"]
 
 
-@pytest.mark.parametrize("kind", ["nothing", "text", "half", "folder"])
+@pytest.mark.parametrize("kind", ["nothing", "text", "half", "hole", "folder"])
 def test_a_file_that_is_no_checkpoint_is_refused(kind, file, tmp_path, capsys):
     path = tmp_path / "file.pth"
     if kind == "text":
         path.write_text("<html>sign in</html>")
     elif kind == "half":
         path.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif kind == "hole":  # as a downloader leaves it that fetches parts at the same time
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 1000] = bytes(1000)
+        path.write_bytes(content)
     elif kind == "folder":
         path.mkdir()
     assert run(path, tmp_path / "model") == 2
     said = capsys.readouterr().err
-    assert ("no checkpoint, or a damaged one" if kind in ("text", "half") else "cannot be read") in said
+    assert ("no checkpoint, or a damaged one" if kind in ("text", "half", "hole") else "cannot be read") in said
     assert not (tmp_path / "model").exists()
 
 

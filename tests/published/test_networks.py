@@ -78,6 +78,12 @@ def test_swin_unetr_in_all_four_layouts(swin, module, backbone):
     assert swin.difference() < 1e-5
 
 
+def test_parameters_are_taken_as_tensors_are(unet):
+    names = [name for name, value in unet.state.items() if value.is_floating_point()]
+    unet.taken_from({**unet.state, **{name: torch.nn.Parameter(unet.state[name]) for name in names}})
+    assert unet.difference() < 1e-5
+
+
 def test_the_merging_of_todays_monai_would_give_something_else(swin):
     mergings = [module for module in swin.network.modules() if hasattr(module, "starts")]
     for module in mergings:
