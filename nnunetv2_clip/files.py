@@ -57,8 +57,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path | str) -> Iterator[Path]:
-    """As `replacing`, for a new folder with all it holds. `path` must not exist, or is an empty folder."""
+    """As `replacing`, for a new folder with all it holds. `path` must not exist, or is an empty folder.
+
+    What killed processes have begun of it is removed: it may be large.
+    """
     path = Path(path)
+    remove_leftovers(path.parent, name=path.name)
     beside = _unfinished(path)
     beside.mkdir(parents=True)
     try:

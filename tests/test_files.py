@@ -69,11 +69,27 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert (tmp_path / "f" / "a").read_text() == "1"
 
 
-def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+def dead_process() -> int:
     dead = os.fork()
     if dead == 0:
         os._exit(0)
     os.waitpid(dead, 0)
+    return dead
+
+
+def test_a_folder_that_a_killed_process_had_begun_is_gone_when_it_is_made_again(tmp_path):
+    begun = tmp_path / f".model.{files._owner()}-{dead_process()}-0123456789ab.part"
+    other = tmp_path / begun.name.replace("model", "other")
+    for folder in (begun, other):
+        folder.mkdir()
+        (folder / "weights.pth").write_bytes(b"half")
+    with replacing_folder(tmp_path / "model") as beside:
+        (beside / "a").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == [other.name, "model"]
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    dead = dead_process()
     of_the_dead = tmp_path / f".a.{files._owner()}-{dead}-0123456789ab.part"
     of_the_living = tmp_path / f".a.{files._owner()}-{os.getpid()}-0123456789ab.part"
     of_another_host = tmp_path / ".a.00000000-1-0123456789ab.part"
