@@ -95,3 +95,16 @@ def test_the_citation_is_of_this_version_and_names_both_papers():
         "10.1109/ICCV51070.2023.01934",
         "10.1038/s41592-020-01008-z",
     ]
+
+
+def test_the_classifiers_name_the_pythons_on_which_it_can_be_installed(monkeypatch):
+    import setuptools
+
+    import setup
+
+    given: dict = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    setup.main()
+    lowest, beyond = (int(bound.rpartition(".")[2]) for bound in given["python_requires"].split(","))
+    pythons = [line.rpartition(".")[2] for line in given["classifiers"] if "Python :: 3." in line]
+    assert pythons == [str(minor) for minor in range(lowest, beyond)]
