@@ -145,7 +145,7 @@ def write_table(work: Path, clock: Clock, args: argparse.Namespace) -> None:
 
     evaluation = Evaluation.load(work / "scores")
     rows = sorted(
-        (pair.class_name, pair.dataset, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.pairs
+        (pair.class_name, pair.dataset, pair.metrics["Dice"], pair.metrics["NSD"]) for pair in evaluation.complete_pairs
     )
     missing = [name for name, _, dice, _ in rows if math.isnan(dice)]  # neither in the reference nor predicted
     rows = [row for row in rows if row[0] not in missing]

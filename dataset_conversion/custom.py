@@ -10,6 +10,8 @@ values:                               # label value -> class, classes, nothing, 
   255: ignore
 annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
+incomplete: [liver_tumor]             # what is drawn of them is true, the rest is unknown, in every case; default none
+incomplete_in: {case_9: [liver]}      # case -> classes that are annotated elsewhere, and incomplete there
 root: /data/my_hospital               # default: the folder of the table
 modality: MRI                         # nnU-Net's channel name; default CT. Others than CT are normalised by z-score
 patient: ^[^_]+                       # regular expression: the part of the case's name that names the patient
@@ -40,7 +42,7 @@ from nnunetv2_clip.conversion.laterality import Pair
 from nnunetv2_clip.conversion.lesions import lacks_organ, pairs_of
 from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, find_by_pattern
 from nnunetv2_clip.conversion.source import MaskSource, Source, SourceCase, listed, match_pairs, without
-from nnunetv2_clip.errors import UserError
+from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
 from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
@@ -52,9 +54,11 @@ class NamedSource(Source):
 
     Attributes:
         patient: searched in the name; its first group that is not empty, or all of it. None: nothing is known.
+        incomplete_cases: name -> classes that are incomplete there, though others annotate them.
     """
 
     patient: re.Pattern[str] | None = None
+    incomplete_cases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def name_of(self, case: SourceCase) -> str:
         """The text at {case}."""
@@ -64,12 +68,20 @@ class NamedSource(Source):
         match = self.patient.search(self.name_of(case)) if self.patient else None
         return next(filter(None, match.groups()), match[0]) if match else ""
 
-    def with_patients(self, cases: list[SourceCase]) -> list[SourceCase]:
+    def incomplete_in(self, case: SourceCase) -> tuple[str, ...]:
+        return (*self.incomplete, *self.incomplete_cases.get(self.name_of(case), ()))
+
+    def checked(self, cases: list[SourceCase]) -> list[SourceCase]:
         """The cases themselves.
 
         Raises:
-            UserError: the name of one of them does not tell the patient.
+            UserError: the name of one of them does not tell the patient, or the table speaks of another one.
         """
+        names = {*self.left_out, *map(self.name_of, cases)}
+        strange = next((name for name in self.incomplete_cases if name not in names), None)
+        if strange is not None:
+            found = f"'incomplete_in' names the case {strange!r}, which is not there.{suggestion(strange, names)}"
+            raise UserError(self.unpack, found, "names as they stand at {case}")
         unnamed = [self.name_of(case) for case in cases if self.patient and not self.patient_of(case)]
         if unnamed:
             found = f"'patient' {self.patient.pattern!r} finds no patient in {listed(unnamed)}"
@@ -87,7 +99,12 @@ class NamedSource(Source):
         return [f"{' and '.join(several[:2])} {hint}"] if several else []
 
     def settings(self) -> dict:
-        return {**super().settings(), **({"patient": self.patient.pattern} if self.patient else {})}
+        incomplete = {name: list(classes) for name, classes in self.incomplete_cases.items()}
+        return {
+            **super().settings(),
+            **({"patient": self.patient.pattern} if self.patient else {}),
+            **({"incomplete_in": incomplete} if incomplete else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,7 @@ class CustomSource(NamedSource):
         if PLACEHOLDER not in self.labels:
             labels = dict.fromkeys(images, next(iter(labels.values()))) if len(images) == 1 else labels
         pairs = match_pairs(without(images, self.left_out), without(labels, self.left_out), root)
-        return self.with_patients([self.case(key, image, {"label": label}) for key, image, label in pairs])
+        return self.checked([self.case(key, image, {"label": label}) for key, image, label in pairs])
 
     def labels_of(self, label_map: np.ndarray) -> ClassMap:
         others = dict.fromkeys(occurring_values(label_map).tolist(), ()) if self.others_are_background else {}
@@ -156,7 +173,7 @@ class CustomMaskSource(NamedSource, MaskSource):
                     "correct the pattern, or convert these cases with a table of their own",
                 )
         cases = [self.case(key, image, {role: files[role][key] for role in files}) for key, image in images.items()]
-        return self.with_patients(cases)
+        return self.checked(cases)
 
     def settings(self) -> dict:
         return {**super().settings(), "images": self.images, "masks": dict(self.masks)}
@@ -190,8 +207,10 @@ class CustomTable(Row):
     labels: Pattern = ""
     values: Annotated[_Values, Field(min_length=1, description=VALUES)] = field(default_factory=dict)
     masks: Annotated[_Masks, Field(min_length=1, description=MASKS)] = field(default_factory=dict)
-    annotated: ClassNames = None  # those of `values` or `masks`
+    annotated: ClassNames = None  # those of `values` or `masks` that are not incomplete
     absent: ClassNames = ()
+    incomplete: ClassNames = ()
+    incomplete_in: dict[str, ClassNames] = field(default_factory=dict)
     other_values: Annotated[Literal["background"] | None, Field(description="background, or no such key")] = None
     root: Text = ""
     title: Text = ""
@@ -203,7 +222,7 @@ class CustomTable(Row):
 
     def __post_init__(self):
         if self.annotated is None:
-            object.__setattr__(self, "annotated", tuple(self._named()))
+            object.__setattr__(self, "annotated", tuple(self._named() - set(self.incomplete)))
 
     def _named(self) -> set[str]:
         """Classes for which a label value or a mask stands."""
@@ -213,18 +232,25 @@ class CustomTable(Row):
     def _fits_together(self) -> CustomTable:
         given = [key for key in ("labels", "values", "other_values") if getattr(self, key)]
         missing = [key for key in ("labels", "values") if key not in given]
-        foreign = sorted(set(self.annotated) - self._named())
+        foreign = sorted({*self.annotated, *self.incomplete} - self._named())
         if self.masks and given:
             raise UserError("", f"has 'masks' and {given}", "masks, or a label map with values", "remove one of them")
         if missing and not self.masks:
             raise UserError("", f"lacks {missing}", "'labels' and 'values', or 'masks'")
         if foreign:
-            found = f"annotated names {foreign}, but no label value or mask stands for it"
+            state = "annotated" if set(foreign) & set(self.annotated) else "incomplete"
+            found = f"{state} names {foreign}, but no label value or mask stands for it"
             remedy = "add the label value or mask, or list the class under 'absent' if it is known not to occur"
-            raise UserError("", found, "annotated classes that occur in 'values' or 'masks'", remedy)
-        if not self.annotated:
+            raise UserError("", found, f"{state} classes that occur in 'values' or 'masks'", remedy)
+        if not self.annotated and not self.incomplete:
             raise UserError("", "no class is annotated", "at least one")
         require_one_state(self.annotated, self.absent, "annotated and absent")
+        require_one_state({*self.annotated, *self.absent}, self.incomplete, "incomplete and annotated or absent")
+        for case, names in self.incomplete_in.items():
+            if others := sorted(set(names) - set(self.annotated)):
+                state = "absent" if set(others) <= set(self.absent) else "not annotated"
+                found = f"{others} are incomplete in case {case!r}, but {state} in all cases"
+                raise UserError("", found, "classes out of 'annotated'", "correct one of the lists")
         return self
 
 
@@ -242,12 +268,14 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         raise UserError(path, f"both sides under one value, modality {modality}", "CT: the split looks for the spine")
     facts = dict(
         **{key: getattr(table, key) for key in ("name", "licence", "url", "images", "patient", "left_out")},
+        incomplete_cases=table.incomplete_in,
         title=table.title or table.name,
         unpack=f"the folder that {path} describes",
         num_cases=None,
         label_table=label_table,
         annotated=taxonomy.ordered(table.annotated),
         absent=taxonomy.ordered(table.absent),
+        incomplete=taxonomy.ordered(table.incomplete),
         pairs=pairs,
         modality=modality,
     )

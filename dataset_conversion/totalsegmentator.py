@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from nnunetv2_clip.conversion.source import ClassNames, MaskSource, SourceCase, 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.labels import ClassMap
 
-IMAGE, MASKS, CYST = "ct.nii.gz", "segmentations", "kidney_cyst"
+IMAGE, MASKS = "ct.nii.gz", "segmentations"
 MR_IMAGE = "mri.nii.gz"
+CYST = "kidney_cyst"  # only large ones were drawn
 VERSION_MARKS = {"3": "vertebrae_L6", "2": "prostate"}  # a structure that this version has and earlier ones have not
 # Structure -> classes. By name: the numbers differ between the versions. femur_left and femur_right are whole femurs,
 # not their heads, and are not used.
@@ -115,10 +117,7 @@ class MaskFolderSource(MaskSource):
 
     def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
         wrong = self.wrong_labels.get(case.image.parent.name)
-        unsure = {name: f"users report that {wrong} is wrong" for name in self.structures.get(wrong, ())}
-        if CYST in self.annotated and not labels.mask(CYST).any():
-            unsure[CYST] = "its masks are empty, and only large cysts were drawn"
-        return unsure
+        return {name: f"users report that {wrong} is wrong" for name in self.structures.get(wrong, ())}
 
     def settings(self) -> dict:
         return {**super().settings(), "structures": {name: list(classes) for name, classes in self.structures.items()}}
@@ -138,7 +137,8 @@ def _version(version: str, num_cases: int, record: int, structures: dict, **know
         unpack=f"the folder of version {version} with s0000/ct.nii.gz and s0000/segmentations/*.nii.gz",
         num_cases=num_cases,
         label_table={},  # masks instead of label values
-        annotated=tuple(dict.fromkeys(name for classes in structures.values() for name in classes)),
+        annotated=tuple(name for name in dict.fromkeys(chain.from_iterable(structures.values())) if name != CYST),
+        incomplete=(CYST,) if any(CYST in classes for classes in structures.values()) else (),
         structures=structures,
         version=version[0],
         **known,

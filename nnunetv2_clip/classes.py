@@ -300,6 +300,24 @@ class Taxonomy:
         """Can no voxel belong to both classes: neither lies inside the other, and no organ holds both."""
         return (self.ancestors(first) | {first}).isdisjoint(self.ancestors(second) | {second})
 
+    def can_be(self, name: str, truth: Iterable[str], known: Collection[str]) -> bool:
+        """Can a voxel belong to a class, as far as the truth of its case tells.
+
+        It cannot where a drawn class excludes it, and where none of the organs that could hold it can be: no liver
+        tumour outside an annotated liver. So a voxel of an organ is certainly healthy only where the class itself, or
+        a class that must hold it, is known there: that another lesion is absent proves nothing.
+
+        Args:
+            truth: the classes that were drawn in the voxel.
+            known: the classes whose truth is known in the case.
+        """
+        if name in known:
+            return name in truth
+        if any(self.exclude_each_other(name, other) for other in truth):
+            return False
+        parents = self.find(name).parents
+        return not parents or any(self.can_be(parent, truth, known) for parent in parents)
+
     def descendants(self, name: str) -> frozenset[str]:
         """Every class that lies inside this one, over all generations."""
         own = self.find(name).name

@@ -16,7 +16,7 @@ from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.tables import Finite, Names, Row, Text, checked
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)  # 2: some class of some case is incomplete
 FILE_NAME = "label_presence.json"
 _Weight = Annotated[Finite, Field(gt=0, le=1)]
 
@@ -29,6 +29,7 @@ class CasePresence(Row):
         dataset: name of the source dataset.
         annotated: classes that were drawn wherever they occur in this case (they may be empty).
         absent: classes that are known not to occur in this case (supervised as empty).
+        incomplete: classes of which some voxels were drawn: these are true, about all others nothing was said.
         pseudo: class -> weight in the loss, above 0 and at most 1, of classes that a model has labelled here. They
             are no truth: they supervise training and nothing else.
         group: cases that show the same scan or the same patient share a group and never stand on both sides of a split.
@@ -47,11 +48,13 @@ class CasePresence(Row):
     geometry_fixes: Names = ()
     pseudo: Annotated[PerClass[_Weight], Field(description="weights above 0, at most 1")] = field(default_factory=dict)
     patient: Text = ""
+    incomplete: ClassNames = ()
 
     @model_validator(mode="after")
     def _one_state_per_class(self) -> CasePresence:
         require_one_state(self.annotated, self.absent, "annotated and absent")
-        require_one_state(self.known, self.pseudo, "pseudo labels and annotated or absent")
+        require_one_state(self.known, self.incomplete, "incomplete and annotated or absent")
+        require_one_state(self.known.union(self.incomplete), self.pseudo, "pseudo labels and of another state")
         return self
 
     @property
@@ -60,9 +63,14 @@ class CasePresence(Row):
         return frozenset(self.annotated) | frozenset(self.absent)
 
     @property
+    def drawn(self) -> frozenset[str]:
+        """Classes whose voxels in the label map are true: annotated, or incomplete."""
+        return frozenset(self.annotated) | frozenset(self.incomplete)
+
+    @property
     def supervised(self) -> frozenset[str]:
-        """Classes that give loss in this case: those whose truth is known, and those that a model has labelled."""
-        return self.known | frozenset(self.pseudo)
+        """Classes that give loss in this case: truth, all or some of it, and those that a model has labelled."""
+        return self.known | self.drawn | frozenset(self.pseudo)
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +85,7 @@ class Manifest:
         return f"Manifest({self.where}: {len(self.cases)} cases)"
 
     def presence(self, case_ids: Iterable[str], class_names: Iterable[str]) -> np.ndarray:
-        """(B, K) bool: is the truth of class k known in case b. Pseudo labels do not count.
+        """(B, K) bool: is the truth of class k known in case b. Incomplete classes and pseudo labels do not count.
 
         Raises:
             UserError: a case is not in the manifest.
@@ -95,8 +103,8 @@ class Manifest:
         names = list(class_names)
         rows = []
         for case in map(self.case, case_ids):
-            known = case.known
-            rows.append([case.pseudo.get(name, name in known) for name in names])
+            supervised = case.supervised
+            rows.append([case.pseudo.get(name, name in supervised) for name in names])
         return np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
 
     @property
@@ -119,7 +127,8 @@ class Manifest:
     def count_cases(self) -> dict[str, dict]:
         """Source dataset -> {"cases": number of cases, "supervised": {class: number of cases that supervise it}}.
 
-        Where a model has labelled classes, "pseudo" tells how many of these cases hold no truth of the class.
+        Of these cases "pseudo" counts those in which a model has labelled the class, and "incomplete" those in which
+        only some of it was drawn, where there are any.
         """
         counts: dict[str, dict] = {}
         for case in self.cases.values():
@@ -127,15 +136,16 @@ class Manifest:
             entry["cases"] += 1
             for row in self.taxonomy.subset(case.supervised):
                 entry["supervised"][row.name] = entry["supervised"].get(row.name, 0) + 1
-            for row in self.taxonomy.subset(case.pseudo):
-                pseudo = entry.setdefault("pseudo", {})
-                pseudo[row.name] = pseudo.get(row.name, 0) + 1
+            for state in ("pseudo", "incomplete"):
+                for row in self.taxonomy.subset(getattr(case, state)):
+                    counted = entry.setdefault(state, {})
+                    counted[row.name] = counted.get(row.name, 0) + 1
         return dict(sorted(counts.items()))
 
     def save(self, path: Path | str) -> None:
         """Write the file; a reader never sees half a manifest."""
         content = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 2 if any(case.incomplete for case in self.cases.values()) else 1,  # for older readers
             "created_by": f"nnunetv2_clip {__version__}",
             "classes": self.taxonomy.to_json(),
             "cases": {case_id: _entry(case) for case_id, case in sorted(self.cases.items())},
@@ -147,24 +157,30 @@ class Manifest:
         """Read and check a manifest.
 
         Raises:
-            UserError: not there, no JSON, another schema, an unknown class, a class in two states, or a weight that
-                is none.
+            UserError: not there, no JSON, another schema, what its schema does not know, an unknown class, a class in
+                two states, or a weight that is none.
         """
         content = read_json(path, "run 'nnunetv2_clip convert', which writes it")
         content = content if isinstance(content, dict) else {}
         version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in SCHEMA_VERSIONS:
+            expected = " or ".join(map(str, SCHEMA_VERSIONS))
             remedy = "convert again with this version, or install the version of nnunetv2_clip that wrote the file"
-            raise UserError(path, f"schema_version is {version!r}", f"{SCHEMA_VERSION}", remedy)
+            raise UserError(path, f"schema_version is {version!r}", expected, remedy)
         taxonomy = Taxonomy.from_json(content.get("classes"), str(path))
         cases = checked(_Content, content, path, "convert again", context=taxonomy).cases
+        newer = [case_id for case_id, case in cases.items() if case.incomplete]
+        if version == 1 and newer:
+            found = f"has incomplete classes, which schema_version {version} does not know"
+            remedy = "write schema_version 2 if the classes are as you want them"
+            raise UserError(f"{path}, case {newer[0]!r}", found, "schema_version 2", remedy)
         groups = {case_id: case if case.group else replace(case, group=case_id) for case_id, case in cases.items()}
         return cls(taxonomy, groups, str(path))
 
 
 @dataclass(frozen=True)
 class _Content:
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     classes: tuple[ClassRow, ...]
     cases: dict[str, CasePresence]
     created_by: str = ""
@@ -180,5 +196,6 @@ def json_schema() -> dict:
 
 
 def _entry(case: CasePresence) -> dict:
-    """As JSON. Without patient and pseudo labels as it was before there were any, so that older versions read it."""
-    return {key: value for key, value in asdict(case).items() if key not in ("patient", "pseudo") or value}
+    """As JSON. What came later stands there only where there is some, so that older versions read all other files."""
+    later = ("patient", "pseudo", "incomplete")
+    return {key: value for key, value in asdict(case).items() if key not in later or value}

@@ -27,6 +27,7 @@ def facts(source):
         "cases": source.num_cases,
         "annotated": list(source.annotated),
         "absent": list(source.absent),
+        "incomplete": list(source.incomplete),
         "split_by_side": [[pair.right, pair.left] for pair in source.pairs],
         "licence": source.licence,
         "url": source.url,
@@ -41,7 +42,7 @@ def print_table(sources):
     rows = [("name", "cases", "classes", "title", "licence")]
     for source in sources:
         cases = str(source.num_cases or "-")
-        rows.append((source.name, cases, str(len(source.annotated)), source.title, source.licence))
+        rows.append((source.name, cases, str(len(source.drawn)), source.title, source.licence))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
@@ -59,6 +60,8 @@ def describe(source):
         f"  where to get    {source.url}",
         f"  PATH is         {source.unpack}",
     ]
+    if source.incomplete:
+        lines.append(f"  drawn in part   {', '.join(source.incomplete)}")
     if source.absent:
         lines.append(f"  known absent    {', '.join(source.absent)}")
     for pair in source.pairs:

@@ -12,7 +12,7 @@ def add_arguments(parser):
 def run(args):
     from nnunetv2_clip.commands._evaluation import settings_of, sides_of
     from nnunetv2_clip.evaluation.leaks import find_leaks
-    from nnunetv2_clip.evaluation.report import report_tables, write_evaluation
+    from nnunetv2_clip.evaluation.report import recall_table, report_tables, write_evaluation
     from nnunetv2_clip.evaluation.results import strict_json
     from nnunetv2_clip.evaluation.study import evaluate
     from nnunetv2_clip.evaluation.tolerances import tolerances_mm
@@ -26,6 +26,8 @@ def run(args):
     write_evaluation(evaluation, folder)
     args.result = strict_json({name: value for name, value in evaluation.to_json().items() if name != "pairs"})
     print(report_tables(evaluation)[0].markdown())
+    if evaluation.recalls:
+        print(recall_table(evaluation).markdown())
     for note in evaluation.notes:
         print(note)
     if evaluation.leaked:

@@ -82,6 +82,7 @@ def convert_case(job: MergeJob, case: SourceCase) -> None:
         dataset=case.source.name,
         annotated=job.taxonomy.ordered(loaded.annotated),
         absent=job.taxonomy.ordered(loaded.absent),
+        incomplete=job.taxonomy.ordered(loaded.incomplete),
         group=scan,
         patient=case.source.patient_of(case),
         source_files={role: str(path) for role, path in case.files.items()},
@@ -120,8 +121,9 @@ def load_checked(
     headers = settle(header_findings(case.image), case.image, "convert")
     loaded = load_case(case.source, case, taxonomy)
     assert loaded.labels.values.shape == loaded.image.data.shape, case.case_id
-    assert not set(loaded.annotated) & set(loaded.absent), case.case_id
-    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.annotated, taxonomy))
+    states = (*loaded.drawn, *loaded.absent)
+    assert len(set(states)) == len(states), case.case_id
+    labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.drawn, taxonomy))
     voxels = settle(voxel_findings(case.image, loaded.image, case.source.modality, labels), case.image, "convert")
     repaired = tuple(f"written anew: {row.found}" for row in headers if row.action("convert") == "repaired")
     if repaired:

@@ -38,9 +38,10 @@ class CaseCheck:
         problem: what would stop its conversion; empty if nothing.
         warnings: what looks wrong in the converted case.
         grid: shape, spacing and axes, in words.
-        voxels: annotated class -> voxels; 0 where it does not occur.
+        voxels: annotated or incomplete class -> voxels; 0 where it does not occur.
         extents: what each class that occurs takes up.
         absent: classes known not to occur.
+        incomplete: classes of which only a part was drawn.
         num_bytes: estimated size of the converted case on disk.
         picture, overlay: data URIs of a coronal slice and of its labels.
     """
@@ -53,11 +54,16 @@ class CaseCheck:
     voxels: dict[str, int] = field(default_factory=dict)
     extents: dict[str, Extent] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
     num_bytes: int = 0
     fingerprint: Fingerprint | None = None
     picture: str = ""
     overlay: str = ""
     picture_size: tuple[int, int] = (0, 0)
+
+    @property
+    def annotated(self) -> list[str]:
+        return [name for name in self.voxels if name not in self.incomplete]
 
 
 @dataclass
@@ -81,10 +87,16 @@ class SourceCheck:
     cases: list[CaseCheck] = field(default_factory=list)
 
     def num_annotated(self, name: str) -> int:
-        return sum(name in case.voxels for case in self.cases)
+        return sum(name in case.annotated for case in self.cases)
 
     def num_occurring(self, name: str) -> int:
-        return sum(case.voxels.get(name, 0) > 0 for case in self.cases)
+        """Of the cases that annotate it."""
+        return sum(case.voxels[name] > 0 for case in self.cases if name in case.annotated)
+
+    def num_incomplete(self, name: str) -> tuple[int, int]:
+        """Cases in which the class is incomplete and some of it is drawn, and all in which it is incomplete."""
+        drawn = [case.voxels[name] > 0 for case in self.cases if name in case.incomplete]
+        return sum(drawn), len(drawn)
 
     def num_absent(self, name: str) -> int:
         return sum(name in case.absent for case in self.cases)
@@ -169,7 +181,7 @@ def check_downloads(
         checks[seen.task.source.name].cases.append(case)
     for check in checks.values():
         check.cases.sort(key=lambda case: case.case_id)
-        check.problems += doubtful_classes(((case.voxels, case.extents) for case in check.cases), taxonomy)
+        check.problems += doubtful_classes(((case.annotated, case.extents) for case in check.cases), taxonomy)
     return Check(tuple(checks.values()), _copies(checks.values()), taxonomy)
 
 
@@ -199,7 +211,7 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
     loaded, labels, extents, warnings = load_checked(case, taxonomy)
     labels.require_declared(case.labels.get("label", case.image), remedy=UNDECLARED)
     counts = labels.num_voxels()
-    voxels = {name: counts[name] for name in loaded.annotated}
+    voxels = {name: counts[name] for name in loaded.drawn}
     is_linked = loaded.image.path is not None and loaded.image.path.name.endswith(FILE_ENDING)
     picture, overlay, size = thumbnail(loaded.image, labels, taxonomy)
     return CaseCheck(
@@ -210,6 +222,7 @@ def check_case(taxonomy: Taxonomy, case: SourceCase) -> CaseCheck:
         voxels=voxels,
         extents=extents,
         absent=loaded.absent,
+        incomplete=loaded.incomplete,
         num_bytes=int(loaded.image.data.size * (LABEL_BYTES + (0 if is_linked else IMAGE_BYTES))),
         fingerprint=fingerprint_of(loaded.image.data),
         picture=picture,

@@ -87,20 +87,20 @@ class Pair:
 
 
 def split_pairs(
-    labels: ClassMap, pairs: Sequence[Pair], image: Volume, annotated: Sequence[str]
+    labels: ClassMap, pairs: Sequence[Pair], image: Volume, drawn: Sequence[str]
 ) -> tuple[ClassMap, tuple[str, ...], tuple[str, ...]]:
     """Split the pairs of a label map: each voxel gets the organ of its side.
 
     Args:
         labels: on the grid of `image`, without the paired organs.
-        annotated: classes that the case annotates, with both organs of each pair.
+        drawn: classes that are drawn in the case, with both organs of each pair.
 
     Returns:
-        The labels, `annotated` without the pairs whose side is uncertain, and what was done or is doubtful, in words.
+        The labels, `drawn` without the pairs whose side is uncertain, and what was done or is doubtful, in words.
     """
     plane, result = find_midplane(image), labels.copy()
     result.sets = {value: frozenset() for pair in pairs for value in pair.values} | result.sets
-    annotated, fixes = list(annotated), []
+    drawn, fixes = list(drawn), []
     for pair in pairs:
         mask, lesions = (
             np.isin(labels.values, values) for values in (pair.values, [v for v in pair.values if result.sets[v]])
@@ -109,7 +109,7 @@ def split_pairs(
         if sides.note:
             fixes.append(f"{pair.right} and {pair.left}: {sides.note}")
         if not sides.certain:
-            annotated = [name for name in annotated if name not in (pair.right, pair.left)]
+            drawn = [name for name in drawn if name not in (pair.right, pair.left)]
             continue
         for value in pair.values:
             of_value = labels.values == value
@@ -119,7 +119,7 @@ def split_pairs(
                 right, left = of_value & sides.right, of_value & sides.left
             result.add({pair.right}, right)
             result.add({pair.left}, left)
-    return result, tuple(annotated), tuple(fixes)
+    return result, tuple(drawn), tuple(fixes)
 
 
 def split_sides(

@@ -9,7 +9,6 @@ under a value of its own beside a right and a left kidney, position decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 import numpy as np
 
@@ -25,32 +24,31 @@ def load_case(source: Source, case: SourceCase, taxonomy: Taxonomy) -> LoadedCas
     """The case as its source reads it, each such lesion with the organ of its side."""
     loaded = source.load_case(case)
     read_image = (lambda: loaded.image) if source.modality == CT else None
-    labels, annotated, notes = join_organs(loaded.labels, loaded.annotated, taxonomy, read_image)
-    return replace(loaded, labels=labels, annotated=annotated, fixes=(*loaded.fixes, *notes))
+    return loaded.with_drawn(*join_organs(loaded.labels, loaded.drawn, taxonomy, read_image))
 
 
 def join_organs(
-    labels: ClassMap, annotated: Collection[str], taxonomy: Taxonomy, read_image: Callable[[], Volume] | None
+    labels: ClassMap, drawn: Collection[str], taxonomy: Taxonomy, read_image: Callable[[], Volume] | None
 ) -> tuple[ClassMap, tuple[str, ...], tuple[str, ...]]:
-    """Give each such lesion the organ of its side, where both organs are annotated.
+    """Give each such lesion the organ of its side, where both organs are drawn.
 
     Args:
         read_image: gives the CT; called only for a lesion that touches not just one of the organs. None: no CT.
 
     Returns:
-        Labels and annotated classes as they are now, and what is doubtful, in words. A pair is no longer annotated
-        when the side of a lesion is uncertain.
+        Labels and drawn classes as they are now, and what is doubtful, in words. A pair is no longer among these when
+        the side of a lesion is uncertain.
     """
-    annotated, notes = tuple(annotated), []
+    drawn, notes = tuple(drawn), []
     for right, left in pairs_of(taxonomy):
-        if not {right, left} <= set(annotated):
+        if not {right, left} <= set(drawn):
             continue
         lonely = [value for value, classes in labels.sets.items() if lacks_organ(classes, (right, left), taxonomy)]
         if not lonely or not np.isin(lonely, occurring_values(labels.values)).any():
             continue
         parts = _sides(labels, np.isin(labels.values, lonely), (right, left), read_image)
         if parts is None:
-            annotated = tuple(name for name in annotated if name not in (right, left))
+            drawn = tuple(name for name in drawn if name not in (right, left))
             notes.append(
                 f"{right} and {left} not annotated: the side of a lesion that touches neither or both is not certain"
             )
@@ -58,7 +56,7 @@ def join_organs(
         labels = labels.copy()
         labels.add({right}, parts[0])
         labels.add({left}, parts[1])
-    return labels, annotated, tuple(notes)
+    return labels, drawn, tuple(notes)
 
 
 def pairs_of(taxonomy: Taxonomy) -> list[tuple[str, str]]:

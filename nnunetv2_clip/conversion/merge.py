@@ -80,7 +80,7 @@ class Summary:
 
     Attributes:
         num_cases: source -> cases.
-        classes: annotated in some case.
+        classes: annotated in some case, or incomplete.
         num_groups: different patients, as far as scans and sources tell.
         num_merged: cases whose annotation went into that of another case of the same scan.
         num_left_out: cases that are held out.
@@ -251,10 +251,10 @@ def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     warnings = _warnings(merge, own_records, records, decisions)
     splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
-    annotated = merge.taxonomy.subset({name for case in cases.values() for name in case.annotated})
+    drawn = merge.taxonomy.subset({name for case in cases.values() for name in case.drawn})
     return Summary(
         num_cases={entry.source.name: num_cases[entry.source.name] for entry in merge.inputs},
-        classes=tuple(row.name for row in annotated),
+        classes=tuple(row.name for row in drawn),
         num_groups=len({case.group for case in cases.values()}),
         has_splits=bool(splits),
         num_merged=len(decisions.absorbed),

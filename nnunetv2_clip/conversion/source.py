@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -83,6 +83,7 @@ class LoadedCase:
         annotated: classes that were drawn wherever they occur in this case.
         absent: classes that are known not to occur in this case.
         fixes: repairs of geometry, in words.
+        incomplete: classes of which what was drawn is true and nothing else is known.
     """
 
     image: Volume
@@ -90,6 +91,20 @@ class LoadedCase:
     annotated: ClassNames
     absent: ClassNames = ()
     fixes: tuple[str, ...] = ()
+    incomplete: ClassNames = ()
+
+    @property
+    def drawn(self) -> ClassNames:
+        """The classes whose voxels in `labels` are true."""
+        return (*self.annotated, *self.incomplete)
+
+    def with_drawn(self, labels: ClassMap, drawn: Sequence[str], notes: Sequence[str]) -> LoadedCase:
+        """With other labels and more fixes, and of the drawn classes only those that are still certain."""
+        annotated, incomplete = (
+            tuple(name for name in names if name in drawn) for names in (self.annotated, self.incomplete)
+        )
+        fixes = (*self.fixes, *notes)
+        return replace(self, labels=labels, annotated=annotated, incomplete=incomplete, fixes=fixes)
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,7 @@ class Source:
         num_cases: labelled cases of the complete download; None where that has no fixed number.
         label_table: label value -> classes. Organs need not be named beside their parts: the merge adds them.
         annotated: classes that every case annotates, unless `load_case` says otherwise.
+        incomplete: classes of which only a part was drawn, in every case.
         absent: classes known not to occur.
         pairs: organs of both sides under common label values; the values' other classes are in `label_table`.
         left_out: case -> why it is not converted although the download has it.
@@ -135,6 +151,12 @@ class Source:
     as_in_paper: str = ""
     as_paper: bool = False
     modality: str = CT
+    incomplete: ClassNames = ()
+
+    @property
+    def drawn(self) -> ClassNames:
+        """The classes that are drawn, wherever they occur or in part."""
+        return (*self.annotated, *self.incomplete)
 
     def repairs_with(self, name: str) -> bool:
         """Is this a known repair of the source that is to be made."""
@@ -186,10 +208,10 @@ class Source:
         if self.repairs_with(HALF_TURN):
             image, fix = mend_half_turn(image, labels)
             notes.extend([fix] if fix else [])
-        (annotated, unsure), sides = self.annotated_in(case, labels), ()
-        if self.pairs:
-            labels, annotated, sides = split_pairs(labels, self.pairs, image, annotated)
-        return LoadedCase(image, labels, annotated, self.known_absent, (*fixes, *repairs, *notes, *unsure, *sides))
+        annotated, unsure = self.annotated_in(case, labels)
+        fixes = (*fixes, *repairs, *notes, *unsure)
+        loaded = LoadedCase(image, labels, annotated, self.known_absent, fixes, self.incomplete_in(case))
+        return loaded.with_drawn(*split_pairs(labels, self.pairs, image, loaded.drawn)) if self.pairs else loaded
 
     def read(self, case: SourceCase) -> tuple[Volume, np.ndarray, tuple[str, ...]]:
         """Image, label map on its grid, and what was done to lay one on the other, in words.
@@ -207,8 +229,12 @@ class Source:
     def annotated_in(self, case: SourceCase, labels: ClassMap) -> tuple[ClassNames, tuple[str, ...]]:
         """The classes that this case annotates, and why others are missing, in words."""
         unsure = {} if self.as_paper and self.as_in_paper else self.not_annotated(case, labels)
-        annotated = tuple(name for name in self.annotated if name not in unsure)
+        annotated = tuple(name for name in self.annotated if name not in {*unsure, *self.incomplete_in(case)})
         return annotated, tuple(f"{name} not annotated: {reason}" for name, reason in unsure.items())
+
+    def incomplete_in(self, case: SourceCase) -> ClassNames:
+        """The classes of which only a part was drawn in this case."""
+        return self.incomplete
 
     def not_annotated(self, case: SourceCase, labels: ClassMap) -> dict[str, str]:
         """Class -> why it is not annotated in this case, although it is in others.
@@ -235,7 +261,7 @@ class Source:
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
         """Every set of classes that is known before reading to occur in a voxel; others may follow from the data."""
-        return {complete(classes, self.annotated, taxonomy) for classes in self.label_table.values()}
+        return {complete(classes, self.drawn, taxonomy) for classes in self.label_table.values()}
 
     def settings(self) -> dict:
         """What changes the converted cases: an unfinished conversion goes on only when this is the same."""
@@ -247,6 +273,7 @@ class Source:
             "repairs": sorted(set(self.repairs) - self.switched_off),
             "as_paper": self.as_paper,
             "modality": self.modality,
+            **({"incomplete": list(self.incomplete)} if self.incomplete else {}),
         }
 
 
@@ -335,7 +362,7 @@ class MaskSource(Source):
         image = read_image(case.image)
         labels = ClassMap.of_masks(image.data.shape, self._masks(case, image))
         annotated, unsure = self.annotated_in(case, labels)
-        return LoadedCase(image, labels, annotated, self.absent, unsure)
+        return LoadedCase(image, labels, annotated, self.absent, unsure, self.incomplete_in(case))
 
     def _masks(self, case: SourceCase, image: Volume) -> Iterator[tuple[np.ndarray, ClassNames]]:
         for role, classes in self.structures.items():
@@ -349,7 +376,7 @@ class MaskSource(Source):
             yield mask.data > 0, classes
 
     def class_sets(self, taxonomy: Taxonomy) -> set[frozenset[str]]:
-        return {complete(classes, self.annotated, taxonomy) for classes in self.structures.values()}
+        return {complete(classes, self.drawn, taxonomy) for classes in self.structures.values()}
 
 
 def named_in(label_table: Mapping[int, ClassNames]) -> ClassNames:
@@ -357,10 +384,10 @@ def named_in(label_table: Mapping[int, ClassNames]) -> ClassNames:
     return tuple(chain.from_iterable(label_table.values()))
 
 
-def complete(classes: Iterable[str], annotated: Iterable[str], taxonomy: Taxonomy) -> frozenset[str]:
-    """The annotated classes of a voxel: those named, and the organs that hold them.
+def complete(classes: Iterable[str], drawn: Iterable[str], taxonomy: Taxonomy) -> frozenset[str]:
+    """The drawn classes of a voxel: those named, and the organs that hold them.
 
-    A liver tumour is liver, but only where the source annotates the liver. Of a kidney tumour the side must be known,
+    A liver tumour is liver, but only where the source draws the liver. Of a kidney tumour the side must be known,
     so a class with several possible parents adds none of them.
     """
     found, queue = set(classes), list(classes)
@@ -369,7 +396,7 @@ def complete(classes: Iterable[str], annotated: Iterable[str], taxonomy: Taxonom
         if len(parents) == 1 and parents[0] not in found:
             found.add(parents[0])
             queue.append(parents[0])
-    return frozenset(found) & frozenset(annotated)
+    return frozenset(found) & frozenset(drawn)
 
 
 def is_junk(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,15 @@ class Annotation:
     labels: ClassMap
     annotated: frozenset[str]
     absent: frozenset[str]
+    incomplete: frozenset[str] = frozenset()
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        return self.annotated | self.incomplete
+
+    @property
+    def known(self) -> frozenset[str]:
+        return self.annotated | self.absent
 
 
 def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
@@ -47,18 +56,21 @@ def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
         donated = read_label_map(target.own_label(name)).data
         donor = _annotation(job, relation.apply(donated), records[name])
         counts = [part.labels.num_voxels() for part in (whole, donor)]
+        both, absent = whole.annotated & donor.annotated, whole.absent | donor.absent
         whole, contradictions = unite(whole, donor, job.taxonomy)
         doubts += _apart(name, *counts, contradictions, job.taxonomy)
-        fixes.append(f"labels of {name} added{_in_words(contradictions)}")
+        doubts += _drawn_though_absent(name, contradictions, absent & whole.incomplete)
+        fixes.append(f"labels of {name} added{_in_words(contradictions, both)}")
     read = lambda: read_image(target.image(case_id))  # noqa: E731
-    labels, annotated, notes = join_organs(whole.labels, whole.annotated, job.taxonomy, read)
-    labels = labels.with_sets(lambda classes: classes.intersection(annotated))
+    labels, drawn, notes = join_organs(whole.labels, whole.drawn, job.taxonomy, read)
+    labels = labels.with_sets(lambda classes: classes.intersection(drawn))
     label_map, facts = job.pending(labels, case_id)
     write_label_map(target.merged_label(case_id), label_map, volume.affine, job.compression)
     presence = replace(
         records[case_id].presence,
-        annotated=job.taxonomy.ordered(annotated),
+        annotated=job.taxonomy.ordered(whole.annotated.intersection(drawn)),
         absent=job.taxonomy.ordered(whole.absent),
+        incomplete=job.taxonomy.ordered(whole.incomplete.intersection(drawn)),
         source_files=_of_all(records, case_id, "source_files"),
         checksums=_of_all(records, case_id, "checksums"),
         geometry_fixes=(*fixes, *notes),
@@ -70,15 +82,20 @@ def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
 def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[Annotation, dict[str, int]]:
     """The union of two annotations of one grid; for classes that both annotate the first one decides.
 
-    A voxel that is unknown in either of them is unknown. What only the second one annotates brings its organ along:
-    its kidney tumour is kidney, on the side where the second one says so.
+    A class that one annotates and the other has incomplete is as the one has it. Of a class that is incomplete in both
+    all drawn voxels are taken, and it stays incomplete; also where the other one calls it absent, if some were drawn.
+    A voxel that is unknown in either of them is unknown. What only the second one draws brings its organ along: its
+    kidney tumour is kidney, on the side where the second one says so.
 
     Returns:
-        The union, and for each class that both annotate the number of voxels in which they contradict each other.
+        The union, and for each class that both speak of the number of voxels in which they contradict each other.
     """
     annotated = first.annotated | second.annotated
-    gained = second.annotated - first.annotated
+    drawn = first.drawn | second.drawn
+    lost = first.incomplete & second.annotated
+    gained = second.drawn - first.annotated
     shared = first.annotated & second.annotated
+    shared |= (first.known & second.incomplete) | (first.incomplete & second.known)
     maps = [part.labels.values for part in (first, second)]
     values = [occurring_values(label_map) for label_map in maps]
     pairs = np.searchsorted(values[0], maps[0]) * len(values[1]) + np.searchsorted(values[1], maps[1])
@@ -93,21 +110,24 @@ def unite(first: Annotation, second: Annotation, taxonomy: Taxonomy) -> tuple[An
             continue
         brought = others & gained
         organs = {parent for name in brought for parent in taxonomy.find(name).parents}
-        meaning.append(complete(classes | brought | (others & organs), annotated, taxonomy))
-        for name in (classes ^ others) & shared:
+        meaning.append(complete((classes - lost) | brought | (others & organs), drawn, taxonomy))
+        silent = (classes & second.incomplete) | (others & first.incomplete)  # where nothing was said against it
+        for name in ((classes ^ others) & shared) - silent:
             contradictions[name] += int(count)
     sets = ordered_sets(classes for classes in meaning if classes)
     code_of = {frozenset(): 0, None: PENDING_UNKNOWN} | {classes: code for code, classes in enumerate(sets, start=1)}
     codes = np.array([code_of[classes] for classes in meaning], dtype=np.uint16)
-    drawn = {name for classes, count in zip(meaning, counts, strict=True) if classes and count for name in classes}
-    absent = (first.absent | second.absent) - annotated - drawn
+    seen = {name for classes, count in zip(meaning, counts, strict=True) if classes and count for name in classes}
+    absent = (first.absent | second.absent) - annotated - seen
     labels = ClassMap(codes[pairs], {code: classes for classes, code in code_of.items()})
-    return Annotation(labels, annotated, absent), {name: n for name, n in contradictions.items() if n}
+    union = Annotation(labels, annotated, absent, drawn - annotated - absent)
+    return union, {name: n for name, n in contradictions.items() if n}
 
 
 def _annotation(job: MergeJob, label_map: np.ndarray, record: CaseRecord) -> Annotation:
     presence = record.presence
-    return Annotation(job.labels_of(label_map, record), frozenset(presence.annotated), frozenset(presence.absent))
+    states = (frozenset(state) for state in (presence.annotated, presence.absent, presence.incomplete))
+    return Annotation(job.labels_of(label_map, record), *states)
 
 
 def _of_all(records: Mapping[str, CaseRecord], keeper: str, table: str) -> dict[str, str]:
@@ -140,6 +160,19 @@ def _apart(
     return [f"{', '.join(organs)} of {donor}, the same scan, lie elsewhere: one of the label maps is wrong"]
 
 
-def _in_words(contradictions: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{count} of {name}" for name, count in sorted(contradictions.items()))
-    return f"; contradicting voxels, decided by the source named first: {listed}" if listed else ""
+def _drawn_though_absent(donor: str, contradictions: Mapping[str, int], names: Collection[str]) -> list[str]:
+    """Classes that one source of a scan calls absent, and of which another one has drawn some voxels."""
+    return [
+        f"{name} is drawn in {contradictions[name]} voxels, though {donor}, the same scan, or this case calls it absent"
+        for name in sorted(set(names) & set(contradictions))
+    ]
+
+
+def _in_words(contradictions: Mapping[str, int], both: Collection[str]) -> str:
+    """The contradictions in classes that both sources annotate, and in those that one of them has incomplete."""
+    texts = []
+    for decided, what in ((True, "decided by the source named first"), (False, "drawn by one source alone")):
+        names = [name for name in sorted(contradictions) if (name in both) == decided]
+        listed = ", ".join(f"{contradictions[name]} of {name}" for name in names)
+        texts += [f"; contradicting voxels, {what}: {listed}"] if listed else []
+    return "".join(texts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
+from nnunetv2_clip.evaluation.results import RECALL
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelCoding, LabelVolume, MaskCoding, PaintedCoding
 
@@ -17,7 +18,8 @@ class CaseJob:
 
     Attributes:
         reference, prediction: label file, or folder of masks.
-        names: the classes to score: supervised in this case, and known to the prediction.
+        names: the classes to score: true in this case, wholly or as far as drawn, and known to the prediction.
+        incomplete: those of them of which only the drawn voxels are known.
         tolerances_mm: class -> tolerance of the surface metrics; None leaves them out.
     """
 
@@ -28,6 +30,7 @@ class CaseJob:
     prediction_coding: Coding
     names: tuple[str, ...]
     tolerances_mm: dict[str, float] | None = None
+    incomplete: frozenset[str] = frozenset()
 
     @property
     def file(self) -> Path:
@@ -65,6 +68,9 @@ def case_metrics(job: CaseJob) -> dict[str, dict[str, float]]:
     reference, prediction = read_label_pair(job)
     found = {}
     for name, overlap in overlaps(reference, prediction, job.names).items():
+        if name in job.incomplete:
+            found[name] = _metrics_of_drawn(overlap)
+            continue
         found[name] = {
             "Dice": overlap.dice,
             "volume_difference_ml": (overlap.num_predicted - overlap.num_reference) * reference.grid.voxel_ml,
@@ -76,3 +82,8 @@ def case_metrics(job: CaseJob) -> dict[str, dict[str, float]]:
             nsd, hd95 = surface_metrics(reference, prediction, name, job.tolerances_mm[name])
             found[name].update(NSD=nsd, HD95=hd95)
     return found
+
+
+def _metrics_of_drawn(overlap: Overlap) -> dict[str, float]:
+    """What can be told where the voxels that were not drawn may be right as well."""
+    return {RECALL: overlap.recall, "n_ref": overlap.num_reference, "n_overlap": overlap.true_positive}

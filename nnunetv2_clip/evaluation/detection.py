@@ -33,6 +33,7 @@ class CaseDetection:
         truth: "tumor": the reference holds a lesion of the smallest size or more. "free": known to be absent (or
             annotated and empty, where the caller takes that as proof). "other": neither; counts for nothing but
             false lesions.
+        incomplete: only some lesions were drawn: counts where one was, and for no false lesion.
         suspected: the prediction calls the patient ill.
     """
 
@@ -42,6 +43,7 @@ class CaseDetection:
     truth: str
     suspected: bool
     lesions: CaseLesions
+    incomplete: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Detection:
         specificity: not suspected among cases known to be free.
         harmonic_mean: of the two; n is the number of cases of both kinds.
         lesion_recall: found among reference lesions; n is the number of lesions.
-        false_lesions_per_case: over all cases scored.
+        false_lesions_per_case: over all cases scored in which the class is not incomplete.
     """
 
     sensitivity: Rate
@@ -90,7 +92,7 @@ def detect(
     empty_is_free: bool = False,
     num_processes: int = 1,
 ) -> tuple[list[CaseDetection], dict[str, UserError]]:
-    """The lesions of the named classes in every case that supervises them, class by class, and the cases that failed.
+    """The lesions of the named classes in every case that holds truth of them, by class, and the cases that failed.
 
     Args:
         patient_rule: "any": one predicted lesion makes a patient suspected. "overlap": in a case with tumour only
@@ -120,12 +122,13 @@ def detect(
         presence = manifest.case(job.case_id) if manifest else None
         for name, lesions in found.items():
             absent = presence is not None and name in presence.absent
-            truth = _truth(lesions, absent, empty_is_free)
+            incomplete = name in job.incomplete
+            truth = _truth(lesions, absent, empty_is_free and not incomplete)
             suspected = lesions.num_predicted > 0
             if truth == TUMOR and patient_rule == OVERLAP:
                 suspected = any(lesions.found)
             dataset = presence.dataset if presence else "all"
-            cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions))
+            cases.append(CaseDetection(job.case_id, dataset, name, truth, suspected, lesions, incomplete))
     return sorted(cases, key=lambda case: names.index(case.class_name)), failed
 
 
@@ -147,7 +150,7 @@ def summarise_class(cases: Iterable[CaseDetection]) -> Detection:
     spared = np.array([not case.suspected for case in cases if case.truth == FREE], float)
     found = np.array([sum(case.lesions.found) for case in cases], float)
     total = np.array([len(case.lesions.found) for case in cases], float)
-    false = np.array([case.lesions.num_false for case in cases], float)
+    false = np.array([case.lesions.num_false for case in cases if not case.incomplete], float)
     return Detection(
         sensitivity=_mean_rate(ill),
         specificity=_mean_rate(spared),
@@ -233,8 +236,7 @@ def detection_tables(found: Mapping[str, Detection], which: str = "") -> list[Ta
     columns = ("Class", "Sensitivity", "Specificity", "Harmonic mean")
     patients = tuple((name, *map(_percent, figure.of_patients)) for name, figure in found.items())
     lesions = tuple(
-        (name, _percent(figure.lesion_recall), _with_interval(figure.false_lesions_per_case, 1, 2))
-        for name, figure in found.items()
+        (name, _percent(figure.lesion_recall), _count(figure.false_lesions_per_case)) for name, figure in found.items()
     )
     note = f"{intervals} reference lesions or cases. False lesions are counts, not percent."
     return [
@@ -261,6 +263,10 @@ def _percent(rate: Rate) -> str:
     return _with_interval(rate, 100, 1) if rate.n else MISSING
 
 
+def _count(rate: Rate) -> str:
+    return _with_interval(rate, 1, 2) if rate.n else MISSING
+
+
 def _with_interval(rate: Rate, scale: int, digits: int) -> str:
     low, high = (number(scale * bound, digits) for bound in rate.interval)
     return f"{number(scale * rate.value, 2)} [{low}, {high}] ({rate.n})"
@@ -268,11 +274,12 @@ def _with_interval(rate: Rate, scale: int, digits: int) -> str:
 
 def _case_rows(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> Iterator[tuple]:
     yield (
-        *("case", "dataset", "class", "truth", "seen_in_training"),
+        *("case", "dataset", "class", "truth", "incomplete", "seen_in_training"),
         *("suspected", "lesions", "found", "predicted_lesions", "false_lesions"),
     )
     for case in cases:
         lesions = case.lesions
-        start = case.case_id, case.dataset, case.class_name, case.truth, int(case.case_id in leaked)
-        counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, lesions.num_false
-        yield (*start, int(case.suspected), *counts)
+        flags = int(case.incomplete), int(case.case_id in leaked)
+        false = "" if case.incomplete else lesions.num_false
+        counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, false
+        yield (case.case_id, case.dataset, case.class_name, case.truth, *flags, int(case.suspected), *counts)

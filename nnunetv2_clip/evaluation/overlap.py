@@ -37,6 +37,11 @@ class Overlap:
         return 2 * self.true_positive / total if total else float("nan")
 
     @property
+    def recall(self) -> float:
+        """NaN where the reference is empty."""
+        return self.true_positive / self.num_reference if self.num_reference else float("nan")
+
+    @property
     def iou(self) -> float:
         union = self.num_reference + self.false_positive
         return self.true_positive / union if union else float("nan")

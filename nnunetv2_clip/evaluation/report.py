@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_clip.evaluation.results import COUNTS, RULES, Evaluation, PairScore, plus_minus
+from nnunetv2_clip.evaluation.results import COUNTS, RECALL, RULES, Evaluation, PairScore, plus_minus
 from nnunetv2_clip.evaluation.tables import Table, number
 from nnunetv2_clip.files import write_csv, write_text
 from nnunetv2_clip.pages import render
@@ -39,7 +39,7 @@ def write_tables(tables: Sequence[Table], folder: Path, name: str, title: str, p
 
 
 def report_tables(evaluation: Evaluation) -> list[Table]:
-    """Per class, per dataset, cases seen in training, worst pairs: those that have rows."""
+    """Per class, per dataset, incomplete classes, cases seen in training, worst pairs: those that have rows."""
     tables = [class_table(evaluation, evaluation.headline_pairs, "Per class")]
     datasets = evaluation.datasets()
     if len(datasets) > 1:
@@ -47,11 +47,20 @@ def report_tables(evaluation: Evaluation) -> list[Table]:
             class_table(evaluation, [pair for pair in evaluation.headline_pairs if pair.dataset == name], name)
             for name in datasets
         ]
+    if evaluation.recalls:
+        tables.append(recall_table(evaluation))
     if evaluation.leaked:
         note = "Not in any other figure of this page: the scan also stood in the model's training."
         tables.append(class_table(evaluation, evaluation.leaked_pairs, "Cases seen in training", note))
         tables.append(leak_table(evaluation.leaked))
     return [*tables, _worst_table(evaluation)]
+
+
+def recall_table(evaluation: Evaluation) -> Table:
+    """Of the voxels that were drawn of incomplete classes, how many are predicted."""
+    rows = tuple((name, str(values.n), plus_minus(values)) for name, values in evaluation.recalls.items())
+    note = "What is drawn of these classes is true, the rest is unknown: no Dice and no false alarms in these cases."
+    return Table("Incomplete classes", ("Class", "cases with voxels", "Recall"), rows, note)
 
 
 def leak_table(leaked: Mapping[str, str]) -> Table:
@@ -78,10 +87,10 @@ def class_table(evaluation: Evaluation, pairs: Sequence[PairScore], title: str, 
 
 def _pair_rows(evaluation: Evaluation) -> Iterator[tuple]:
     """One line per scored (case, class) pair; an empty field where a metric is not defined."""
-    columns = (*evaluation.metrics, *COUNTS)
+    columns = (*evaluation.metrics, *((RECALL,) if evaluation.recalls else ()), *COUNTS)
     yield ("case", "dataset", "class", "state", "seen_in_training", *columns)
     for pair in evaluation.pairs:
-        values = (pair.metrics[column] for column in columns)
+        values = (pair.metrics.get(column, float("nan")) for column in columns)
         start = (pair.case_id, pair.dataset, pair.class_name, pair.state, int(pair.case_id in evaluation.leaked))
         yield (*start, *("" if value != value else value for value in values))
 

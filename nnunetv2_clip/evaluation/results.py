@@ -15,8 +15,9 @@ from nnunetv2_clip.files import read_json, write_json
 from nnunetv2_clip.runner import CasesFailed
 
 SCHEMA_VERSION = 1
-ANNOTATED, ABSENT = "annotated", "absent"
+ANNOTATED, ABSENT, INCOMPLETE = "annotated", "absent", "incomplete"
 METRICS = ("Dice", "NSD", "HD95", "volume_difference_ml")
+RECALL = "recall"  # the one metric of incomplete pairs
 COUNTS = ("n_ref", "n_pred", "n_overlap")
 RULES = {
     "pairs": "only classes that are annotated or known to be absent in the case",
@@ -24,6 +25,7 @@ RULES = {
     "NSD": "surface Dice at the tolerance; both empty: not defined; one empty: 0",
     "HD95": "95th percentile of the surface distances in mm, the larger direction; not defined if a mask is empty",
     "volume_difference_ml": "predicted minus reference volume",
+    "incomplete": "of what was drawn the share that is predicted; no other metric, and in no other figure",
     "ignore": "voxels of the ignore label belong to no mask",
 }
 
@@ -33,8 +35,8 @@ class PairScore:
     """One class in one case.
 
     Attributes:
-        state: "annotated", or "absent" where the class is known not to occur.
-        metrics: names out of METRICS and COUNTS; NaN where a metric is not defined.
+        state: "annotated", "absent" where the class is known not to occur, or "incomplete".
+        metrics: names out of METRICS and COUNTS, of incomplete pairs RECALL and counts; NaN where one is not defined.
     """
 
     case_id: str
@@ -92,12 +94,24 @@ class Evaluation:
             raise CasesFailed(title, self.failed, len({pair.case_id for pair in self.pairs} | set(self.failed)))
 
     @property
+    def complete_pairs(self) -> tuple[PairScore, ...]:
+        """Those whose truth is known in every voxel."""
+        return tuple(pair for pair in self.pairs if pair.state != INCOMPLETE)
+
+    @property
     def headline_pairs(self) -> tuple[PairScore, ...]:
-        return tuple(pair for pair in self.pairs if pair.case_id not in self.leaked)
+        return tuple(pair for pair in self.complete_pairs if pair.case_id not in self.leaked)
 
     @property
     def leaked_pairs(self) -> tuple[PairScore, ...]:
-        return tuple(pair for pair in self.pairs if pair.case_id in self.leaked)
+        return tuple(pair for pair in self.complete_pairs if pair.case_id in self.leaked)
+
+    @property
+    def recalls(self) -> dict[str, Statistic]:
+        """Class -> recall of what was drawn, over the cases in which the class is incomplete and that were not seen."""
+        pairs = [pair for pair in self.pairs if pair.state == INCOMPLETE and pair.case_id not in self.leaked]
+        of_class = {name: [pair for pair in pairs if pair.class_name == name] for name in self.class_order}
+        return {name: Statistic.of(pair.metrics[RECALL] for pair in own) for name, own in of_class.items() if own}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -143,6 +157,7 @@ class Evaluation:
                 dataset: self.summarise(pair for pair in self.headline_pairs if pair.dataset == dataset)
                 for dataset in self.datasets()
             },
+            "incomplete": self.recalls,
             "leaked": {"cases": self.leaked, "classes": self.summarise(self.leaked_pairs)},
             "pairs": self.pairs,
         }

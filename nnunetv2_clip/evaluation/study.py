@@ -6,7 +6,7 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.evaluation.cases import CaseJob, case_metrics
 from nnunetv2_clip.evaluation.folders import Side
-from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, Evaluation, PairScore
+from nnunetv2_clip.evaluation.results import ABSENT, ANNOTATED, INCOMPLETE, Evaluation, PairScore
 from nnunetv2_clip.evaluation.volumes import MaskCoding
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import require_some, run_cases
@@ -43,8 +43,7 @@ def evaluate(
         presence = manifest.case(job.case_id) if manifest else None
         dataset = presence.dataset if presence else UNKNOWN_DATASET
         for name, values in metrics.items():
-            state = ABSENT if presence and name in presence.absent else ANNOTATED
-            pairs.append(PairScore(job.case_id, dataset, name, state, values))
+            pairs.append(PairScore(job.case_id, dataset, name, _state(name, presence), values))
     lost = [f"Not part of this, because it failed: case {name} ({error})" for name, error in sorted(failed.items())]
     notes = (*_notes(reference, prediction, manifest), *_disjoint(pairs), *lost)
     return Evaluation(tuple(pairs), taxonomy.names, dict(leaked or {}), notes=notes, failed=failed)
@@ -68,8 +67,15 @@ def case_jobs(
         names = _scored_classes(case_id, presence, reference, prediction, taxonomy)
         tolerances = {name: tolerances_mm[name] for name in names} if tolerances_mm is not None else None
         paths = reference.files[case_id], prediction.files[case_id]
-        jobs.append(CaseJob(case_id, *paths, reference.coding, prediction.coding, names, tolerances))
+        incomplete = frozenset(presence.incomplete) if presence else frozenset()
+        jobs.append(CaseJob(case_id, *paths, reference.coding, prediction.coding, names, tolerances, incomplete))
     return jobs
+
+
+def _state(name: str, presence: CasePresence | None) -> str:
+    if presence and name in presence.incomplete:
+        return INCOMPLETE
+    return ABSENT if presence and name in presence.absent else ANNOTATED
 
 
 def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
@@ -85,11 +91,11 @@ def _predicted_cases(reference: Side, prediction: Side) -> list[str]:
 def _scored_classes(
     case_id: str, presence: CasePresence | None, reference: Side, prediction: Side, taxonomy: Taxonomy
 ) -> tuple[str, ...]:
-    """The classes whose truth the case knows and that both sides know, in the taxonomy's order."""
+    """The classes of which the case holds truth and that both sides know, in the taxonomy's order."""
     in_reference, in_prediction = reference.classes_of(case_id), prediction.classes_of(case_id)
-    known_here = presence.known if presence else in_reference
+    known_here = presence.known | presence.drawn if presence else in_reference
     if presence and isinstance(reference.coding, MaskCoding):
-        _require_files(case_id, frozenset(presence.annotated), in_reference, reference)
+        _require_files(case_id, presence.drawn, in_reference, reference)
     if isinstance(prediction.coding, MaskCoding):
         _require_files(case_id, known_here & prediction.classes, in_prediction, prediction)
     known = known_here & reference.classes & prediction.classes
@@ -106,7 +112,7 @@ def _require_files(case_id: str, needed: frozenset[str], present: frozenset[str]
 
 def _disjoint(pairs: Sequence[PairScore]) -> list[str]:
     """A note where both sides hold classes and none of them overlaps anywhere: no model is that wrong."""
-    held = [pair.metrics for pair in pairs if pair.metrics["n_ref"] and pair.metrics["n_pred"]]
+    held = [pair.metrics for pair in pairs if pair.metrics["n_ref"] and pair.metrics.get("n_pred")]
     if not held or any(counts["n_overlap"] for counts in held):
         return []
     return [

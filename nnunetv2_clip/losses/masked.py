@@ -126,7 +126,7 @@ class MaskedLoss(nn.Module):
 
     def known_values(self, pairs: Pairs) -> Tensor | None:
         """(P, V) bool, the label values whose voxels count for each pair; None: all (but the ignore label)."""
-        return None
+        return pairs.known
 
     def _dice_sums(self, sums: list[PairSums], pairs: Pairs) -> list[DiceSums]:
         """For each scale."""

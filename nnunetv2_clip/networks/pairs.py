@@ -21,6 +21,7 @@ class Pairs:
         weights: (P,) above 0, of each pair in the loss; None: 1 for all. All ranks give them, or none does.
         annotated: (P,) bool; None: all. Of the others the loss is known only where an annotated class rules them out
             (training/exclusion.py).
+        known: (P, V) bool, the label values whose voxels are known for each pair; None: all (training/known_voxels.py).
         table: (P, 2) long, cases and classes in main memory; None: copied from the device where they are asked for.
     """
 
@@ -28,6 +29,7 @@ class Pairs:
     classes: Tensor
     weights: Tensor | None = None
     annotated: Tensor | None = None
+    known: Tensor | None = None
     table: Tensor | None = None
 
     @classmethod
@@ -45,7 +47,7 @@ class Pairs:
         return torch.bincount(self.on_cpu[:, 0], minlength=num_cases).tolist()
 
     def pick(self, values: Tensor) -> Tensor:
-        """(B, K) in main memory -> (P,) on the device."""
+        """(B, K, ...) in main memory -> (P, ...) on the device."""
         return send(values[self.on_cpu[:, 0], self.on_cpu[:, 1]], self.cases.device)
 
     def __len__(self) -> int:
@@ -54,9 +56,8 @@ class Pairs:
     def __getitem__(self, rows: Tensor | slice) -> Pairs:
         there = send(rows, self.cases.device) if isinstance(rows, Tensor) else rows
         some = lambda column: None if column is None else column[there]  # noqa: E731
-        return Pairs(
-            self.cases[there], self.classes[there], some(self.weights), some(self.annotated), self.on_cpu[rows]
-        )
+        options = (some(column) for column in (self.weights, self.annotated, self.known))
+        return Pairs(self.cases[there], self.classes[there], *options, self.on_cpu[rows])
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.boxes import Box, inside, overlap
 from nnunetv2_clip.inference.streaming import Probability
-from nnunetv2_clip.labels import ClassMap, ClassSet
+from nnunetv2_clip.labels import ClassMap
 from nnunetv2_clip.painting import paint, unpaint
 
 LOWEST = 0.05  # a voxel with less is certainly not of the class
@@ -64,7 +64,8 @@ def complete_case(
     pseudo labels that exclude each other in a voxel the more probable one stays.
 
     Args:
-        known: classes whose truth is known in this case; none of them may be among `probabilities`.
+        known: classes whose truth is known in this case; none of them may be among `probabilities`. An incomplete
+            class may: what was drawn of it stays.
         threshold: a voxel belongs to a class whose probability is above it.
         max_uncertainty: pairs above it stay unknown.
     """
@@ -99,7 +100,7 @@ def _predicted(
     box = probability.box
     values = probability.values() * labels.where(lambda classes: True, box)  # voxels of the ignore label say nothing
     predicted = values > threshold
-    mask = predicted & labels.where(lambda classes: can_hold(name, classes, known, taxonomy), box)
+    mask = predicted & labels.where(lambda classes: taxonomy.can_be(name, classes, known), box)
     dropped = int(np.count_nonzero(predicted) - np.count_nonzero(mask))
     return (box, mask) if mask.any() else None, uncertainty(values, mask), dropped
 
@@ -118,24 +119,6 @@ def _settle_conflicts(
         first_wins = probabilities[first].steps[here] >= probabilities[second].steps[there]
         found[first][1][here] &= ~(both & ~first_wins)
         found[second][1][there] &= ~(both & first_wins)
-
-
-def can_hold(name: str, truth: ClassSet, known: Iterable[str], taxonomy: Taxonomy) -> bool:
-    """Can a voxel belong to a class, as far as the truth tells.
-
-    It cannot where an annotated class excludes it, and where none of the organs that could hold it can be: no liver
-    tumour outside an annotated liver.
-
-    Args:
-        truth: the classes that are annotated in the voxel.
-        known: the classes whose truth is known in this case.
-    """
-    if name in frozenset(known):
-        return name in truth
-    if any(taxonomy.exclude_each_other(name, other) for other in truth):
-        return False
-    parents = taxonomy.find(name).parents
-    return not parents or any(can_hold(parent, truth, known, taxonomy) for parent in parents)
 
 
 def complete_organs(

@@ -95,8 +95,10 @@ def pseudo_label(
 ) -> Completion:
     """Label what nobody annotated: for every case the classes that are unknown there and that the model knows.
 
-    The truth stays as it is, the source dataset is only read, and the manifest of the new dataset tells truth and
-    pseudo labels apart. A second call with the same arguments goes on where the first was interrupted.
+    A class that is incomplete in a case is completed: what was drawn stays, what the model finds elsewhere is added,
+    and all of it is a pseudo label; where the pair is too uncertain it stays incomplete. All other truth stays, the
+    source dataset is only read, and the manifest of the new dataset tells truth and pseudo labels apart. A second call
+    with the same arguments goes on where the first was interrupted.
 
     Args:
         raw_dataset_folder: nnUNet_raw/DatasetXXX_Name with label_presence.json.
@@ -246,8 +248,7 @@ def _finish(
     require_all(run_cases(settle, case_ids, "final label values", file_of=target.pending_label), "pseudo-label")
     cases = {}
     for case_id, record in records.items():
-        pseudo = {result.name: rules.weight for result in record.results if result.is_kept}
-        cases[case_id] = replace(source.manifest.case(case_id), pseudo=pseudo)
+        cases[case_id] = _completed(source.manifest.case(case_id), record.results, rules.weight)
     _write_description(source, target, cases)
     write_report(target.folder, results, rules, model)
     assert (target.preprocessed / MANIFEST_FILE).is_file()
@@ -259,6 +260,13 @@ def _finish(
         "completed_by": f"nnunetv2_clip {__version__}",
     }
     write_json(target.dataset_json, {**source.dataset_json, **changed})
+
+
+def _completed(case: CasePresence, results: Sequence[PairResult], weight: float) -> CasePresence:
+    """A class that was incomplete is a pseudo label now: of its voxels nothing tells who has drawn them."""
+    pseudo = {result.name: weight for result in results if result.is_kept}
+    incomplete = tuple(name for name in case.incomplete if name not in pseudo)
+    return replace(case, pseudo=pseudo, incomplete=incomplete)
 
 
 def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:

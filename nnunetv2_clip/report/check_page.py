@@ -36,11 +36,10 @@ def in_words(num_bytes: int) -> str:
 
 
 def _cell(source, name: str) -> dict[str, str]:
-    annotated = source.num_annotated(name)
-    if not annotated:
+    annotated, (drawn, incomplete) = source.num_annotated(name), source.num_incomplete(name)
+    if not annotated and not incomplete:
         return {"text": "absent" if source.num_absent(name) else "", "volume": ""}
+    texts = [f"{source.num_occurring(name)}/{annotated}"] if annotated else []
+    texts += [f"incomplete {drawn}/{incomplete}"] if incomplete else []
     volume = source.volume_ml(name)
-    return {
-        "text": f"{source.num_occurring(name)}/{annotated}",
-        "volume": f"{millilitres(volume)} ml" if volume else "",
-    }
+    return {"text": ", ".join(texts), "volume": f"{millilitres(volume)} ml" if volume else ""}

@@ -83,12 +83,16 @@ def _classes(model: TrainedModel) -> list[dict]:
                 "name": name,
                 "prompts": list(prompts.get(name, ())),
                 "cases": supervised,
-                "pseudo_cases": sum(entry.get("pseudo", {}).get(name, 0) for entry in datasets.values()),
+                **{f"{state}_cases": _num_cases(datasets, state, name) for state in ("pseudo", "incomplete")},
                 "validation_dice": sum(values) / len(values) if values else None,
                 "validation_cases": len(values),
             }
         )
     return rows
+
+
+def _num_cases(datasets: Mapping, state: str, name: str) -> int:
+    return sum(entry.get(state, {}).get(name, 0) for entry in datasets.values())
 
 
 def _validation_dice(model: TrainedModel) -> dict[str, list[float]]:
@@ -143,9 +147,9 @@ def as_text(info: Mapping) -> str:
         cases = sum(row["cases"].values()) or ""
         prompt = " | ".join(row["prompts"])
         lines.append(f"{row['index']:3} {row['name']:26} {cases:>6} {dice:>10} {number:>5}  {prompt}".rstrip())
-    guessed = [f"{row['name']} {row['pseudo_cases']}" for row in info["classes"] if row["pseudo_cases"]]
-    if guessed:
-        lines += ["", f"Pseudo labels, no truth, in so many of these cases: {', '.join(guessed)}"]
+    for state, what in (("pseudo", "Pseudo labels, no truth,"), ("incomplete", "Incomplete, drawn in part,")):
+        counted = [f"{row['name']} {number}" for row in info["classes"] if (number := row[f"{state}_cases"])]
+        lines += ["", f"{what} in so many of these cases: {', '.join(counted)}"] if counted else []
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ def check_labels_agree(manifest: Manifest, classes: Sequence[str], folder: Path)
 
 def check_cases(manifest: Manifest, labels: Mapping, dataset) -> None:
     """Every case is in the manifest, and its label map shows no class that the manifest calls neither annotated nor
-    pseudo label.
+    incomplete nor pseudo label.
 
     What was found to agree is noted beside the folder of the preprocessed cases, with the time of each file, so that
     thousands of files are read only once; the processes of a training share them, as NCCL ends a training in which they
@@ -79,7 +79,7 @@ def check_batch_feeds_all(batch_size: int, num_processes: int) -> None:
 def _drawn(manifest: Manifest, case_id: str) -> set[str]:
     """The classes that the label map of a case may show."""
     case = manifest.case(case_id)
-    return {*case.annotated, *case.pseudo}
+    return {*case.drawn, *case.pseudo}
 
 
 def check_same_text(model_folder: Path, text: TextTable) -> None:

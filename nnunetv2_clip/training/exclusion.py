@@ -46,8 +46,9 @@ class ExclusionLoss(MaskedLoss):
         self.register_buffer("rules_out", rules_out, persistent=False)  # (V, K): a voxel of value v is not of class k
 
     def known_values(self, pairs: Pairs) -> Tensor:
-        """(P, V) bool: all of an annotated pair; those that rule the class out of an unannotated one."""
-        return self.rules_out.t()[pairs.classes] | _annotated(pairs)[:, None]
+        """(P, V) bool: what is known of an annotated pair; what rules the class out of an unannotated one."""
+        annotated = _annotated(pairs)[:, None]
+        return self.rules_out.t()[pairs.classes] | (annotated if pairs.known is None else annotated & pairs.known)
 
     def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         entropy = sums.entropy / sums.num_voxels.clamp_min(1)

@@ -139,7 +139,7 @@ def prepare_extension(
     new_data = RawDataset.read(dataset_folder("nnUNet_raw", dataset), "convert the dataset first")
     check_channels(old, new_data)
     check_vectors(old)
-    truth = frozenset().union(*(case.known for case in new_data.manifest.cases.values()))
+    truth = frozenset().union(*(case.known | case.drawn for case in new_data.manifest.cases.values()))
     new = tuple(name for name in new_data.classes if name in truth.difference(old.known))
     warnings: tuple[str, ...] = ()
     if mode != TRANSFER:

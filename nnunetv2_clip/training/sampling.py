@@ -15,12 +15,12 @@ def case_probabilities(case_ids: Sequence[str], manifest: Manifest, balance: flo
 
     p = (1 - balance) / n + balance * (d + c) / 2, where d shares the probability equally among the datasets and
     within each among its cases, and c shares it equally among the classes and within each among the cases that
-    supervise it, pseudo labels by their weight. balance = 0 is nnU-Net's uniform draw; balance = 1 draws a dataset of
-    41 cases as often as one of 1,000.
+    supervise it, also where it is incomplete, pseudo labels by their weight. balance = 0 is nnU-Net's uniform draw;
+    balance = 1 draws a dataset of 41 cases as often as one of 1,000.
     """
     cases = [manifest.case(case_id) for case_id in case_ids]
     in_dataset = Counter(case.dataset for case in cases)
-    weights = [{**dict.fromkeys(case.known, 1), **case.pseudo} for case in cases]
+    weights = [{**dict.fromkeys(case.supervised, 1), **case.pseudo} for case in cases]
     in_class: Counter[str] = Counter()
     for classes in weights:
         in_class.update(classes)

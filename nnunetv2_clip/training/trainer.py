@@ -37,6 +37,7 @@ from nnunetv2_clip.training.distributed import device_of_this_process, join_proc
 from nnunetv2_clip.training.extension import Extension, start_file, text_file
 from nnunetv2_clip.training.final_validation import FinalValidation
 from nnunetv2_clip.training.forced_patches import ClassDraw, ForcedPatches
+from nnunetv2_clip.training.known_voxels import KnownVoxels
 from nnunetv2_clip.training.laterality_axis import mirror_axes_without_left_right
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from nnunetv2_clip.training.spatial_transform import with_fast_labels
@@ -81,6 +82,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if self.device.type != "cuda":
             self.grad_scaler = None
         self._bad_steps = 0
+        self._known_voxels = KnownVoxels(self.manifest, dataset_json["labels"])
         self.class_counts = ClassCounts(len(self.classes), self.device)
         self._set_up()
 
@@ -229,28 +231,33 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         return send(batch["data"]), [send(scale) for scale in target], self._pairs(batch["keys"])
 
     def _pairs(self, case_ids: Sequence[str]) -> Pairs:
-        """The pairs that give loss; with weights in training where the dataset has pseudo labels."""
+        """The pairs that give loss, and what is known of them; with weights in training where the dataset has pseudo
+        labels.
+        """
         presence = torch.from_numpy(self._presence(case_ids))
         if self.extension and self.network.training:
             presence[:, torch.from_numpy(~self.extension.gives_loss(self.classes))] = 0
         pairs = Pairs.of(presence.nonzero(), self.device)
+        pairs = replace(pairs, known=self._known_values(case_ids, pairs))
         if not (self.network.training and self.manifest.has_pseudo_labels):
             return pairs  # without weights: the faster way
         weights = torch.from_numpy(self.manifest.weights(case_ids, self.classes))
         # A variant may supervise what nobody has labelled.
         return replace(pairs, weights=pairs.pick(torch.where(weights > 0, weights, 1)))
 
+    def _known_values(self, case_ids: Sequence[str], pairs: Pairs) -> Tensor | None:
+        """(P, V) bool, the label values whose voxels are known for each pair; None: all."""
+        return self._known_voxels.of(case_ids, pairs)
+
     def _presence(self, case_ids: Sequence[str]) -> np.ndarray:
         """(B, K) bool: which classes give loss in which case.
 
-        In training pseudo labels as well; in validation truth alone, of the classes that this fold trains: the others
-        are never predicted, and their constant logit says nothing about the training.
+        In training incomplete classes and pseudo labels as well; in validation known truth alone, of the classes that
+        this fold trains: the others are never predicted, and their constant logit says nothing about the training.
         """
-        if not self.network.training:
-            return self.manifest.presence(case_ids, self.classes) & self.trained
-        if self.manifest.has_pseudo_labels:
+        if self.network.training:
             return self.manifest.weights(case_ids, self.classes) > 0
-        return self.manifest.presence(case_ids, self.classes)
+        return self.manifest.presence(case_ids, self.classes) & self.trained
 
     def _autocast(self):
         return autocast("cuda") if self.device.type == "cuda" else nullcontext()

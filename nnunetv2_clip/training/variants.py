@@ -148,6 +148,9 @@ class CLIPUniversalTrainerUnmasked(CLIPUniversalTrainer):
             return super()._presence(case_ids)
         return np.tile(self.trained, (len(case_ids), 1))
 
+    def _known_values(self, case_ids: Sequence[str], pairs: Pairs) -> None:
+        return None
+
 
 class CLIPUniversalTrainerExclusive(CLIPUniversalTrainer):
     """A voxel annotated as one class is a known negative of every class that cannot share it (training/exclusion.py).

@@ -6,7 +6,7 @@ import pytest
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.inference.streaming import Probability
 from nnunetv2_clip.labels import ClassMap
-from nnunetv2_clip.pseudo_labels.case import can_hold, complete_case, uncertainty
+from nnunetv2_clip.pseudo_labels.case import complete_case, uncertainty
 
 SPACING = (1.0, 2.0, 5.0)  # 0.01 ml
 
@@ -132,7 +132,7 @@ def test_uncertainty_by_hand():
 
 
 def test_what_the_truth_of_a_voxel_rules_out():
-    hold = lambda name, truth, known: can_hold(name, frozenset(truth), known, UNIVERSAL)  # noqa: E731
+    hold = lambda name, truth, known: UNIVERSAL.can_be(name, truth, known)  # noqa: E731
     assert hold("liver_tumor", {"liver"}, {"liver"})
     assert not hold("liver_tumor", set(), {"liver"})
     assert hold("liver_tumor", set(), {"spleen"})

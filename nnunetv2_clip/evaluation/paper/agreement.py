@@ -42,7 +42,7 @@ def summarise_agreement(found: Agreement) -> dict[str, dict[str, Statistic]]:
     """Class -> pair of sources -> statistic of Dice, classes in painting order."""
     table: dict[str, dict[str, Statistic]] = {}
     order = next(iter(found.values())).class_order
-    per_pair = {pair: evaluation.summarise(evaluation.pairs) for pair, evaluation in found.items()}
+    per_pair = {pair: evaluation.summarise(evaluation.complete_pairs) for pair, evaluation in found.items()}
     for name in order:
         row = {pair: classes[name]["Dice"] for pair, classes in per_pair.items() if name in classes}
         if any(statistic.n for statistic in row.values()):
