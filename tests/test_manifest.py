@@ -128,3 +128,51 @@ def test_a_patient_stands_in_the_file_only_where_one_is_known(tmp_path):
     entries = json.loads((tmp_path / "label_presence.json").read_text())["cases"]
     assert entries["a"]["patient"] == "p7" and "patient" not in entries["b"]
     assert [case.patient for case in Manifest.load(tmp_path / "label_presence.json").cases.values()] == ["p7", ""]
+
+
+INCOMPLETE = CasePresence("two", ("liver",), ("colon_tumor",), "c", incomplete=("liver_tumor",), pseudo={"spleen": 0.5})
+
+
+def test_an_incomplete_class_gives_loss_but_its_truth_is_not_known(tmp_path):
+    path = tmp_path / "label_presence.json"
+    Manifest(UNIVERSAL, {**CASES, "c": INCOMPLETE}).save(path)
+    manifest = Manifest.load(path)
+    assert json.loads(path.read_text())["schema_version"] == 2 and manifest.case("c") == INCOMPLETE
+    names = ["liver", "liver_tumor", "aorta"]
+    assert manifest.weights(["c"], names).tolist() == [[1, 1, 0]]
+    assert manifest.presence(["c"], names).tolist() == [[True, False, False]]
+    case = manifest.case("c")
+    assert case.drawn == {"liver", "liver_tumor"} and case.known == {"liver", "colon_tumor"}
+    assert manifest.count_cases()["two"]["incomplete"] == {"liver_tumor": 1}
+    assert manifest.count_cases()["two"]["supervised"]["liver_tumor"] == 1
+
+
+def test_a_manifest_without_incomplete_classes_is_read_by_older_versions(saved):
+    content = json.loads(saved.read_text())
+    assert content["schema_version"] == 1 and all("incomplete" not in case for case in content["cases"].values())
+
+
+def test_the_file_of_an_older_version_is_read_and_written_as_it_was(tmp_path):
+    old = Path(__file__).parent / "dataset_schema_1" / "label_presence.json"
+    manifest = Manifest.load(old)
+    assert not any(case.incomplete for case in manifest.cases.values())
+    manifest.save(tmp_path / "new.json")
+    written, before = (json.loads(path.read_text()) for path in (tmp_path / "new.json", old))
+    assert {**written, "created_by": ""} == {**before, "created_by": ""}
+
+
+def test_an_incomplete_class_in_the_schema_before_is_not_guessed_to_be_meant(saved):
+    edit(saved, lambda m: m["cases"]["b"].update(incomplete=["liver"]))
+    with pytest.raises(UserError, match="case 'b': has incomplete classes, which schema_version 1 does not know"):
+        Manifest.load(saved)
+    edit(saved, lambda m: m.update(schema_version=2))
+    assert Manifest.load(saved).case("b").incomplete == ("liver",)
+
+
+@pytest.mark.parametrize("name", ["liver", "colon_tumor", "spleen", "livr"])
+def test_an_incomplete_class_has_no_other_state(tmp_path, name):
+    path = tmp_path / "label_presence.json"
+    Manifest(UNIVERSAL, {"c": INCOMPLETE}).save(path)
+    edit(path, lambda m: m["cases"]["c"]["incomplete"].append(name))
+    with pytest.raises(UserError, match=f"case 'c'.*{name}"):
+        Manifest.load(path)

@@ -274,12 +274,12 @@ def _with_interval(rate: Rate, scale: int, digits: int) -> str:
 
 def _case_rows(cases: Sequence[CaseDetection], leaked: Mapping[str, str]) -> Iterator[tuple]:
     yield (
-        *("case", "dataset", "class", "truth", "incomplete", "seen_in_training"),
-        *("suspected", "lesions", "found", "predicted_lesions", "false_lesions"),
+        *("case", "dataset", "class", "truth", "seen_in_training"),
+        *("suspected", "lesions", "found", "predicted_lesions", "false_lesions", "incomplete"),
     )
     for case in cases:
         lesions = case.lesions
-        flags = int(case.incomplete), int(case.case_id in leaked)
+        start = case.case_id, case.dataset, case.class_name, case.truth, int(case.case_id in leaked)
         false = "" if case.incomplete else lesions.num_false
         counts = len(lesions.found), sum(lesions.found), lesions.num_predicted, false
-        yield (case.case_id, case.dataset, case.class_name, case.truth, *flags, int(case.suspected), *counts)
+        yield (*start, int(case.suspected), *counts, int(case.incomplete))

@@ -141,3 +141,14 @@ def test_a_missing_folder_does_not_stop_the_look_at_the_others(liver, check, tmp
 def test_nothing_is_written_but_the_page(msd, check, nnunet):
     check("--source", f"msd_liver={msd('msd_liver', 1, 1)}")
     assert not nnunet.raw.exists() and not nnunet.preprocessed.exists()
+
+
+def test_an_incomplete_class_is_told_from_an_annotated_one(folder, check):
+    for number in (1, 2, 3):
+        folder.image(f"images/p{number}.nii.gz", number)
+        folder.label(f"labels/p{number}.nii.gz", 1, 2 if number == 1 else 1)
+    table = folder.path / "mine.yaml"
+    files = "images: images/{case}.nii.gz\nlabels: labels/{case}.nii.gz\n"
+    table.write_text(f"name: mine\n{files}values: {{1: liver, 2: liver_tumor}}\nincomplete: [liver_tumor]\n")
+    _, _, page = check("--source", f"custom={table}")
+    assert "<td>3/3" in page and "<td>incomplete 1/3" in page

@@ -400,9 +400,9 @@ def test_what_is_broken_of_a_union_is_made_again(msd, nnunet, convert, name):
     assert content() == before
 
 
-def annotation(values, classes_of, annotated, absent=()):
+def annotation(values, classes_of, annotated, absent=(), incomplete=()):
     labels = ClassMap(np.array(values, np.uint16), {**classes_of, PENDING_UNKNOWN: None})
-    return Annotation(labels, frozenset(annotated), frozenset(absent))
+    return Annotation(labels, frozenset(annotated), frozenset(absent), frozenset(incomplete))
 
 
 def sets_at(union):
@@ -443,6 +443,60 @@ def test_what_is_unknown_in_one_is_unknown():
     second = annotation([1, 1, PENDING_UNKNOWN], {1: ["spleen"]}, ["spleen"])
     union, _ = unite(first, second, UNIVERSAL)
     assert list(union.labels.known()) == [True, False, False]
+
+
+PART = {1: ["liver_tumor"]}
+
+
+def tumour_of(first, second):
+    union, contradictions = unite(first, second, UNIVERSAL)
+    return [int("liver_tumor" in classes) for classes in sets_at(union)], union, contradictions
+
+
+@pytest.mark.parametrize("whole_is_first", [True, False])
+def test_an_annotated_class_is_taken_from_who_annotates_it_and_not_from_who_has_it_incomplete(whole_is_first):
+    whole = annotation([0, 1, 1], PART, ["liver_tumor"])
+    part = annotation([1, 1, 0], PART, [], incomplete=["liver_tumor"])
+    drawn, union, contradictions = tumour_of(*((whole, part) if whole_is_first else (part, whole)))
+    assert drawn == [0, 1, 1] and union.annotated == {"liver_tumor"} and not union.incomplete
+    assert contradictions == {"liver_tumor": 1}, "that the third voxel is not drawn in the incomplete one says nothing"
+
+
+def test_two_incomplete_drawings_are_united_and_stay_incomplete():
+    first, second = (annotation(row, PART, [], incomplete=["liver_tumor"]) for row in ([1, 0, 0], [0, 1, 0]))
+    drawn, union, contradictions = tumour_of(first, second)
+    assert drawn == [1, 1, 0] and union.incomplete == {"liver_tumor"} and contradictions == {}
+
+
+@pytest.mark.parametrize("drawn", [[1, 0], [0, 0]])
+def test_a_class_that_one_calls_absent_stays_incomplete_only_where_the_other_has_drawn_some(drawn):
+    part = annotation(drawn, PART, [], incomplete=["liver_tumor"])
+    healthy = annotation([0, 0], {}, [], absent=["liver_tumor"])
+    for pair in ((part, healthy), (healthy, part)):
+        found, union, contradictions = tumour_of(*pair)
+        assert found == drawn
+        assert set(union.incomplete if any(drawn) else union.absent) == {"liver_tumor"}
+        assert not (union.absent if any(drawn) else union.incomplete)
+        assert contradictions == ({"liver_tumor": 1} if any(drawn) else {})
+
+
+def test_copies_that_are_drawn_in_part_or_called_absent_are_told_in_the_report(folder, nnunet, convert):
+    """p2 of both sources is one scan: the second source calls absent what the first one has drawn in part."""
+    for name, key in (("one", "incomplete: [liver_tumor]"), ("two", "annotated: [liver]\nabsent: [liver_tumor]")):
+        for number in (1, 2) if name == "one" else (2, 3):
+            folder.image(f"{name}/images/p{number}.nii.gz", number)
+            folder.label(f"{name}/labels/p{number}.nii.gz", 1, 2 if name == "one" else 1)
+        files = f"images: {name}/images/{{case}}.nii.gz\nlabels: {name}/labels/{{case}}.nii.gz\n"
+        values = "values: {1: liver, 2: liver_tumor}\n"
+        (folder.path / f"{name}.yaml").write_text(f"name: {name}\n{files}{values}{key}\n")
+    sources = [f"custom={folder.path / name}.yaml" for name in ("one", "two")]
+    assert convert("--source", sources[0], "--source", sources[1])[0] == 0
+    cases = Manifest.load(nnunet.raw / "label_presence.json").cases
+    assert cases["one_p2"].incomplete == ("liver_tumor",) and cases["one_p2"].absent == ()
+    assert cases["two_p3"].absent == ("liver_tumor",)
+    assert "contradicting voxels, drawn by one source alone: 1 of liver_tumor" in cases["one_p2"].geometry_fixes[0]
+    [warning] = [text for text in report(nnunet)["warnings"] if "calls it absent" in text]
+    assert warning.startswith("one_p2: liver_tumor is drawn in 1 voxels, though two_p2")
 
 
 @pytest.fixture

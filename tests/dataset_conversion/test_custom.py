@@ -1,6 +1,7 @@
 """Custom tables: patterns, label values, the user's own classes, unknown voxels."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -355,3 +356,49 @@ def test_cases_that_the_table_leaves_out_are_not_converted(patients, convert, co
     table.write_text(table.read_text() + "\nleft_out: {pat0_t0: wrong organ}\n")
     assert convert("--source", f"custom={table}")[0] == 0
     assert set(converted.cases) == {f"k_{name}" for name in NAMES[1:]}
+
+
+def test_incomplete_classes_of_all_cases_and_of_one(folder, table, nnunet, convert):
+    for number in (1, 2):
+        folder.image(f"images/p{number}.nii.gz", number)
+        folder.label(f"labels/p{number}_seg.nii.gz", 1, 2, 4)
+    path = table(
+        values="{1: liver, 2: liver_tumor, 4: spleen}", incomplete="[liver_tumor]", incomplete_in="{p2: [spleen]}"
+    )
+    assert convert("--source", f"custom={path}")[0] == 0
+    first, second = Manifest.load(nnunet.raw / "label_presence.json").cases.values()
+    assert (first.annotated, first.incomplete) == (("spleen", "liver"), ("liver_tumor",))
+    assert (second.annotated, second.incomplete) == (("liver",), ("spleen", "liver_tumor"))
+    assert decoded(nnunet, "mine_p2", (1, 0, 0)) == {"liver", "liver_tumor"}, "what is drawn of a tumour is organ too"
+    assert decoded(nnunet, "mine_p2", (2, 0, 0)) == {"spleen"}
+
+
+def test_both_sides_of_an_incomplete_pair_are_split(patient, folder, table, convert, converted):
+    kidneys = patient.masks["right_kidney"] | patient.masks["left_kidney"]
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    label = np.select([kidneys, patient.masks["liver"]], (1, 2)).astype(np.uint8)
+    folder.save("labels/p1_seg.nii.gz", label, affine=patient.affine)
+    path = table(values="{1: [right_kidney, left_kidney], 2: liver}", incomplete="[right_kidney, left_kidney]")
+    assert convert("--source", f"custom={path}")[0] == 0
+    case = converted.cases["mine_p1"]
+    assert (case.annotated, case.incomplete) == (("liver",), ("right_kidney", "left_kidney"))
+    assert (converted.mask("mine_p1", "left_kidney") == patient.masks["left_kidney"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"incomplete": "[liver]", "annotated": "[liver]"}, "liver.*incomplete and annotated or absent at once"),
+        ({"incomplete": "[liver]", "absent": "[liver]"}, "liver.*incomplete and annotated or absent at once"),
+        ({"incomplete": "[aorta]"}, "incomplete names .'aorta'., but no label value"),
+        ({"absent": "[aorta]", "incomplete_in": "{p1: [aorta]}"}, "'aorta'.*incomplete in case 'p1', but absent"),
+        ({"incomplete_in": "{p1: [aorta]}"}, "'aorta'.*incomplete in case 'p1', but not annotated"),
+        ({"incomplete_in": "{p1: liver}"}, "holds no list but 'liver'|a list of names"),
+        ({"incomplete_in": "{p11: [liver]}"}, "names the case 'p11', which is not there. Did you mean 'p1'"),
+    ],
+)
+def test_a_wrong_incomplete_class_names_table_and_case(folder, table, convert, changes, message):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 2)
+    code, text = convert("--source", f"custom={table(**changes)}")
+    assert code == 2 and re.search(message, text), text

@@ -93,14 +93,15 @@ def test_the_dataset_of_mr_images_is_refused(write, convert):
     assert code == 2 and "holds the MR dataset" in message
 
 
-def test_cysts_are_annotated_only_where_one_was_drawn(write, convert, converted):
+@pytest.mark.parametrize("some_are_drawn", [True, False])
+def test_cysts_are_incomplete_since_only_large_ones_were_drawn(write, convert, converted, some_are_drawn):
     source = write()
-    for side in ("right", "left"):
+    for side in ("right", "left") if not some_are_drawn else ():
         change(mask_file(source, f"kidney_cyst_{side}"), np.zeros_like)
     assert convert("--source", f"totalsegmentator_v2={source.root}")[0] == 0
     case = converted.cases["totalsegmentator_v2_s0000"]
-    assert "kidney_cyst" not in case.annotated and "left_kidney" in case.annotated
-    assert case.geometry_fixes == ("kidney_cyst not annotated: its masks are empty, and only large cysts were drawn",)
+    assert case.incomplete == ("kidney_cyst",) and "left_kidney" in case.annotated
+    assert converted.mask("totalsegmentator_v2_s0000", "kidney_cyst").any() == some_are_drawn
 
 
 def test_a_wrong_structure_takes_its_class_and_no_more(write, convert, converted):

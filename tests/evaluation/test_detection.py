@@ -1,5 +1,6 @@
 """Detection: lesions of drawings, and a study whose figures are known before it is run."""
 
+import csv
 import json
 import math
 
@@ -239,3 +240,20 @@ def test_what_fails_is_named_and_in_no_figure(study, capsys):
     found = json.loads((study / "pred" / "evaluation" / "detection.json").read_text())
     assert found["cases"] == [case for case in whole["cases"] if case["case_id"] != name]
     assert list(found["settings"]["failed"]) == [name] and "failed" not in whole["settings"]
+
+
+def test_of_an_incomplete_class_only_the_drawn_lesions_count(study):
+    """Ill patient 0 (found) and free patient 3 (two alarms) have some lesions drawn; the alarms may be right."""
+    content = json.loads((study / "label_presence.json").read_text())
+    content["schema_version"] = 2
+    for name in ("ill_0", "free_3"):
+        content["cases"][name].update(annotated=["liver"], absent=[], incomplete=["liver_tumor"])
+    (study / "label_presence.json").write_text(json.dumps(content))
+    found = detect(study, "--empty-is-free")["classes"]["liver_tumor"]
+    assert (found["sensitivity"]["value"], found["sensitivity"]["n"]) == (0.7, 10)
+    assert found["lesion_recall"]["n"] == 20
+    assert (found["specificity"]["value"], found["specificity"]["n"]) == (1, 3), "an empty drawing proves nothing"
+    assert (found["false_lesions_per_case"]["value"], found["false_lesions_per_case"]["n"]) == (0, 12)
+    with (study / "pred" / "evaluation" / "detection.csv").open() as file:
+        [row] = [row for row in csv.DictReader(file) if row["case"] == "free_3"]
+    assert (row["incomplete"], row["false_lesions"], row["truth"]) == ("1", "", "other")

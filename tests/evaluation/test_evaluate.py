@@ -344,3 +344,34 @@ def test_paths_in_reports_are_those_that_were_given(study, monkeypatch):
     assert json.loads((study / "out" / "evaluation.json").read_text())["settings"]["manifest"] == "label_presence.json"
     monkeypatch.chdir(study / "labelsTr")
     assert main(["evaluate", "-ref", ".", "-pred", "../pred", "-np", "1", "-o", "../out"]) == 0
+
+
+def test_of_an_incomplete_class_only_the_recall_of_what_was_drawn_is_told(study, capsys):
+    complete = evaluate(study)
+    path = study / "label_presence.json"
+    content = json.loads(path.read_text())
+    content["schema_version"] = 2
+    content["cases"]["a"].update(annotated=["liver"], incomplete=["liver_tumor"])
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    found = evaluate(study)
+    pair = pairs(found)["a", "liver_tumor"]
+    assert pair["state"] == "incomplete"
+    assert pair["metrics"] == {"recall": 0.5, "n_ref": 2, "n_overlap": 1}
+    assert found["incomplete"]["liver_tumor"]["mean"] == 0.5 and complete["incomplete"] == {}
+    assert found["classes"]["liver"] == complete["classes"]["liver"]
+    assert found["classes"]["liver_tumor"]["Dice"]["mean"] == 0, "case b alone, in which the class is absent"
+    assert "Incomplete classes" in capsys.readouterr().out
+    folder = study / "pred" / "evaluation"
+    with (folder / "evaluation.csv").open() as file:
+        rows = {(row["case"], row["class"]): row for row in csv.DictReader(file)}
+    assert rows["a", "liver_tumor"]["recall"] == "0.5" and rows["a", "liver_tumor"]["n_pred"] == ""
+    assert rows["a", "liver"]["recall"] == ""
+    assert Evaluation.load(folder).recalls["liver_tumor"].mean == 0.5
+
+
+def test_an_evaluation_of_incomplete_classes_alone(study):
+    cases = {name: presence(incomplete=("liver_tumor",)) for name in "abc"}
+    manifest(**cases).save(study / "label_presence.json")
+    found = evaluate(study)
+    assert found["classes"] == {} and found["incomplete"]["liver_tumor"]["n"] == 1

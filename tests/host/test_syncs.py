@@ -93,11 +93,12 @@ def test_a_training_step_of_the_host_waits_as_often_as_we_think(on_meta):
     assert waits(*on_meta(nnUNetTrainer)).total() + OF_THE_SCALER == 2
 
 
-def test_weights_of_pairs_and_exclusion_wait_no_more(on_meta):
-    from tests.host.test_trainer import with_pseudo_labels
+def test_weights_of_pairs_and_incomplete_classes_wait_no_more(on_meta):
+    from tests.host.test_trainer import with_incomplete_liver, with_pseudo_labels
 
     def change(trainer):
         count_on_meta(trainer)
+        with_incomplete_liver(trainer)
         with_pseudo_labels(trainer, 0.25)
 
     assert waits(*on_meta(change=change)).total() + OF_THE_SCALER <= 4

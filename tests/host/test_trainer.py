@@ -14,6 +14,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.training.known_voxels import KnownVoxels
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from tests.host.conftest import DATASET, PLANS
 
@@ -99,6 +100,38 @@ def test_pseudo_labels_give_weighted_loss_in_training_and_none_in_validation(rea
     validated = ready._to_device(batch)[2]
     assert validated.weights is None
     assert [case in validated.cases[validated.classes == spleen] for case in (0, 1)] == [not guess for guess in guessed]
+
+
+def with_incomplete_liver(trainer):
+    """The liver and its tumour are incomplete in every case that annotated them."""
+    cases = {}
+    for case_id, case in trainer.manifest.cases.items():
+        part = tuple(name for name in case.annotated if name.startswith("liver"))
+        annotated = tuple(name for name in case.annotated if name not in part)
+        cases[case_id] = replace(case, annotated=annotated, incomplete=part)
+    trainer.manifest = Manifest(trainer.manifest.taxonomy, cases)
+    trainer._known_voxels = KnownVoxels(trainer.manifest, trainer.dataset_json["labels"])
+
+
+def test_incomplete_classes_give_loss_in_their_known_voxels_and_are_not_validated(ready):
+    with_incomplete_liver(ready)
+    while True:
+        batch = next(ready.dataloader_train)
+        if {ready.manifest.case(key).dataset for key in batch["keys"]} == {"msd_liver", "msd_spleen"}:
+            break
+    ready.network.train()
+    _, label_maps, pairs = ready._to_device(batch)
+    assert {ready.classes[k] for k in pairs.classes} == SUPERVISED and pairs.known is not None
+    losses = ready.loss.of_pairs(ready._logits(batch["data"], pairs), label_maps, pairs)
+    assert torch.isfinite(losses.mean) and np.isfinite(ready.train_step(batch)["loss"])
+    liver = pairs.classes == ready.classes.index("liver")
+    assert not pairs.known[liver][:, 0].any(), "the background of these cases may be liver"
+    ready.network.eval()
+    assert {ready.classes[k] for k in ready._to_device(batch)[2].classes} == {"spleen"}
+
+
+def test_a_dataset_without_incomplete_classes_knows_every_voxel(ready):
+    assert ready._to_device(next(ready.dataloader_train))[2].known is None
 
 
 def test_a_dataset_without_pseudo_labels_goes_the_unweighted_way(ready):

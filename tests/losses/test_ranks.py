@@ -17,6 +17,9 @@ from nnunetv2_clip.networks.pairs import Pairs
 TABLE = torch.tensor([[False, False, False], [True, False, True], [False, True, False]])
 WEIGHTS = (0.75, 0.25)
 PAIR_WEIGHTS = torch.tensor([[1, 0.25, 0.5], [0.5, 1, 0.125]])  # of each case and class
+# (case, class, label value): which voxels are known. The first case alone has a class that is incomplete.
+KNOWN = torch.ones(2, 3, 3, dtype=torch.bool)
+KNOWN[0, 1, 0] = KNOWN[0, 2, 2] = False
 # Annotated classes of the two cases.
 ANNOTATIONS = {
     "unequal": ([0, 1, 2], [1]),
@@ -26,7 +29,7 @@ ANNOTATIONS = {
 }
 
 
-def loss_and_gradient(cases, annotations, batch_dice, weighted=False):
+def loss_and_gradient(cases, annotations, batch_dice, weighted=False, incomplete=False):
     """Loss and gradient of a linear network of the given cases, as one process sees them."""
     torch.manual_seed(0)
     images = torch.randn(2, 4, 30, dtype=torch.float64)[cases]
@@ -38,6 +41,8 @@ def loss_and_gradient(cases, annotations, batch_dice, weighted=False):
     scales, label_maps = [logits, logits[:, ::2]], [label_map, label_map[:, :, ::2]]
     if weighted:
         pairs = replace(pairs, weights=PAIR_WEIGHTS[cases][pairs.cases, pairs.classes])
+    if incomplete and 0 in cases:  # as in training: a rank without incomplete class goes the other way
+        pairs = replace(pairs, known=KNOWN[cases][pairs.cases, pairs.classes])
     loss = MaskedLoss(TABLE, None, WEIGHTS, batch_dice)(scales, label_maps, pairs)
     loss.backward()
     return loss.detach(), weight.grad
@@ -47,12 +52,12 @@ def rank(number, store, queue):
     torch.set_num_threads(1)  # a pool of threads does not survive the fork
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     for name, annotations in ANNOTATIONS.items():
-        for batch_dice, weighted in product((False, True), repeat=2):
-            loss, gradient = loss_and_gradient([number], annotations, batch_dice, weighted)
+        for settings in product((False, True), repeat=3):
+            loss, gradient = loss_and_gradient([number], annotations, *settings)
             for value in (loss, gradient):
                 dist.all_reduce(value)
             if number == 0:
-                queue.put((name, batch_dice, weighted, (loss / 2).item(), (gradient / 2).tolist()))
+                queue.put((name, *settings, (loss / 2).item(), (gradient / 2).tolist()))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -64,18 +69,19 @@ def two_ranks(tmp_path_factory):
     processes = [context.Process(target=rank, args=(number, store, queue)) for number in range(2)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=120) for _ in range(4 * len(ANNOTATIONS))]
+    results = [queue.get(timeout=120) for _ in range(8 * len(ANNOTATIONS))]
     for process in processes:
         process.join(timeout=60)
-    return {result[:3]: result[3:] for result in results}
+    return {result[:4]: result[4:] for result in results}
 
 
+@pytest.mark.parametrize("incomplete", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_dice", [False, True])
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_two_ranks_of_one_case_equal_one_rank_of_two(name, batch_dice, weighted, two_ranks):
-    loss, gradient = loss_and_gradient([0, 1], ANNOTATIONS[name], batch_dice, weighted)
-    loss_of_ranks, gradient_of_ranks = two_ranks[name, batch_dice, weighted]
+def test_two_ranks_of_one_case_equal_one_rank_of_two(name, batch_dice, weighted, incomplete, two_ranks):
+    loss, gradient = loss_and_gradient([0, 1], ANNOTATIONS[name], batch_dice, weighted, incomplete)
+    loss_of_ranks, gradient_of_ranks = two_ranks[name, batch_dice, weighted, incomplete]
     assert loss_of_ranks == pytest.approx(loss.item(), abs=1e-10)
     assert (torch.tensor(gradient_of_ranks, dtype=torch.float64) - gradient).abs().max() < 1e-10
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -325,3 +326,28 @@ def test_a_bad_case_is_named_and_the_others_are_kept(raw, model):
     image.write_bytes(whole)
     done = pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset916_Completed", **SURE)
     assert {result.case for result in done.results} == {"a", "b"}
+
+
+def test_an_incomplete_class_is_completed_and_its_drawn_voxels_stay(raw, model):
+    path = raw / "Dataset900_Partly" / "label_presence.json"
+    cases = Manifest.load(path).cases
+    cases["a"] = replace(cases["a"], annotated=("liver",), incomplete=("liver_tumor",))
+    Manifest(UNIVERSAL, cases).save(path)
+    before = volumes(raw / "Dataset900_Partly", "a").mask("liver_tumor")
+    pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset910_Completed", **SURE)
+    case = Manifest.load(raw / "Dataset910_Completed" / "label_presence.json").case("a")
+    assert "liver_tumor" in case.pseudo and case.incomplete == () and case.annotated == ("liver",)
+    after = volumes(raw / "Dataset910_Completed", "a").mask("liver_tumor")
+    assert before.any() and after[before].all() and after.sum() > before.sum()
+
+
+def test_an_incomplete_class_of_which_the_model_is_too_unsure_stays_as_it_is(raw, model):
+    path = raw / "Dataset900_Partly" / "label_presence.json"
+    cases = Manifest.load(path).cases
+    cases["a"] = replace(cases["a"], annotated=("liver",), incomplete=("liver_tumor",))
+    Manifest(UNIVERSAL, cases).save(path)
+    before = volumes(raw / "Dataset900_Partly", "a").mask("liver_tumor")
+    pseudo_label(raw / "Dataset900_Partly", model, raw / "Dataset910_Completed", **{**SURE, "max_uncertainty": 0.0})
+    case = Manifest.load(raw / "Dataset910_Completed" / "label_presence.json").case("a")
+    assert case.incomplete == ("liver_tumor",) and "liver_tumor" not in case.pseudo
+    assert (volumes(raw / "Dataset910_Completed", "a").mask("liver_tumor") == before).all()

@@ -182,3 +182,11 @@ def test_a_users_class_is_found_beside_predictions(tmp_path):
     (tmp_path / "plans.json").write_text(json.dumps({"nnunetv2_clip": {"classes": [row]}}))
     assert ModelTables.beside(tmp_path).taxonomy.find("renal_vein").index == 33
     assert ModelTables.beside(tmp_path / "elsewhere").taxonomy is UNIVERSAL
+
+
+def test_incomplete_classes_are_counted_apart(model, capsys):
+    plans = json.loads((model / "plans.json").read_text())
+    plans["nnunetv2_clip"]["datasets"]["chaos"]["incomplete"] = {"liver": 1}
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert main(["info", "-m", str(model)]) == 0
+    assert "Incomplete, drawn in part, in so many of these cases: liver 1" in capsys.readouterr().out

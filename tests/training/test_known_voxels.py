@@ -120,8 +120,10 @@ def plain_loop(scales, label_maps, pairs, names, scale_weights, batch_dice, weig
             dice = 1 - (2 * overlap + SMOOTH) / (size + SMOOTH) if target > 0 else 0
             losses.append(entropies[p] / counts[p] + dice if counts[p] else 0.0)
         w = [1.0] * len(pairs) if weights is None else weights
-        total += scale_weight * sum(a * b for a, b in zip(w, losses, strict=True)) / sum(
-            a for a, count in zip(w, counts, strict=True) if count
+        total += (
+            scale_weight
+            * sum(a * b for a, b in zip(w, losses, strict=True))
+            / sum(a for a, count in zip(w, counts, strict=True) if count)
         )
     return total
 

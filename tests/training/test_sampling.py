@@ -46,3 +46,8 @@ def test_without_any_annotation_the_datasets_alone_decide():
 def test_repeats_follow_the_probabilities_and_leave_no_case_out():
     repeated = list(repeat_by_probability(["a", "b", "c"], np.array([0.7, 0.2999, 0.0001])))
     assert (repeated.count("a"), repeated.count("b"), repeated.count("c")) == (105, 45, 1)
+
+
+def test_an_incomplete_class_draws_its_case_as_an_annotated_one_does():
+    cases = {"whole": CasePresence("a", ("liver",)), "part": CasePresence("a", (), incomplete=("liver",))}
+    assert case_probabilities(["whole", "part"], Manifest(UNIVERSAL, cases), 1) == pytest.approx([0.5, 0.5])
