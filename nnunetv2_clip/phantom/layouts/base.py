@@ -79,6 +79,7 @@ class TruthCase:
         image: the image file, or the folder of its DICOM series.
         labels: label files or folders; empty for a test case.
         annotated: the classes that the source's labels of this case tell.
+        incomplete: those of which they tell a part only.
         truth: label map of all 32 classes in the grid of the image (of DICOM slices: along their normal). Its header is
             right where the source's own header is wrong.
         absent: the classes of which the publisher says that no patient has them.
@@ -95,6 +96,7 @@ class TruthCase:
     absent: tuple[str, ...] = ()
     box: tuple[tuple[int, int], ...] | None = None
     is_test: bool = False
+    incomplete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,14 +219,14 @@ class Request:
         annotated: Collection[str] = (),
         absent: Sequence[str] = (),
         box: tuple[tuple[int, int], ...] | None = None,
+        incomplete: Sequence[str] = (),
     ) -> None:
         """Note a written case and write its truth in the grid of the written image."""
         assert case_id not in self.cases, case_id
         truth = scan.save(self.folder / "truth" / f"{case_id}.nii.gz", truth_map(scan.phantom))
         ordered = tuple(row.name for row in UNIVERSAL if row.name in annotated)
-        self.cases[case_id] = TruthCase(
-            case_id, scan.phantom.seed, image, tuple(labels), ordered, truth, tuple(absent), box, not labels
-        )
+        facts = (tuple(absent), box, not labels, tuple(incomplete))
+        self.cases[case_id] = TruthCase(case_id, scan.phantom.seed, image, tuple(labels), ordered, truth, *facts)
         self.progress()
 
 

@@ -70,7 +70,7 @@ def write(request: Request) -> Path:
             scan.save(root / case / "segmentations" / f"{name}.nii.gz", masks.get(name, empty).astype(np.uint8))
             for name in structures(request.layout)
         ]
-        request.add(case, scan, image, labels, annotated(request.layout, scan.phantom))
+        request.add(case, scan, image, labels, annotated(request.layout), incomplete=incomplete(request.layout))
         rows.append((case, "60", "m", "A", "ct abdomen", ("train", "val", "test")[len(rows) % 3]))
     is_v3 = request.layout == "totalsegmentator_v3"
     if is_v3:  # without validation part, with a byte order mark
@@ -79,12 +79,14 @@ def write(request: Request) -> Path:
     return root.parent if is_v3 else root
 
 
-def annotated(layout: str, phantom: Phantom) -> set[str]:
-    """Of cysts only large ones were drawn: without any, nothing is known of them."""
+def annotated(layout: str) -> set[str]:
     found = {*chain(*CLASSES.values()), *LOBES}
-    if layout == "totalsegmentator_v1":
-        return found
-    return found | {"prostate"} | ({"kidney_cyst"} if phantom.masks["kidney_cyst"].any() else set())
+    return found if layout == "totalsegmentator_v1" else found | {"prostate"}
+
+
+def incomplete(layout: str) -> tuple[str, ...]:
+    """Of cysts only large ones were drawn."""
+    return () if layout == "totalsegmentator_v1" else ("kidney_cyst",)
 
 
 def structure_masks(layout: str, phantom: Phantom) -> dict[str, np.ndarray]:
