@@ -56,8 +56,8 @@ class Pairs:
     def __getitem__(self, rows: Tensor | slice) -> Pairs:
         there = send(rows, self.cases.device) if isinstance(rows, Tensor) else rows
         some = lambda column: None if column is None else column[there]  # noqa: E731
-        options = (some(column) for column in (self.weights, self.annotated, self.known))
-        return Pairs(self.cases[there], self.classes[there], *options, self.on_cpu[rows])
+        weights, annotated, known = (some(column) for column in (self.weights, self.annotated, self.known))
+        return Pairs(self.cases[there], self.classes[there], weights, annotated, known, self.on_cpu[rows])
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
