@@ -25,6 +25,8 @@ import numpy as np
 from common import results_folder, table, verdict, wait_for_device, write_result
 from training_data import PLANNERS, describe, make_trainer, prepare
 
+from nnunetv2_clip.files import write_json
+
 NAMES = {"regions32": "stock, 32 regions", "regions2": "stock, 2 regions", "ours": "ours, 32 classes"}
 NUM_BATCHES = 12
 # Ratio of our time to (32 regions, 2 regions); None: no goal.
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--planners", nargs="+", choices=tuple(PLANNERS), default=["small", "default"])
     parser.add_argument("--pages", type=Path, help="folder of the page (default: benchmarks/results)")
+    parser.add_argument("--parts", type=Path, help="keeps the figures of each trainer here: a run that is cut goes on")
     parser.add_argument("--variant", choices=tuple(NAMES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     for planner in args.planners:
@@ -101,7 +104,7 @@ def main() -> None:
         return
     parts = []
     for planner in args.planners:
-        parts += report({variant: run_alone(variant, planner) for variant in NAMES}, args.device)
+        parts += report({variant: kept(variant, planner, args.parts) for variant in NAMES}, args.device)
     write_result(
         "iteration",
         f"A training iteration on {args.device}",
@@ -146,6 +149,18 @@ def report(results: dict[str, dict], device: str) -> list[str]:
         table(["trainer", "maps of logits per batch", "wall", "processor time", "peak memory added"], rows),
         table(["comparison", "ratio", "goal", "met"], comparisons),
     ]
+
+
+def kept(variant: str, planner: str, folder: Path | None) -> dict:
+    """The figures that stand in the folder, or those of a run."""
+    path = folder / f"{planner}_{variant}.json" if folder else None
+    if path and path.is_file():
+        return json.loads(path.read_text())
+    result = run_alone(variant, planner)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+    return result
 
 
 def run_alone(variant: str, planner: str) -> dict:

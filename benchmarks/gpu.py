@@ -40,7 +40,8 @@ class Step:
     """One line of the table.
 
     Attributes:
-        command: arguments of Python, or of `program`; DEVICE, WORK and PAGES are filled in.
+        command: arguments of Python, or of `program`; DEVICE, WORK, PAGES and SOURCES (a short digest of them) are
+            filled in.
         small: what is added in a trial.
         full: what is added otherwise.
         environment: variables for the command; those of `small_environment` in a trial.
@@ -74,7 +75,8 @@ STEPS = (
     Step(
         "iteration",
         "a training iteration with ResEncL plans against stock with 2 and 32 regions",
-        ("benchmarks/bench_iteration.py", "--device", "DEVICE", "--pages", "PAGES", "--work", "WORK/iteration"),
+        ("benchmarks/bench_iteration.py", "--device", "DEVICE", "--pages", "PAGES", "--work", "WORK/iteration",
+         "--parts", "WORK/iteration/SOURCES"),
         full=("--planners", "resenc", "--threads", "8"),  # which draw the batches, before the clock starts
         small=("--planners", "small", "--seconds", "1"),
     ),
@@ -159,7 +161,7 @@ def run_all(steps: list[Step], args: argparse.Namespace) -> None:
 
 def run(step: Step, args: argparse.Namespace, seconds: float) -> str:
     """Run the command; what it prints goes to the screen and to PAGES/NAME.log."""
-    values = {"DEVICE": args.device, "WORK": str(args.work), "PAGES": str(args.pages)}
+    values = {"DEVICE": args.device, "WORK": str(args.work), "PAGES": str(args.pages), "SOURCES": fingerprint()}
 
     def filled(text: str) -> str:
         for key, value in values.items():

@@ -69,6 +69,22 @@ def test_patients_of_a_study_that_was_stopped_are_made_anew(tmp_path, monkeypatc
             study.prepare()
 
 
+def test_a_trainer_that_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import bench_iteration
+
+    measured = []
+
+    def run_alone(*names):
+        measured.append(names)
+        return {"number": len(measured)}
+
+    monkeypatch.setattr(bench_iteration, "run_alone", run_alone)
+    results = [bench_iteration.kept(variant, "small", tmp_path / "parts") for variant in ("ours", "regions2", "ours")]
+    assert [result["number"] for result in results] == [1, 2, 1]
+    assert measured == [("ours", "small"), ("regions2", "small")]
+
+
 @pytest.mark.slow
 def test_what_a_gpu_is_asked_runs_on_the_cpu_and_goes_on_where_it_was_cut(tmp_path):
     def run(*options):
