@@ -1,6 +1,6 @@
 """Boxes of voxels: where a mask lies, what two of them share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -26,6 +26,11 @@ def overlap(first: Box, second: Box) -> Box | None:
     """The box that two boxes share; None: they share no voxel."""
     shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
     return shared if all(size > 0 for size in size_of(shared)) else None
+
+
+def at_border(box: Box, shape: Sequence[int]) -> bool:
+    """Does the box reach the border of a volume: what fills it may go on outside."""
+    return any(part.start == 0 or part.stop == size for part, size in zip(box, shape, strict=True))
 
 
 def bounding_box(voxels: np.ndarray) -> Box | None:

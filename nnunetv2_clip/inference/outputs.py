@@ -18,6 +18,7 @@ import numpy as np
 from nnunetv2_clip.choices import OUTPUTS
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.files import replacing, write_json
+from nnunetv2_clip.imaging.boxes import at_border
 from nnunetv2_clip.imaging.itk import itk_like
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL
 from nnunetv2_clip.inference.dicom_seg import Algorithm, write_dicom_seg
@@ -197,9 +198,7 @@ def statistics(case: str, name: str, mask: Mask, image: InputImage) -> dict:
     row["volume_ml"] = row["voxels"] * voxel_ml
     row["mean_hu"] = float(image.volume.data[mask.box][voxels].mean(dtype=np.float64))
     row["box"] = [[part.start, part.stop - 1] for part in mask.box]
-    row["at_border"] = any(
-        part.start == 0 or part.stop == size for part, size in zip(mask.box, mask.shape, strict=True)
-    )
+    row["at_border"] = at_border(mask.box, mask.shape)
     return row
 
 

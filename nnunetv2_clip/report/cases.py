@@ -15,7 +15,7 @@ from nnunetv2_clip.evaluation.cases import Coding
 from nnunetv2_clip.evaluation.overlap import Overlap, overlaps
 from nnunetv2_clip.evaluation.surface import surface_metrics
 from nnunetv2_clip.evaluation.volumes import LabelVolume
-from nnunetv2_clip.imaging.boxes import Box
+from nnunetv2_clip.imaging.boxes import Box, at_border
 from nnunetv2_clip.imaging.intake import CT, scan_warnings
 from nnunetv2_clip.imaging.nifti import Geometry
 from nnunetv2_clip.imaging.pictures import color_of, common_window, ct_picture, overlay_picture, window_of
@@ -198,8 +198,8 @@ def _found(scan: CaseArrays, names: tuple[str, ...]) -> dict[str, Found]:
         values = [value for value in prediction.values_of(name) if value < num_values]
         number, box = voxels[values].sum(), prediction.box(name)
         if box is not None:
-            at_border = any(part.start == 0 or part.stop == size for part, size in zip(box, scan.hu.shape, strict=True))
-            found[name] = Found(number * scan.grid.voxel_ml, sums[values].sum() / number, at_border)
+            cut = at_border(box, scan.hu.shape)
+            found[name] = Found(number * scan.grid.voxel_ml, sums[values].sum() / number, cut)
     return found
 
 

@@ -302,6 +302,16 @@ def test_patients_and_studies_are_taken_over_as_they_are(tmp_path, series, eleme
     assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == 5
 
 
+def test_directions_that_differ_by_rounding_are_one(series):
+    for number, path in enumerate(sorted(series.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, number % 2 * 1e-5]
+        dataset.save_as(path)
+    source, _ = drawn(series)
+    require_referable(series, source)
+    assert len({str(header.ImageOrientationPatient) for header in source.headers}) == 1
+
+
 def test_files_without_slices_are_refused_at_once_and_beside_a_series_one_by_one(tmp_path, model, ct, series, capsys):
     assert predict(ct, tmp_path / "none", model, "--outputs", "dicom_seg") == 2
     assert "holds no DICOM series" in capsys.readouterr().err and not (tmp_path / "none").exists()
