@@ -118,18 +118,21 @@ class LoadedModel:
             UserError: no CT, a damaged one, NaN, a wrong number of axes, no affine; an unknown class or device; rules
                 of a model that has none.
         """
-        wanted = Wanted.of(self.trained_model, classes, probabilities, postprocess).learnt(self.classes)
+        asked = Wanted.of(self.trained_model, classes, probabilities, postprocess)
+        wanted = asked.learnt(self.classes)
         device_found = self._device(device)
         scan = read_scan(image, str(series), self.trained_model.modality)
         found = self._run(scan, wanted, device_found)
         masks = apply_rules(found.masks, wanted.rules) if wanted.rules else found.masks
         masks = {name: masks[name] for name in wanted.classes}
         said = [*scan.warnings, *organ_warnings(masks, scan.volume.affine, self.trained_model.taxonomy)]
-        if classes is not None and wanted.never_learnt:
-            said.append(f"the model has never learnt {', '.join(wanted.never_learnt)}: left out")
+        named = asked.probabilities if classes is None else wanted.never_learnt
+        if lacking := [name for name in wanted.never_learnt if name in named]:
+            said.append(f"the model has never learnt {', '.join(lacking)}: left out")
         for text in said:
             warnings.warn(f"{scan.where}: {text}", stacklevel=2)
-        likely = partial(self._probabilities, scan, wanted.classes, device_found)
+        drawn = [name for name in wanted.needed if name in self.classes]
+        likely = partial(self._probabilities, scan, drawn, device_found)
         return Segmentation(
             scan, masks, self.trained_model, found.probabilities, likely, lambda: self.algorithm, tuple(said)
         )
@@ -138,8 +141,8 @@ class LoadedModel:
         self, scan: InputImage, classes: Sequence[str], device: torch.device, names: Sequence[str]
     ) -> Mapping[str, np.ndarray]:
         """Class -> (X, Y, Z) uint16, from one more run of the network; with the classes of the first one, so that
-        probabilities and masks agree to the last bit."""
-        wanted = Wanted.of(self.trained_model, (*classes, *names), names).learnt(self.classes)
+        probabilities and masks agree to the last bit. Raises UserError: a class that the model has never learnt."""
+        wanted = Wanted.of(self.trained_model, (*classes, *names), names).require(self.classes)
         return self._run(scan, wanted, device).probabilities
 
     def _run(self, scan: InputImage, wanted: Wanted, device: torch.device) -> Prediction:

@@ -174,7 +174,7 @@ class Segmentation(Mapping[str, np.ndarray]):
         found = [self._model.taxonomy.find(str(name), "probabilities").name for name in given]
         if missing := [name for name in found if name not in self._kept]:
             self._kept |= self._find_probabilities(missing)
-        return {name: self._kept[name] for name in found if name in self._kept}
+        return {name: self._kept[name] for name in found}
 
     def _require_harmless(self, files: Outputs, case: str) -> None:
         """Raises UserError: something that is not ours to replace would be replaced."""

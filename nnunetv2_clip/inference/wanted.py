@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.inference.postprocessing import Rule, needed_classes, rules_of_plans
@@ -59,13 +60,20 @@ class Wanted:
         Raises:
             UserError: then there is no mask to make.
         """
-        asked = (*self.classes, *self.probabilities)
-        never = tuple(name for name in self.needed if name in asked and name not in learnt)
         classes, likely = (tuple(n for n in names if n in learnt) for names in (self.classes, self.probabilities))
-        if not classes:
+        found = replace(self, classes=classes, probabilities=likely, never_learnt=self._lacking(learnt))
+        return found if classes else self.require(learnt)
+
+    def require(self, learnt: Collection[str]) -> Self:
+        """Itself. Raises UserError: the model has never learnt one of the classes."""
+        if never := self._lacking(learnt):
             found = f"the model has never learnt {', '.join(never)}"
             raise UserError("classes", found, "classes of its training", "see 'nnunetv2_clip info', and ask for others")
-        return replace(self, classes=classes, probabilities=likely, never_learnt=never)
+        return self
+
+    def _lacking(self, learnt: Collection[str]) -> tuple[str, ...]:
+        asked = {*self.classes, *self.probabilities}.difference(learnt)
+        return tuple(name for name in self.needed if name in asked)
 
     @property
     def thresholds(self) -> dict[str, float]:

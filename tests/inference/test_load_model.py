@@ -158,6 +158,8 @@ def test_rules_are_applied_on_request(tmp_path, ct):
 def test_probabilities_that_were_not_kept_are_made_later(loaded, ct, monkeypatch):
     kept = loaded.predict(ct, "liver", probabilities=["spleen"])
     later = loaded.predict(ct, "liver").probabilities(["Spleen", "liver"])
+    both = kept.probabilities(["liver", "spleen"])
+    assert list(both) == ["liver", "spleen"] and np.array_equal(both["liver"], later["liver"])
     monkeypatch.setattr(loaded, "_run", None)
     [(name, found)] = kept.probabilities("spleen").items()
     assert name == "spleen" and found.dtype == np.float32 and found.shape == make_ct().shape
@@ -332,9 +334,17 @@ def test_what_looks_wrong_is_warned_of(loaded, image, words):
     assert all(one.filename == __file__ for one in said)
 
 
-def test_a_class_that_was_asked_for_and_never_learnt_is_warned_of(loaded, ct):
+def test_a_class_that_was_asked_for_and_never_learnt_is_warned_of(tmp_path, loaded, ct):
     with pytest.warns(UserWarning, match="never learnt kidney_tumor: left out"):
         assert list(loaded.predict(ct, ["kidney_tumor", "liver"])) == ["liver"]
+    with pytest.warns(UserWarning, match="never learnt kidney_tumor: left out"):
+        found = loaded.predict(ct, probabilities=["kidney_tumor", "liver"])
+        assert not [text for text in loaded.predict(ct).warnings if "never learnt" in text]
+    assert list(found) == list(LEARNT)
+    for ask in (found.probabilities, lambda name: found.save(tmp_path / "out", probabilities=["liver", name])):
+        with pytest.raises(UserError, match="never learnt kidney_tumor"):
+            ask("kidney_tumor")
+    assert not (tmp_path / "out").exists()
 
 
 def damage(model, fold: int, change) -> None:
