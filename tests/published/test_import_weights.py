@@ -71,8 +71,31 @@ def test_the_plans_say_what_the_authors_did(model):
     window = trained.plans["foreground_intensity_properties_per_channel"]["0"]
     assert window == {"percentile_00_5": -175, "percentile_99_5": 250, "mean": -175, "std": 425}
     assert trained.entry["window"] == {"floor": 1e-3, "positions": "steps"}
-    assert trained.rules and len(trained.rules["rules"]) == 21
+    kept = {trained.taxonomy.find(name).index for name in trained.rules["rules"]}
+    assert kept == {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 18, 19, 20, 21, 22, 23, 24, 25}
+    assert all(rule == {"largest_components": 1} for rule in trained.rules["rules"].values())
+    names = ("data", "seg", "probabilities")
+    assert {settings[f"resampling_fn_{name}"] for name in names} == {"resample_torch_fornnunet"}
+    assert not any(settings[f"resampling_fn_{name}_kwargs"]["force_separate_z"] for name in names)
     assert trained.entry["licence"].startswith("CC BY-NC-ND") and trained.entry["redistribution"] is False
+
+
+def test_an_image_reaches_the_network_in_the_axes_and_values_of_the_authors(model, tmp_path):
+    """x to the right, y to the front, z up; -175 to 250 HU as 0 to 1. Voxels of 1.5 mm are not resampled."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    right_front_up = np.random.default_rng(0).integers(-1000, 1000, (9, 8, 7)).astype(np.int16)
+    stored = right_front_up[::-1, ::-1].transpose(2, 0, 1)  # up, to the left, to the back
+    affine = np.array([[0, -1.5, 0, 12.0], [0, 0, -1.5, 10.5], [1.5, 0, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), affine), tmp_path / "ct_0000.nii.gz")
+    manager = PlansManager(json.loads((model / "plans.json").read_text()))
+    settings = manager.get_configuration("3d_fullres")
+    dataset_json = json.loads((model / "dataset.json").read_text())
+    assert dataset_json["overwrite_image_reader_writer"] == manager.image_reader_writer_class.__name__
+    preprocessor = settings.preprocessor_class(verbose=False)
+    data, *_ = preprocessor.run_case([str(tmp_path / "ct_0000.nii.gz")], None, manager, settings, dataset_json)
+    expected = (np.clip(right_front_up, -175, 250) + 175) / 425
+    assert np.allclose(data[0], expected, atol=1e-6)
 
 
 def test_the_classes_are_the_papers_in_painting_order(model):
