@@ -78,6 +78,19 @@ def test_swin_unetr_in_all_four_layouts(swin, module, backbone):
     assert swin.difference() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["unet", "swin"])
+def test_in_training_there_is_one_scale(name, request):
+    case = request.getfixturevalue(name)
+    case.taken_from(case.state)
+    case.network.decoder.deep_supervision = True
+    try:
+        with torch.no_grad():
+            [logits] = case.network(case.image)
+        assert torch.allclose(logits[0], case.expected, atol=1e-5 * case.expected.abs().max())
+    finally:
+        case.network.decoder.deep_supervision = False
+
+
 def test_parameters_are_taken_as_tensors_are(unet):
     names = [name for name, value in unet.state.items() if value.is_floating_point()]
     unet.taken_from({**unet.state, **{name: torch.nn.Parameter(unet.state[name]) for name in names}})
