@@ -41,15 +41,21 @@ def starts_of_the_authors(size, patch, step):
         start += step
 
 
-def test_the_reference_is_a_plain_loop_over_all_patches():
-    size = (21, 6, 11)
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((21, 6, 11), [[0, 4, 8, 12, 13], [0], [0, 2, 4, 6, 7]]),
+        ((20, 9, 4), [[0, 4, 8, 12], [0, 3], [0]]),  # whole steps: no patch twice
+    ],
+)
+def test_the_reference_is_a_plain_loop_over_all_patches(size, expected):
     sliding, network = window({"floor": 1e-3, "positions": "steps"}, size)
     distances = [(np.arange(edge) - edge // 2) / (edge / 8) for edge in PATCH]
     gauss = [np.exp(-0.5 * distance**2) for distance in distances]
     weight = torch.tensor(np.maximum(np.einsum("i,j,k->ijk", *gauss), 1e-3), dtype=torch.float32)
     sums, weights = torch.zeros(2, *size), torch.zeros(size)
     starts = [starts_of_the_authors(*each) for each in zip(size, PATCH, (4, 3, 2), strict=True)]
-    assert starts == [[0, 4, 8, 12, 13], [0], [0, 2, 4, 6, 7]]
+    assert starts == expected
     for corner in product(*starts):
         cut = tuple(slice(start, start + edge) for start, edge in zip(corner, PATCH, strict=True))
         sums[(slice(None), *cut)] += network(sliding._data[(slice(None), *cut)][None])[0] * weight
