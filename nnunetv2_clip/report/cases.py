@@ -47,6 +47,7 @@ class CaseFiles:
         supervised: the classes that the reference annotates or knows to be absent.
         tolerances_mm: class -> tolerance of the NSD; None: no NSD is computed.
         modality: nnU-Net's name of the image channel.
+        sought: classes that the model was asked for and has learnt; empty: its tables do not lie beside the prediction.
     """
 
     case_id: str
@@ -61,6 +62,7 @@ class CaseFiles:
     dataset: str = ""
     tolerances_mm: Mapping[str, float] | None = None
     modality: str = CT
+    sought: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -116,6 +118,7 @@ class CaseReport:
     Attributes:
         overlaps: class -> overlap, for the classes that the reference knows.
         found: of every class that is predicted.
+        sought: classes that were looked for, as far as it is known.
         nsd: class -> normalised surface Dice where it is defined; empty when it was not asked for.
         warnings: what looks wrong in the CT, and what was left out beside it, in words.
     """
@@ -128,6 +131,7 @@ class CaseReport:
     views: tuple[View, ...]
     nsd: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    sought: tuple[str, ...] = ()
 
     @property
     def dice(self) -> dict[str, float]:
@@ -183,7 +187,8 @@ def describe_case(files: CaseFiles) -> CaseReport:
     if name is not None:
         views.append(_detail(files, scan, name, scored))
     nsd = _nsd(files, scan)
-    return CaseReport(files.case_id, files.dataset, scored, found, scan.grid.voxel_ml, tuple(views), nsd, scan.warnings)
+    voxel_ml, drawn = scan.grid.voxel_ml, tuple(views)
+    return CaseReport(files.case_id, files.dataset, scored, found, voxel_ml, drawn, nsd, scan.warnings, files.sought)
 
 
 def _found(scan: CaseArrays, names: tuple[str, ...]) -> dict[str, Found]:

@@ -65,8 +65,8 @@ def find_files(
         raise UserError(references, "has no file named like a prediction", "the labels of the predicted cases")
     cases = [_case(case_id, images_of[case_id], taxonomy, prediction, reference, presence) for case_id in found]
     tolerances = tolerances_mm(prediction.classes, taxonomy) if with_nsd else None
-    modality = tables.modality
-    return [replace(case, tolerances_mm=tolerances, modality=modality) for case in cases]
+    modality, sought = tables.modality, tables.known or ()
+    return [replace(case, tolerances_mm=tolerances, modality=modality, sought=sought) for case in cases]
 
 
 def _case(

@@ -93,6 +93,7 @@ def render_page(
     names = list(taxonomy.names)
     scored = [name for name in names if any(name in case.overlaps for case in cases)]
     predicted = [name for name in names if any(name in case.found for case in cases)]
+    sought = {name for case in cases for name in case.sought}
     class_rows = [class_row(cases, name) for name in scored]
     means = [row.mean.value for row in class_rows if row.mean.value is not None]
     return render(
@@ -102,6 +103,7 @@ def render_page(
         training=training,
         scored=scored,
         predicted=predicted,
+        not_found=[name for name in names if name in sought and name not in predicted],
         painted=[row.name for row in taxonomy if any(row.index in case.painted for case in cases)],
         class_rows=class_rows,
         overall=mean_cell(means),

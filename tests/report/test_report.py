@@ -54,6 +54,15 @@ def test_volumes_are_in_ml_and_an_organ_holds_its_tumour(study):
     assert "spleen" not in case.found
 
 
+def test_what_was_looked_for_and_not_found_is_named_if_it_is_known(study):
+    assert report(study, references=False) == 0 and 'id="not-found"' not in page(study)
+    (study.predictions / "dataset.json").write_text((study.raw / "dataset.json").read_text())
+    learnt = {"classes": [], "datasets": {"a": {"supervised": {"liver": 1, "liver_tumor": 1, "spleen": 1}}}}
+    (study.predictions / "plans.json").write_text(json.dumps({"nnunetv2_clip": learnt}))
+    assert report(study, references=False) == 0
+    assert re.findall('id="not-found">([^<]*)<', page(study)) == ["Looked for and not found in any case: spleen."]
+
+
 def test_mean_hu_is_that_of_the_class_with_its_parts_and_a_class_at_the_border_is_marked(study):
     image = np.full(SHAPE, 40, np.int16)
     image[2:4, 1, 1] = 120  # the tumour
