@@ -55,7 +55,7 @@ def describe(source):
     lines = [
         f"{source.name}: {source.title}",
         f"  labelled cases  {source.num_cases or 'varies'}",
-        f"  classes         {', '.join(source.annotated)}",
+        f"  classes         {', '.join(source.annotated) or 'none'}",
         f"  licence         {source.licence}",
         f"  where to get    {source.url}",
         f"  PATH is         {source.unpack}",

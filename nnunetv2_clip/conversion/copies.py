@@ -140,8 +140,11 @@ def decide(
     reasons = {key: scan.reason for key, scan in scans.items()}
     if hold_out_ircadb:
         reasons |= {case_id: _held_out_by_number(case_id, record) for case_id, record in records.items()}
-    # of several copies the first keeps its image, but one of which nothing is to be warned before all others
-    preference = {case_id: (bool(record.warnings), number) for number, (case_id, record) in enumerate(records.items())}
+    # of several copies the first keeps its image, but one with labels, and of which nothing is to be warned, before all
+    preference = {
+        case_id: (not record.presence.supervised, bool(record.warnings), number)
+        for number, (case_id, record) in enumerate(records.items())
+    }
     for patient in _patients(_clusters(fingerprints, confirmed), records, scans):
         clusters = [
             sorted((key for key in cluster if key in preference), key=preference.__getitem__) for cluster in patient

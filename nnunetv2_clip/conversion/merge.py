@@ -198,7 +198,8 @@ def find_all_cases(merge: Merge) -> list[SourceCase]:
         cases = entry.source.find_cases(entry.root)
         complete = entry.source.num_expected(entry.root)
         note = f" (the complete download has {complete})" if complete and complete != len(cases) else ""
-        print(f"{entry.source.name}: {len(cases)} labelled cases in {entry.root}{note}")
+        kind = "labelled cases" if entry.source.annotated else "images without labels, to be completed by pseudo-label,"
+        print(f"{entry.source.name}: {len(cases)} {kind} in {entry.root}{note}")
         for case, reason in entry.source.left_out.items():
             print(f"  without {case}: {reason}")
         for remark in entry.source.remarks(entry.root, cases):

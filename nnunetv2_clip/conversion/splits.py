@@ -19,8 +19,9 @@ def make_splits(cases: Mapping[str, CasePresence], num_folds: int = NUM_FOLDS) -
     """Folds as nnU-Net reads them: [{"train": [...], "val": [...]}, ...].
 
     The cases of a group (copies of a scan, scans of a patient) move together. A dataset of a single group stays in
-    training in every fold. With fewer groups than folds, folds repeat, so that no validation set is empty. The result
-    depends on the cases only, not on their order.
+    training in every fold, and so does a group of which nothing is known that could be validated. With fewer groups
+    than folds, folds repeat, so that no validation set is empty. The result depends on the cases only, not on their
+    order.
 
     Returns:
         `num_folds` folds, or an empty list when all cases are one group and nothing can be held out.
@@ -32,8 +33,9 @@ def make_splits(cases: Mapping[str, CasePresence], num_folds: int = NUM_FOLDS) -
         return []
     datasets = {group: frozenset(cases[case_id].dataset for case_id in members) for group, members in groups.items()}
     num_groups = Counter(name for names in datasets.values() for name in names)
-    movable = [group for group in groups if all(num_groups[name] > 1 for name in datasets[group])]
-    fold_of = _deal(movable or list(groups), datasets, num_groups, num_folds)
+    known = [group for group, members in groups.items() if any(cases[case_id].supervised for case_id in members)]
+    movable = [group for group in known if all(num_groups[name] > 1 for name in datasets[group])]
+    fold_of = _deal(movable or known or list(groups), datasets, num_groups, num_folds)
     filled = sorted(set(fold_of.values()))
     splits = []
     for fold in range(num_folds):

@@ -60,7 +60,10 @@ def unite_case(job: MergeJob, scan: tuple[str, Donors]) -> None:
         whole, contradictions = unite(whole, donor, job.taxonomy)
         doubts += _apart(name, *counts, contradictions, job.taxonomy)
         doubts += _drawn_though_absent(name, contradictions, absent & whole.incomplete)
-        fixes.append(f"labels of {name} added{_in_words(contradictions, both)}")
+        tells = records[name].presence.supervised
+        fixes.append(
+            f"labels of {name} added{_in_words(contradictions, both)}" if tells else f"{name} is the same scan"
+        )
     read = lambda: read_image(target.image(case_id))  # noqa: E731
     labels, drawn, notes = join_organs(whole.labels, whole.drawn, job.taxonomy, read)
     labels = labels.with_sets(lambda classes: classes.intersection(drawn))

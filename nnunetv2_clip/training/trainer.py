@@ -205,22 +205,26 @@ class CLIPUniversalTrainer(nnUNetTrainer):
 
     def _balanced(self, dataset, is_training: bool) -> ForcedPatches:
         """A dataset of nnU-Net whose loader draws cases, and what a patch is placed at, by their weight."""
-        case_ids = list(dataset.identifiers)
         check_cases(self.manifest, self.dataset_json["labels"], dataset)
+        teaches = {case_id: self._teaches(case_id, is_training) for case_id in dataset.identifiers}
+        case_ids = [case_id for case_id, names in teaches.items() if names] or list(teaches)
+        if is_training and len(case_ids) < len(teaches):
+            self.print_to_log_file(f"{len(teaches) - len(case_ids)} cases teach nothing (yet) and are not drawn")
         probabilities = case_probabilities(case_ids, self.manifest, self.sampling_balance)
         # An array, from which numpy draws without making one at each draw.
         dataset.identifiers = repeat_by_probability(case_ids, probabilities)
-        teaches = [self._patch_classes(case_id, is_training) for case_id in case_ids]
-        draw = ClassDraw.of(teaches, probabilities, self.manifest.taxonomy, self.patch_balance)
+        shown = {case_id: teaches[case_id].difference(self.manifest.case(case_id).absent) for case_id in case_ids}
+        draw = ClassDraw.of(list(shown.values()), probabilities, self.manifest.taxonomy, self.patch_balance)
         regions = classes_of_regions(self.dataset_json["labels"])
         counts = self.class_counts.forced if is_training else None
-        return ForcedPatches(dataset, regions, dict(zip(case_ids, teaches, strict=True)), draw, counts)
+        return ForcedPatches(dataset, regions, shown, draw, counts)
 
-    def _patch_classes(self, case_id: str, is_training: bool) -> frozenset[str]:
-        """The classes that give loss in a case, or in validation are measured, and that its label map may show."""
+    def _teaches(self, case_id: str, is_training: bool) -> frozenset[str]:
+        """The classes that give loss in a case, or in validation are measured."""
         case = self.manifest.case(case_id)
-        measured = case.known.intersection(compress(self.classes, self.trained))
-        return (case.supervised & self._learning if is_training else measured).difference(case.absent)
+        if is_training:
+            return case.supervised & self._learning
+        return case.known.intersection(compress(self.classes, self.trained))
 
     # ---------------------------------------------------------------- one step
 

@@ -14,6 +14,7 @@ from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.losses.masked import Losses
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.networks.pairs import Pairs
+from nnunetv2_clip.training import trainer as trainer_module
 from nnunetv2_clip.training.known_voxels import KnownVoxels
 from nnunetv2_clip.training.sampling import case_probabilities, repeat_by_probability
 from tests.host.conftest import DATASET, PLANS
@@ -284,6 +285,21 @@ def test_the_trainer_draws_its_cases_by_the_balanced_probabilities(ready):
     expected = repeat_by_probability(cases, case_probabilities(cases, ready.manifest, ready.sampling_balance))
     assert drawn == Counter(expected)
     assert drawn[next(iter(ready.manifest.cases))] == max(drawn.values()) > min(drawn.values())
+
+
+def test_a_case_that_teaches_nothing_is_never_drawn_until_it_is_completed(ready, capsys, monkeypatch):
+    monkeypatch.setattr(trainer_module, "check_cases", lambda *arguments: None)  # the label maps show more
+    taught, measured = (set(map(str, loader.data_loader.indices)) for loader in ready.get_dataloaders())
+    first, second, *_ = sorted(taught)
+    unknown = dict(annotated=(), absent=())
+    for case_id in (first, second, *measured):
+        ready.manifest.cases[case_id] = replace(ready.manifest.cases[case_id], **unknown)
+    ready.manifest.cases[second] = replace(ready.manifest.cases[second], pseudo=dict.fromkeys(SUPERVISED, 0.5))
+    capsys.readouterr()
+    training, validation = ready.get_tr_and_val_datasets()
+    assert set(training.identifiers) == taught - {first}
+    assert set(validation.identifiers) == measured, "nnU-Net needs something to draw"
+    assert "1 cases teach nothing" in capsys.readouterr().out
 
 
 def test_short_recipes_keep_checkpoints_to_continue_from(make_trainer):

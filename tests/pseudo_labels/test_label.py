@@ -351,3 +351,17 @@ def test_an_incomplete_class_of_which_the_model_is_too_unsure_stays_as_it_is(raw
     case = Manifest.load(raw / "Dataset910_Completed" / "label_presence.json").case("a")
     assert case.incomplete == ("liver_tumor",) and "liver_tumor" not in case.pseudo
     assert (volumes(raw / "Dataset910_Completed", "a").mask("liver_tumor") == before).all()
+
+
+def test_an_image_without_labels_is_completed_in_every_class(raw, model):
+    folder = raw / "Dataset900_Partly"
+    path = folder / "labelsTr" / "b.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((28, 30, 20), np.uint8), nib.load(path).affine), path)
+    Manifest(UNIVERSAL, {"a": CasePresence("a", TRUTH["a"]), "b": CasePresence("unlabelled", ())}).save(
+        folder / "label_presence.json"
+    )
+    pseudo_label(folder, model, raw / "Dataset910_Completed", **SURE)
+    case = Manifest.load(raw / "Dataset910_Completed" / "label_presence.json").case("b")
+    assert set(case.pseudo) == {"spleen", "liver", "liver_tumor", "right_kidney"} and not case.known
+    after = volumes(raw / "Dataset910_Completed", "b")
+    assert any(after.mask(name).any() for name in case.pseudo)

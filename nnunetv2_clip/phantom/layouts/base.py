@@ -57,11 +57,12 @@ LAYOUT_MODULES = {
     "totalsegmentator_v2": "totalsegmentator",
     "totalsegmentator_v3": "totalsegmentator",
     "flare22": "nifti",
+    "unlabelled": "nifti",
     "custom": "nifti",
 }
 WITHOUT_TEST_CASES = {
     *("gibson_btcv", "gibson_pancreas_ct", "pancreas_ct", "kits21", "kits23", "ct_org", "abdomenct_12organ", "ircadb"),
-    *("totalsegmentator_v1", "totalsegmentator_v2", "totalsegmentator_v3"),
+    *("totalsegmentator_v1", "totalsegmentator_v2", "totalsegmentator_v3", "unlabelled"),
 }
 RECORD = "phantom.json"
 DICOM_LAYOUTS = {"pancreas_ct": "LAI", "gibson_pancreas_ct": "LAI", "chaos": "LPS", "ircadb": "LPS"}
@@ -77,7 +78,7 @@ class TruthCase:
         case_id: its name in the source dataset.
         seed: of the phantom; equal seeds are the same scan.
         image: the image file, or the folder of its DICOM series.
-        labels: label files or folders; empty for a test case.
+        labels: label files or folders; empty for a test case, and in a source without labels.
         annotated: the classes that the source's labels of this case tell.
         incomplete: those of which they tell a part only.
         truth: label map of all 32 classes in the grid of the image (of DICOM slices: along their normal). Its header is
@@ -222,10 +223,11 @@ class Request:
         incomplete: Sequence[str] = (),
     ) -> None:
         """Note a written case and write its truth in the grid of the written image."""
+        is_test = not labels and self.layout != "unlabelled"
         assert case_id not in self.cases, case_id
         truth = scan.save(self.folder / "truth" / f"{case_id}.nii.gz", truth_map(scan.phantom))
         ordered = tuple(row.name for row in UNIVERSAL if row.name in annotated)
-        facts = (tuple(absent), box, not labels, tuple(incomplete))
+        facts = (tuple(absent), box, is_test, tuple(incomplete))
         self.cases[case_id] = TruthCase(case_id, scan.phantom.seed, image, tuple(labels), ordered, truth, *facts)
         self.progress()
 

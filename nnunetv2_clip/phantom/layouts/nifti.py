@@ -1,4 +1,5 @@
-"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22, custom."""
+"""One NIfTI image and one label map per case: BTCV, LiTS, CT-ORG, WORD, AbdomenCT-1K and -12organ, FLARE22, custom;
+images alone: unlabelled."""
 
 from __future__ import annotations
 
@@ -137,6 +138,7 @@ LAYOUTS = {
         "Training/FLARE22_UnlabeledCase1-1000/Case_{n:05d}_0000.nii.gz",
         range(1, 1001),
     ),
+    "unlabelled": Layout("scans", "scan_{n:03d}.nii.gz", "", (), range(1, 1000)),
 }
 
 
@@ -177,7 +179,7 @@ def write_cases(
         place = lambda path: root / path.format(n=n, part=layout.part(n))  # noqa: B023, E731
         image = scan.save(place(layout.image if labelled else layout.test_image), scan.phantom.image, change)
         labels, annotated = [], set()
-        if labelled:
+        if labelled and layout.label:
             labels = [scan.save(place(layout.label), painted(scan.phantom, layout.recipe), label_header or change)]
             annotated = set(annotated_classes(layout.recipe))
         if request.layout == "ct_org" and not scan.phantom.masks["bladder"].any():
