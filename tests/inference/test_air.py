@@ -132,6 +132,14 @@ def test_windows_of_one_value_are_predicted_once_and_not_a_bit_changes():
 
 
 @torch.inference_mode()
+def test_windows_that_are_nearly_of_one_value_are_predicted_each():
+    network, data = Counting(), half_air(noise=1e-5)
+    logits, calls = run(network, data)
+    assert calls == len(windows(data.shape[1:]))
+    assert torch.equal(logits, every_window(network, data))
+
+
+@torch.inference_mode()
 def test_noisy_air_shares_an_answer_no_mask_changes_and_the_body_not_a_bit():
     network, data = Counting(), half_air(noise=0.05)
     expected = every_window(network, data)

@@ -28,6 +28,14 @@ def test_a_device_that_shares_main_memory_is_not_asked():
     assert free_beside(lambda: pytest.fail("no need to run the network"), torch.device("cpu")) is None
 
 
+def test_free_is_what_stays_free_while_the_network_runs(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 - 300 * done.count("ran"), 2000))
+    assert free_beside(lambda: done.append("ran"), torch.device("cuda")) == 700
+    assert done == ["emptied", "ran"]
+
+
 def bytes_for(share: float, window: SlidingWindow) -> int:
     """What is free when this share of the learnt classes fits, beside what one class takes for a while."""
     per_class = window.buffer_bytes_per_class + 2 * window.patch_bytes_per_class
