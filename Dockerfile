@@ -9,7 +9,7 @@ ARG TORCH_INDEX=
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 
 COPY . /opt/nnunetv2_clip
-RUN pip install --no-cache-dir /opt/nnunetv2_clip
+RUN pip install --no-cache-dir "/opt/nnunetv2_clip[swin]"
 
 # Everything that is written lies below /data, for any user: caches, downloaded models, nnU-Net's three folders.
 RUN mkdir -p /data && chmod 1777 /data

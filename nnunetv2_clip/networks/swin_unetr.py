@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_clip.errors import UserError
+
 TOTAL_STRIDE = 32
 # The eight voxels of a 2 x 2 x 2 cube in the order in which a merging joins their features. The weights have the same
 # names and shapes with each order, but are of use with their own alone. That of MONAI 0.9.0 to 1.4.0 takes two corners
@@ -50,7 +52,8 @@ class SwinUNETR(nn.Module):
         try:
             from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ImportError("Swin UNETR needs MONAI: pip install 'nnunetv2_clip[swin]'") from None
+            found, remedy = "needs the package monai, which is not installed", "pip install 'nnunetv2_clip[swin]'"
+            raise UserError("Swin UNETR", found, remedy=remedy) from None
         if list(strides[-1]) != [TOTAL_STRIDE] * 3:
             raise ValueError(f"Swin UNETR shrinks an image by {TOTAL_STRIDE} along each axis; the plans say {strides}.")
         if merging not in MERGINGS:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.networks.controller import Controller, ImageFeature
 from nnunetv2_clip.networks.head import CHANNELS, text_driven_head
 from nnunetv2_clip.networks.pairs import Pairs, send
@@ -222,12 +223,12 @@ def build_backbone(input_channels: int, dotted_path: str, deep_supervision: bool
     """The network that the stock plans name, with 8 output channels and its own initialisation.
 
     Raises:
-        ImportError: the class cannot be found.
+        UserError: the class cannot be found.
         ValueError: the network has no encoder or decoder as nnU-Net's U-Nets have.
     """
     backbone_class: Any = pydoc.locate(dotted_path)
     if backbone_class is None:
-        raise ImportError(f"Backbone {dotted_path!r} cannot be found. Install the package that holds it.")
+        raise UserError(f"backbone {dotted_path}", "cannot be found", remedy="install the package that holds it")
     backbone = backbone_class(
         input_channels=input_channels, num_classes=CHANNELS, deep_supervision=deep_supervision, **kwargs
     )

@@ -102,7 +102,8 @@ class CLIPUniversalTrainer(nnUNetTrainer):
             check_batch_feeds_all(self.configuration_manager.batch_size, world_size())
         if self.extension:
             self.initial_lr *= self.extension.learning_rate_factor
-        super().initialize()
+        with exit_on_user_error():  # a backbone whose package is not installed
+            super().initialize()
         if self.extension:
             with exit_on_user_error():
                 self.extension.begin(bare_network(self.network), self.text, self._start_file)

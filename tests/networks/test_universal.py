@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.losses.masked import MaskedLoss
 from nnunetv2_clip.losses.pair_sums import membership_table
 from nnunetv2_clip.networks.pairs import Pairs
@@ -243,5 +244,5 @@ def test_other_class_count_than_names_is_refused():
 
 
 def test_unknown_backbone_is_named():
-    with pytest.raises(ImportError, match="no.such.Net"):
+    with pytest.raises(UserError, match="no.such.Net"):
         make_network(backbone_class="no.such.Net")

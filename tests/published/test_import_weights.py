@@ -1,6 +1,7 @@
 """`nnunetv2_clip import-weights`: a model folder like others; what is wrong with a file is said, nothing written."""
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -208,6 +209,15 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind, file, tmp_path, capsys):
     assert run(path, tmp_path / "model") == 2
     said = capsys.readouterr().err
     assert ("no checkpoint, or a damaged one" if kind in ("text", "half", "hole") else "cannot be read") in said
+    assert not (tmp_path / "model").exists()
+
+
+def test_without_monai_a_swin_unetr_says_what_to_install(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("monai", reason="MONAI is not installed (extra [swin])")
+    torch.save(reference.checkpoint(reference.random_swin()), tmp_path / "swin.pth")
+    monkeypatch.setitem(sys.modules, "monai.networks.nets.swin_unetr", None)
+    assert run(tmp_path / "swin.pth", tmp_path / "model") == 2
+    assert "monai, which is not installed. Remedy: pip install 'nnunetv2_clip[swin]'" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
