@@ -18,6 +18,7 @@ from nnunetv2_clip.inference.loading import load_predictor
 from nnunetv2_clip.sharing.package import without_optimizer_state, without_paths
 from nnunetv2_clip.trained_model import TrainedModel
 from nnunetv2_clip.training.pretrained import read_checkpoint
+from nnunetv2_clip.training.progress_picture import PREDICTED
 from tests.inference.conftest import make_ct, make_model, save_ct
 from tests.inference.test_predict import predict, voxels
 from tests.sharing.fake_hub import READER, TOKEN
@@ -145,6 +146,19 @@ def test_the_card_tells_classes_data_scores_text_and_limits(tmp_path, model):
     assert "Not a medical device" in body and "-f 0 1" in body and "&" not in body
 
 
+def test_the_card_warns_of_classes_that_were_never_learnt_are_empty_or_come_from_a_model(tmp_path, model):
+    supervised = {name: count for name, count in SUPERVISED.items() if name != "spleen"}
+    note(model, datasets={"lits": {"cases": 3, "supervised": supervised, "pseudo": {"liver_tumor": 1}}})
+    curves = {"classes": list(SUPERVISED), PREDICTED: [[0.0 if name == "kidney_tumor" else 1.0 for name in SUPERVISED]]}
+    (model / "fold_1" / "training_curves.json").write_text(json.dumps(curves))
+    assert share("-m", model, "-o", tmp_path / "shared") == 0
+    front, body = card_of((tmp_path / "shared" / "README.md").read_text())
+    assert (front["license"], front["license_name"]) == ("other", "not-stated")
+    assert "Never learnt, hence absent from every prediction: spleen." in body
+    assert "Empty at the end of training, do not use: kidney_tumor." in body
+    assert "predictions of another model in some cases: liver_tumor." in body
+
+
 def test_the_commands_of_the_card_are_accepted(tmp_path, model):
     from tests.test_docs import commands_of, parse
 
@@ -213,11 +227,13 @@ def test_another_upload_leaves_no_fold_of_the_last_one(hub, model, monkeypatch, 
     assert share("-m", model, "--push", "org/organs", "--yes") == 0
     hub.repositories["org/organs"]["notes.txt"] = b"of the owner"
     capsys.readouterr()
+    hub.private.add("org/organs")
     assert share("-m", model, "--push", "org/organs", "--yes", "-f", 1) == 0
     said = capsys.readouterr().out
-    assert "there already" in said and f"removed  {BELOW}/fold_0/checkpoint_final.pth" in said
+    assert "hf:org/organs (private), there already" in said and f"removed  {BELOW}/fold_0/checkpoint_final.pth" in said
     there = hub.repositories["org/organs"]
     assert "notes.txt" in there and not any("fold_0" in name for name in there)
+    assert {f"{BELOW}/plans.json", f"{BELOW}/fold_1/checkpoint_final.pth"} <= there.keys()
 
 
 @pytest.mark.parametrize(
@@ -301,6 +317,17 @@ def test_a_model_folder_without_weights_is_not_shared(tmp_path, model, capsys):
     assert share("-m", model, "-o", tmp_path / "shared") == 2
     assert "has no checkpoint_final.pth in any fold" in capsys.readouterr().err
     assert not (tmp_path / "shared").exists()
+
+
+def test_weights_of_another_training_are_not_shared(tmp_path, model, capsys):
+    path = model / "fold_1" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"]["class_embedding.seg_layers.text_embedding"] += 1
+    torch.save(content, path)
+    text = json.loads((model / "plans.json").read_text())["nnunetv2_clip"].get("text", {})
+    note(model, text={**text, "sha256": text.get("sha256") or "0" * 64})
+    assert share("-m", model, "-o", tmp_path / "shared") == 2
+    assert "which plans.json states" in capsys.readouterr().err and not (tmp_path / "shared").exists()
 
 
 def test_damaged_weights_are_not_shared(tmp_path, model, capsys):
