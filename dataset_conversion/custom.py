@@ -8,6 +8,7 @@ values:                               # label value -> class, classes, nothing, 
   2: liver_tumor                      # the liver is added where it is annotated
   3: [right_kidney, left_kidney]      # both under one value: split by position; a lesion goes with its organ
   255: ignore
+  9: {classes: spleen, unknown: [liver]}   # spleen, and nobody looked for the liver there; `classes` may be missing
 annotated: [liver, liver_tumor]       # default: every class named in `values`
 absent: [spleen]                      # classes known not to occur; default none
 incomplete: [liver_tumor]             # what is drawn of them is true, the rest is unknown, in every case; default none
@@ -44,7 +45,7 @@ from nnunetv2_clip.conversion.patterns import PATTERN, PLACEHOLDER, Pattern, fin
 from nnunetv2_clip.conversion.source import MaskSource, Source, SourceCase, listed, match_pairs, without
 from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.imaging.intake import CT
-from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values
+from nnunetv2_clip.labels import IGNORE, ClassMap, occurring_values, plain, unknown_in, unknown_of
 from nnunetv2_clip.tables import Row, Text, checked, quoted, read_yaml
 
 
@@ -114,12 +115,14 @@ class CustomSource(NamedSource):
     Attributes:
         images, labels: patterns below the root folder.
         ignored: label values that are unknown for every class.
+        unknown: label value -> annotated classes that are unknown in its voxels.
         others_are_background: label values without a row in the table are allowed and mean nothing.
     """
 
     images: str = ""
     labels: str = ""
     ignored: tuple[int, ...] = ()
+    unknown: Mapping[int, frozenset[str]] = field(default_factory=dict, hash=False)
     others_are_background: bool = False
 
     def find_cases(self, root: Path) -> list[SourceCase]:
@@ -131,15 +134,18 @@ class CustomSource(NamedSource):
 
     def labels_of(self, label_map: np.ndarray) -> ClassMap:
         others = dict.fromkeys(occurring_values(label_map).tolist(), ()) if self.others_are_background else {}
-        return ClassMap(label_map, {**others, **self.label_table, **dict.fromkeys(self.ignored)})
+        table = {value: {*names, *unknown_of(self.unknown.get(value, ()))} for value, names in self.label_table.items()}
+        return ClassMap(label_map, {**others, **table, **dict.fromkeys(self.ignored)})
 
     def settings(self) -> dict:
+        unknown = {str(value): sorted(names) for value, names in self.unknown.items()}
         return {
             **super().settings(),
             "images": self.images,
             "labels": self.labels,
             "ignored": list(self.ignored),
             "others_are_background": self.others_are_background,
+            **({"unknown": unknown} if unknown else {}),
         }
 
 
@@ -180,7 +186,12 @@ class CustomMaskSource(NamedSource, MaskSource):
 
 
 def _meaning(given: object, info: ValidationInfo[Any]) -> tuple[str, ...] | None:
-    """The classes of a label value; None: to be ignored."""
+    """The classes of a label value, and marked those that are unknown there; None: to be ignored."""
+    if isinstance(given, dict) and given and set(given) <= {"classes", "unknown"}:
+        classes, unknown = (_meaning(given.get(key), info) for key in ("classes", "unknown"))
+        if classes is None or unknown is None or set(classes) & set(unknown):
+            raise UserError("", f"stands for {quoted(given)}", "classes that are there, and others that are unknown")
+        return *classes, *sorted(unknown_of(unknown))
     names = [given] if isinstance(given, str) else given or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError("", f"stands for {quoted(given)}", "a class or a list of classes")
@@ -226,7 +237,7 @@ class CustomTable(Row):
 
     def _named(self) -> set[str]:
         """Classes for which a label value or a mask stands."""
-        return set(self.masks or chain.from_iterable(classes or () for classes in self.values.values()))
+        return set(self.masks or plain(chain.from_iterable(classes or () for classes in self.values.values())))
 
     @model_validator(mode="after")
     def _fits_together(self) -> CustomTable:
@@ -242,6 +253,10 @@ class CustomTable(Row):
             found = f"{state} names {foreign}, but no label value or mask stands for it"
             remedy = "add the label value or mask, or list the class under 'absent' if it is known not to occur"
             raise UserError("", found, f"{state} classes that occur in 'values' or 'masks'", remedy)
+        for value, classes in self.values.items():
+            if strange := sorted(unknown_in(classes or ()) - set(self.annotated)):
+                found = f"label value {value} says that {strange} are unknown there, but no case annotates them"
+                raise UserError("", found, "unknown voxels of annotated classes", "take the class out of 'unknown'")
         if not self.annotated and not self.incomplete:
             raise UserError("", "no class is annotated", "at least one")
         require_one_state(self.annotated, self.absent, "annotated and absent")
@@ -261,7 +276,8 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         UserError: unreadable, an unknown or missing key, or a class that does not exist.
     """
     table = checked(CustomTable, read_yaml(path, "a table of a custom source"), path, context=taxonomy)
-    classes_of = {value: classes or () for value, classes in table.values.items()}
+    classes_of = {value: tuple(plain(classes or ())) for value, classes in table.values.items()}
+    unknown = {value: found for value, classes in table.values.items() if (found := unknown_in(classes or ()))}
     label_table, pairs = _split_off_pairs(path, classes_of, taxonomy)
     modality = CT if table.modality.upper() == CT else table.modality
     if pairs and modality != CT:
@@ -288,7 +304,8 @@ def read_table(path: Path, taxonomy: Taxonomy) -> tuple[CustomSource | CustomMas
         return CustomMaskSource(**facts, masks=masks, structures=structures), root
     ignored = tuple(value for value, classes in table.values.items() if classes is None)
     others = table.other_values is not None
-    return CustomSource(**facts, labels=table.labels, ignored=ignored, others_are_background=others), root
+    options = {"labels": table.labels, "ignored": ignored, "others_are_background": others, "unknown": unknown}
+    return CustomSource(**facts, **options), root
 
 
 def _split_off_pairs(

@@ -36,3 +36,4 @@ PATIENT_RULES = ANY, OVERLAP = ("any", "overlap")
 # What two models are compared by (evaluation/comparison.py), and the paper's tables (evaluation/paper/published.py).
 COMPARED_METRICS = ("Dice", "NSD", "HD95")
 PAPER_TABLES = ("btcv", "msd", "ircadb", "jhh", "totalsegmentator")
+FIRST, UNKNOWN = CONTRADICTIONS = ("first", "unknown")  # where two sources of a scan contradict each other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -18,10 +18,12 @@ from nnunetv2_clip.files import read_json
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
-ClassSet = frozenset[str]
+ClassSet = frozenset[str]  # of classes; "?" before a class: nothing is known about it (`unknown_of`)
 Box = tuple[slice, ...] | EllipsisType
 Region = int | tuple[int, ...]  # as nnU-Net has it
 IGNORE = "ignore"
+UNKNOWN = "unknown"  # key of dataset.json: class -> label values in whose voxels nothing is known about it
+_MARK = "?"
 UNDECLARED = (
     "correct the label file, or name the values in the source's label table; in a table of your own, "
     "'other_values: background' says that values without a class mean nothing"
@@ -30,13 +32,29 @@ SLAB_VOXELS = 1 << 22  # how many voxels are counted at once: bounds the memory 
 MAX_COUNTED = 1 << 16  # values farther apart are sorted instead of counted
 
 
+def unknown_of(names: Iterable[str]) -> ClassSet:
+    """What stands in a set of classes for those about which nothing is known."""
+    return frozenset(_MARK + name for name in names)
+
+
+def unknown_in(classes: Iterable[str]) -> ClassSet:
+    """The classes about which nothing is known; the inverse of `unknown_of`."""
+    return frozenset(name.removeprefix(_MARK) for name in classes if name.startswith(_MARK))
+
+
+def plain(classes: Iterable[str]) -> ClassSet:
+    """The classes that are there, without those about which nothing is known."""
+    return frozenset(name for name in classes if not name.startswith(_MARK))
+
+
 class ClassMap:
     """A label map and what its values mean.
 
     Attributes:
         values: (X, Y, Z) integer.
-        sets: value -> the classes of its voxels; None: unknown for every class (nnU-Net's ignore label, outside an
-            annotated box). 0 is background unless it is named. Values that are not named belong to no class.
+        sets: value -> the classes of its voxels, and with a mark (`unknown_of`) those that are unknown there; None:
+            unknown for every class (nnU-Net's ignore label, outside an annotated box). 0 is background unless it is
+            named. Values that are not named belong to no class.
     """
 
     def __init__(self, values: np.ndarray, sets: Mapping[int, Iterable[str] | None]):
@@ -60,34 +78,40 @@ class ClassMap:
     @property
     def names(self) -> ClassSet:
         """Every class that a value stands for."""
-        return frozenset().union(*filter(None, self.sets.values()))
+        return plain(frozenset().union(*filter(None, self.sets.values())))
 
-    @property
-    def unknown_values(self) -> list[int]:
-        return [value for value, classes in self.sets.items() if classes is None]
+    def unknown_values(self, name: str | None = None) -> list[int]:
+        """The values of voxels that are unknown for a class, or for every class."""
+        mark = unknown_of(filter(None, [name]))
+        return [value for value, classes in self.sets.items() if classes is None or mark & classes]
 
     def values_of(self, name: str) -> tuple[int, ...]:
         """Every value that contains the class."""
         return tuple(value for value, classes in self.sets.items() if classes and name in classes)
 
     def where(self, condition: Callable[[ClassSet], bool], box: Box = ...) -> np.ndarray:
-        """(X, Y, Z) bool inside a box: the set of the voxel fulfils a condition; False where nothing is known."""
-        chosen = [value for value, classes in self.sets.items() if classes is not None and condition(classes)]
+        """(X, Y, Z) bool inside a box: the classes of the voxel fulfil a condition; False where nothing is known."""
+        known = {value: classes for value, classes in self.sets.items() if classes is not None}
+        return self.where_values((value for value, classes in known.items() if condition(plain(classes))), box)
+
+    def where_values(self, chosen: Iterable[int], box: Box = ...) -> np.ndarray:
+        """(X, Y, Z) bool inside a box: the voxels of some values."""
         return _lookup(self.values[box], dict.fromkeys(chosen, True), bool)
 
     def mask(self, name: str, box: Box = ...) -> np.ndarray:
         """(X, Y, Z) bool: the voxels of a class inside a box."""
         return self.where(lambda classes: name in classes, box)
 
-    def known(self, box: Box = ...) -> np.ndarray | None:
-        """(X, Y, Z) bool: the voxels of which something is known; None where no value means unknown."""
-        return self.where(lambda classes: True, box) if self.unknown_values else None
+    def known(self, name: str | None = None, box: Box = ...) -> np.ndarray | None:
+        """(X, Y, Z) bool: the voxels of which something is known (about a class); None where no value means unknown."""
+        unknown = self.unknown_values(name)
+        return self.where_values(self.sets.keys() - unknown, box) if unknown else None
 
     def num_voxels(self) -> Counter[str]:
         """Class -> voxels, of all classes in one pass."""
         found: Counter[str] = Counter()
         for value, number in value_counts(self.values).items():
-            for name in self.sets.get(value) or ():
+            for name in plain(self.sets.get(value) or ()):
                 found[name] += number
         return found
 
@@ -111,7 +135,9 @@ class ClassMap:
         before = self.sets[value]
         if before is None or classes <= before:
             return value
-        united = before | classes
+        return self._value_of((before | classes) - unknown_of(classes))
+
+    def _value_of(self, united: ClassSet) -> int:
         found = next((other for other, names in self.sets.items() if names == united), None)
         if found is None:
             found = next(self._free)
@@ -137,8 +163,21 @@ class ClassMap:
         return found
 
     def with_sets(self, change: Callable[[ClassSet], Iterable[str]]) -> ClassMap:
-        """The same voxels, with another set for each known value."""
-        sets = {value: None if classes is None else change(classes) for value, classes in self.sets.items()}
+        """The same voxels, with other classes for each known value; what is unknown stays so unless it is named."""
+
+        def changed(classes: ClassSet) -> ClassSet:
+            new = frozenset(change(plain(classes)))
+            return new | (unknown_of(unknown_in(classes) - new))
+
+        sets = {value: None if classes is None else changed(classes) for value, classes in self.sets.items()}
+        return ClassMap(self.values, sets)
+
+    def with_unknown_of(self, names: Collection[str]) -> ClassMap:
+        """The same voxels; unknown are only these classes."""
+        sets = {
+            value: None if classes is None else plain(classes) | unknown_of(unknown_in(classes).intersection(names))
+            for value, classes in self.sets.items()
+        }
         return ClassMap(self.values, sets)
 
     def remap(self, table: LabelTable, where: object, unknown: int | None = None) -> np.ndarray:
@@ -153,7 +192,7 @@ class ClassMap:
             KeyError: a set that occurs is not in the table.
         """
         occurring = self.require_declared(where, remedy=UNDECLARED)
-        new = {} if unknown is None else dict.fromkeys(self.unknown_values, unknown)
+        new = {} if unknown is None else dict.fromkeys(self.unknown_values(), unknown)
         new |= {value: table.encode(classes) for value in occurring if (classes := self.sets[value]) is not None}
         assert new.keys() >= set(occurring), f"{where}: unknown voxels have no label value"
         return self.translated(new)
@@ -238,6 +277,17 @@ class LabelTable:
         static = static_class_sets()
         return cls(static + ordered_sets({frozenset(classes) for classes in class_sets} - set(static)))
 
+    def extended(self, new: Iterable[ClassSet]) -> LabelTable:
+        """This table and more sets.
+
+        nnU-Net wants its ignore label directly above the highest value of all regions. Sets of which nothing but
+        unknown classes is told are in no region, and come after that.
+        """
+        sets = ordered_sets(new)
+        above = tuple(classes for classes in sets if not plain(classes))
+        declared = tuple(classes for classes in sets if plain(classes))
+        return LabelTable(self.class_sets + declared + ((frozenset({IGNORE}), *above) if above else ()))
+
     @property
     def sets(self) -> dict[int, ClassSet]:
         """Label value -> set of classes, as a `ClassMap` has it."""
@@ -276,6 +326,12 @@ def nnunet_labels(table: LabelTable, taxonomy: Taxonomy, declared: Iterable[str]
     return labels, [row.index for row in rows]
 
 
+def unknown_labels(table: LabelTable, taxonomy: Taxonomy) -> dict[str, list[int]]:
+    """The entry `unknown` of dataset.json: class -> label values in whose voxels nothing is known about it."""
+    found = {name: list(table.values_of(mark)) for name in taxonomy.names for mark in unknown_of([name])}
+    return {name: values for name, values in found.items() if values}
+
+
 def region_values(region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
     """The label values of one entry of `labels`, as they stand there."""
     return tuple(region) if isinstance(region, list | tuple) else (region,)
@@ -288,22 +344,28 @@ def classes_of_regions(labels: Mapping) -> dict[Region, str]:
 
 
 def label_sets(
-    labels: Mapping, where: object = "dataset.json", taxonomy: Taxonomy | None = None
+    labels: Mapping,
+    where: object = "dataset.json",
+    taxonomy: Taxonomy | None = None,
+    unknown: Mapping[str, list[int]] | None = None,
 ) -> dict[int, ClassSet | None]:
     """The entry `labels` of a dataset.json as a `ClassMap` has it: label value -> classes, None for the ignore label.
 
     Args:
         taxonomy: gives the names of classes that stand there by an alias.
+        unknown: the entry `unknown`.
 
     Raises:
         UserError: a region without label values, or a class that is not in the taxonomy.
     """
     sets: dict[int, ClassSet] = {0: frozenset()}
-    for name in class_names(labels):
-        own = frozenset({taxonomy.find(name, where).name if taxonomy else name})
-        for value in region_values(labels[name]):
+    entries = [(name, labels[name], frozenset) for name in class_names(labels)]
+    entries += [(name, values, unknown_of) for name, values in (unknown or {}).items()]
+    for name, region, meaning in entries:
+        own = meaning({taxonomy.find(name, where).name if taxonomy else name})
+        for value in region_values(region):
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-                raise UserError(where, f"the label values of {name!r} are {labels[name]!r}", "integers above 0")
+                raise UserError(where, f"the label values of {name!r} are {region!r}", "integers above 0")
             sets[value] = sets.get(value, frozenset()) | own
     ignore = {labels[IGNORE]: None} if IGNORE in labels else {}
     return dict(sorted({**sets, **ignore}.items()))

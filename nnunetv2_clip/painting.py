@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from nnunetv2_clip.classes import ClassRow, Taxonomy
 from nnunetv2_clip.imaging.boxes import bounding_box
 from nnunetv2_clip.imaging.components import connected_components, contacts
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.labels import ClassMap, plain
 
 # Shapes: X Y Z voxels of one volume, in any axis order.
 
@@ -33,7 +33,7 @@ def paint(masks: Mapping[str, np.ndarray], taxonomy: Taxonomy) -> np.ndarray:
 def paint_labels(labels: ClassMap, taxonomy: Taxonomy) -> np.ndarray:
     """(X, Y, Z) uint16: the universal index of the class that is painted last in each voxel."""
     rows = {row.name: (order, row.index) for order, row in enumerate(taxonomy.painting_order())}
-    sets = {value: classes for value, classes in labels.sets.items() if classes}
+    sets = {value: plain(classes) for value, classes in labels.sets.items() if classes and plain(classes)}
     return labels.translated({value: max(rows[name] for name in classes)[1] for value, classes in sets.items()})
 
 

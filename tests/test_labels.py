@@ -9,7 +9,16 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2_clip import labels as module
 from nnunetv2_clip.classes import UNIVERSAL
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.labels import ClassMap, LabelTable, label_sets, nnunet_labels, static_class_sets, value_counts
+from nnunetv2_clip.labels import (
+    ClassMap,
+    LabelTable,
+    label_sets,
+    nnunet_labels,
+    static_class_sets,
+    unknown_labels,
+    unknown_of,
+    value_counts,
+)
 
 
 def test_the_static_values_never_change():
@@ -176,3 +185,41 @@ def test_nnunet_accepts_the_labels_and_paints_tumours_on_top(ignore):
 def test_the_region_of_a_class_is_every_value_that_contains_it():
     assert LabelTable.of().values_of("liver") == (6, 33, 36, 38)
     assert LabelTable.of().values_of("liver_tumor") == (27, 36)
+
+
+MARKED = {1: {"liver"}, 2: {"spleen"} | unknown_of(["liver"]), 3: None, 4: unknown_of(["liver", "spleen"])}
+
+
+def test_voxels_that_are_unknown_for_some_classes():
+    labels = ClassMap(np.array([0, 1, 2, 3, 4], np.uint16), MARKED)
+    assert labels.known("liver").tolist() == [True, True, False, False, False]
+    assert labels.known("spleen").tolist() == [True, True, True, False, False]
+    assert labels.known().tolist() == [True, True, True, False, True]
+    assert labels.names == {"liver", "spleen"} and labels.num_voxels() == {"liver": 1, "spleen": 1}
+    assert labels.mask("liver").tolist() == [False, True, False, False, False]
+    changed = labels.with_sets(lambda classes: classes | {"liver"} if "spleen" in classes else classes)
+    assert changed.sets[2] == {"spleen", "liver"} and changed.sets[4] == unknown_of(["liver", "spleen"])
+    assert labels.with_unknown_of(["spleen"]).sets[4] == unknown_of(["spleen"])
+    labels.add(["liver"], np.array([False, False, True, True, True]))
+    found = [labels.sets[value] for value in labels.values.tolist()]
+    assert found[2:] == [{"spleen", "liver"}, None, {"liver"} | unknown_of(["spleen"])]
+
+
+def test_unknown_classes_go_through_dataset_json_and_leave_the_ignore_label_where_nnunet_wants_it():
+    new = [frozenset(MARKED[value]) for value in (2, 4)]
+    table = LabelTable.of().extended(new)
+    labels, _ = nnunet_labels(table, UNIVERSAL, UNIVERSAL.names, ignore=True)
+    declared = {value for name in UNIVERSAL.names for value in labels[name]}
+    assert labels["ignore"] == max(declared) + 1 == len(declared) + 1
+    unknown = unknown_labels(table, UNIVERSAL)
+    read = label_sets(labels, unknown=unknown)
+    for classes in new:
+        assert read[table.encode(classes)] == classes
+    assert table.encode(MARKED[4]) > labels["ignore"] and read[labels["ignore"]] is None
+    assert LabelTable.of().extended([]) == LabelTable.of() and unknown_labels(LabelTable.of(), UNIVERSAL) == {}
+
+
+@pytest.mark.parametrize("unknown", [{"liver": ["x"]}, {"liver": 0}, {"livr": [3]}])
+def test_a_wrong_entry_of_unknown_values_is_refused(unknown):
+    with pytest.raises(UserError, match="liver|livr"):
+        label_sets({"background": 0, "liver": [1]}, "dataset.json", UNIVERSAL, unknown)

@@ -1,5 +1,6 @@
 """nnunetv2_clip convert"""
 
+from nnunetv2_clip.choices import CONTRADICTIONS, FIRST
 from nnunetv2_clip.commands._arguments import add, named_path, next_steps
 from nnunetv2_clip.commands._sources import add_source_arguments, find_input, find_inputs
 from nnunetv2_clip.errors import UserError
@@ -54,6 +55,13 @@ def add_arguments(parser):
         "source dataset that you have (custom=TABLE.yaml as well)",
     )
     parser.add_argument(
+        "--contradictions",
+        choices=CONTRADICTIONS,
+        default=FIRST,
+        help="where two sources of one scan contradict each other in a class: the source named first decides, or the "
+        "class is unknown in these voxels",
+    )
+    parser.add_argument(
         "--compression", type=int, default=1, metavar="LEVEL", help="gzip level of written files, 1 to 9"
     )
     add(parser, "-np", "-num_parts", "-part_id")
@@ -99,6 +107,7 @@ def read_merge(args):
         hold_out_ircadb=hold_out_ircadb,
         keep_copies=args.keep_copies or args.as_paper,
         known_scan=known_scan,
+        contradictions=args.contradictions,
     )
 
 

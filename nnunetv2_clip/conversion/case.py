@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_clip.choices import FIRST
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.lesions import load_case
 from nnunetv2_clip.conversion.plausibility import Extent, extents_of, wrong_sides
@@ -34,6 +35,7 @@ class MergeJob:
         known_sets: sets of classes whose label value (position + 1) is fixed before reading.
         copy_images: copy images that need no change instead of linking them.
         compression: gzip's level of the files that are written.
+        contradictions: FIRST or UNKNOWN, what becomes of voxels in which two sources contradict each other.
     """
 
     target: Target
@@ -41,6 +43,7 @@ class MergeJob:
     known_sets: tuple[ClassSet, ...]
     copy_images: bool = False
     compression: int = COMPRESSION_LEVEL
+    contradictions: str = FIRST
 
     def pending(self, labels: ClassMap, where: object) -> tuple[np.ndarray, dict[str, Any]]:
         """Labels in the values of the known sets and, after these, of the sets of its own, or `PENDING_UNKNOWN`.
@@ -124,6 +127,7 @@ def load_checked(
     states = (*loaded.drawn, *loaded.absent)
     assert len(set(states)) == len(states), case.case_id
     labels = loaded.labels.with_sets(lambda classes: complete(classes, loaded.drawn, taxonomy))
+    labels = labels.with_unknown_of(loaded.annotated)
     voxels = settle(voxel_findings(case.image, loaded.image, case.source.modality, labels), case.image, "convert")
     repaired = tuple(f"written anew: {row.found}" for row in headers if row.action("convert") == "repaired")
     if repaired:

@@ -20,7 +20,7 @@ from nnunetv2_clip.imaging.body import Body, find_body, from_ras, ras_spacing, t
 from nnunetv2_clip.imaging.components import connected_components
 from nnunetv2_clip.imaging.hounsfield import not_hounsfield
 from nnunetv2_clip.imaging.nifti import Volume
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.labels import ClassMap, plain
 
 BONE_HU = 200
 SPINE_WINDOWS_MM = (45.0, 28.0)  # half width around the first and the second guess
@@ -102,9 +102,8 @@ def split_pairs(
     result.sets = {value: frozenset() for pair in pairs for value in pair.values} | result.sets
     drawn, fixes = list(drawn), []
     for pair in pairs:
-        mask, lesions = (
-            np.isin(labels.values, values) for values in (pair.values, [v for v in pair.values if result.sets[v]])
-        )
+        of_lesions = [value for value in pair.values if plain(result.sets[value] or ())]
+        mask, lesions = (np.isin(labels.values, values) for values in (pair.values, of_lesions))
         sides = split_sides(mask, image, plane, lesions)
         if sides.note:
             fixes.append(f"{pair.right} and {pair.left}: {sides.note}")
@@ -113,7 +112,7 @@ def split_pairs(
             continue
         for value in pair.values:
             of_value = labels.values == value
-            if result.sets[value]:
+            if plain(result.sets[value] or ()):
                 right, left = side_of_lesions(of_value, sides)
             else:  # specks stay what they are: nothing
                 right, left = of_value & sides.right, of_value & sides.left

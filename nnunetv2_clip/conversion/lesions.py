@@ -17,7 +17,7 @@ from nnunetv2_clip.conversion.laterality import MidPlane, Sides, find_midplane, 
 from nnunetv2_clip.conversion.source import LoadedCase, Source, SourceCase
 from nnunetv2_clip.imaging.intake import CT
 from nnunetv2_clip.imaging.nifti import Volume
-from nnunetv2_clip.labels import ClassMap, occurring_values
+from nnunetv2_clip.labels import ClassMap, occurring_values, plain
 
 
 def load_case(source: Source, case: SourceCase, taxonomy: Taxonomy) -> LoadedCase:
@@ -66,7 +66,7 @@ def pairs_of(taxonomy: Taxonomy) -> list[tuple[str, str]]:
 
 def lacks_organ(classes: frozenset[str] | None, organs: tuple[str, str], taxonomy: Taxonomy) -> bool:
     """Among the classes of a voxel is a lesion of these paired organs, but neither organ."""
-    classes = classes or frozenset()
+    classes = plain(classes or ())
     return classes.isdisjoint(organs) and any(set(organs) == set(taxonomy.find(name).parents) for name in classes)
 
 

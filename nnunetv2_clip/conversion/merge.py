@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_clip import __version__
+from nnunetv2_clip.choices import FIRST
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.conversion.case import MergeJob, convert_case, write_label_map
 from nnunetv2_clip.conversion.copies import ComparedScan, Decisions, KnownScan, decide
@@ -24,7 +25,7 @@ from nnunetv2_clip.errors import UserError, suggestion
 from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.nifti import COMPRESSION_LEVEL, FILE_ENDING, REORIENTING_READER, read_label_map
 from nnunetv2_clip.job_folder import file_states, is_readable
-from nnunetv2_clip.labels import IGNORE, LabelTable, nnunet_labels, ordered_sets
+from nnunetv2_clip.labels import IGNORE, UNKNOWN, LabelTable, nnunet_labels, ordered_sets, unknown_labels
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.runner import AGAIN, CasesFailed, Outcome, good_and_bad, require_all, require_some, run_cases
 
@@ -49,6 +50,7 @@ class Merge:
         skip: cases that are left out.
         outside: scans that must not be in the dataset; their copies are left out.
         hold_out_ircadb: leave out the patients of 3D-IRCADb-01 wherever they are.
+        contradictions: FIRST or UNKNOWN, what becomes of voxels in which two sources of a scan contradict each other.
         keep_copies: the same scan in several sources stays several cases, in one group.
         known_scan: what is published about equal scans, a check of what is found.
     """
@@ -63,6 +65,7 @@ class Merge:
     outside: tuple[ComparedScan, ...] = ()
     hold_out_ircadb: bool = False
     keep_copies: bool = False
+    contradictions: str = FIRST
     known_scan: KnownScan = lambda source, number: None
 
     @cached_property
@@ -71,7 +74,7 @@ class Merge:
         alone = {frozenset({row.name}) for row in self.taxonomy}
         sets = alone.union(*(entry.source.class_sets(self.taxonomy) for entry in self.inputs))
         known = LabelTable.of(sets).class_sets
-        return MergeJob(self.target, self.taxonomy, known, self.copy_images, self.compression)
+        return MergeJob(self.target, self.taxonomy, known, self.copy_images, self.compression, self.contradictions)
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
         raise UserError(target.folder, "every case is held out", "cases to train on", "hold out less")
     records = _united_records(merge, own_records, decisions)
     new_sets = ordered_sets(frozenset(classes) for record in records.values() for classes in record.new_sets)
-    table = LabelTable(merge.job.known_sets + new_sets)
+    table = LabelTable(merge.job.known_sets).extended(new_sets)
     has_unknown = any(record.has_unknown for record in records.values())
     labels, order = nnunet_labels(table, merge.taxonomy, merge.taxonomy.names, has_unknown)
     keepers = set(decisions.keepers)
@@ -250,7 +253,10 @@ def finish(merge: Merge, found: Sequence[SourceCase]) -> Summary:
     _run_all(partial(_settle, merge.job, table, labels.get(IGNORE)), pending, "final label values", merge)
     cases = {case_id: replace(record.presence, group=decisions.groups[case_id]) for case_id, record in records.items()}
     warnings = _warnings(merge, own_records, records, decisions)
-    splits = _write_description(merge, cases, labels, order, decisions, (*_remarks(merge, found), *warnings))
+    entries = {"labels": labels, "regions_class_order": order}
+    if unknown := unknown_labels(table, merge.taxonomy):
+        entries[UNKNOWN] = unknown
+    splits = _write_description(merge, cases, entries, decisions, (*_remarks(merge, found), *warnings))
     num_cases = Counter(case.dataset for case in cases.values())
     drawn = merge.taxonomy.subset({name for case in cases.values() for name in case.drawn})
     return Summary(
@@ -285,8 +291,7 @@ def _united_records(merge: Merge, own_records: dict[str, CaseRecord], decisions:
 def _write_description(
     merge: Merge,
     cases: dict[str, CasePresence],
-    labels: dict,
-    order: list[int],
+    entries: dict,
     decisions: Decisions,
     warnings: Sequence[str],
 ) -> list:
@@ -302,7 +307,7 @@ def _write_description(
         "warnings": list(warnings),
     }
     write_json(target.report, report)
-    write_json(target.dataset_json, _dataset_json(merge, labels, order, len(cases)))
+    write_json(target.dataset_json, _dataset_json(merge, entries, len(cases)))
     return splits
 
 
@@ -371,15 +376,19 @@ def _plan(merge: Merge) -> dict:
         "label values": [sorted(classes) for classes in merge.job.known_sets],
         "--copy": merge.copy_images,
         "--compression": merge.compression,
+        **({} if merge.contradictions == FIRST else {"--contradictions": merge.contradictions}),
     }
 
 
-def _dataset_json(merge: Merge, labels: dict, order: list[int], num_cases: int) -> dict:
+def _dataset_json(merge: Merge, entries: dict, num_cases: int) -> dict:
+    """
+    Args:
+        entries: what the label values mean.
+    """
     sources = [entry.source for entry in merge.inputs]
     return {
         "channel_names": {"0": sources[0].modality},
-        "labels": labels,
-        "regions_class_order": order,
+        **entries,
         "numTraining": num_cases,
         "file_ending": FILE_ENDING,
         "overwrite_image_reader_writer": REORIENTING_READER,

@@ -21,7 +21,7 @@ from nnunetv2_clip.conversion.lesions import pairs_of
 from nnunetv2_clip.imaging.anatomy import MIN_DISTANCE_MM, organs_on_wrong_side
 from nnunetv2_clip.imaging.body import COARSE_MM, find_body, ras_spacing
 from nnunetv2_clip.imaging.nifti import Volume
-from nnunetv2_clip.labels import ClassMap, value_counts
+from nnunetv2_clip.labels import ClassMap, unknown_in, value_counts
 
 FAR = 8.0  # times larger or smaller than usual
 MIN_LARGE = 2  # for the median of something too large
@@ -91,7 +91,8 @@ def extents_of(labels: ClassMap, affine: np.ndarray) -> dict[str, Extent]:
 
 def _at_borders(labels: ClassMap) -> Iterator[np.ndarray]:
     """Values at the borders of the image, and of what is known."""
-    known = labels.known()
+    partly = {value: None for value, classes in labels.sets.items() if classes and unknown_in(classes)}
+    known = ClassMap(labels.values, labels.sets | partly).known()
     for axis in range(3):
         values = np.moveaxis(labels.values, axis, 0)
         yield values[[0, -1]]

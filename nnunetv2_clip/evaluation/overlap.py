@@ -12,7 +12,7 @@ from nnunetv2_clip.labels import SLAB_VOXELS, ClassMap
 
 @dataclass(frozen=True)
 class Overlap:
-    """Voxel counts of one class in one case, voxels of the ignore label left out.
+    """Voxel counts of one class in one case, voxels that are unknown for it left out.
 
     Dice and IoU follow the Medical Segmentation Decathlon's official code (surface-distance): NaN when both masks
     are empty, 0 when exactly one is.
@@ -50,9 +50,12 @@ class Overlap:
 def overlaps(reference: ClassMap, prediction: ClassMap, names: Iterable[str]) -> dict[str, Overlap]:
     """The overlap of every named class; a class that a side does not know has no voxel there."""
     joint = joint_histogram(reference.values, prediction.values)
-    joint[np.isin(np.arange(joint.shape[0]), reference.unknown_values)] = 0
-    joint[:, np.isin(np.arange(joint.shape[1]), prediction.unknown_values)] = 0
-    return {name: _overlap(joint, reference.values_of(name), prediction.values_of(name)) for name in names}
+    joint[:, np.isin(np.arange(joint.shape[1]), prediction.unknown_values())] = 0
+    found = {}
+    for name in names:
+        known = ~np.isin(np.arange(joint.shape[0]), reference.unknown_values(name))
+        found[name] = _overlap(joint * known[:, None], reference.values_of(name), prediction.values_of(name))
+    return found
 
 
 def joint_histogram(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:

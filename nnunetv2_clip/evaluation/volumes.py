@@ -14,7 +14,16 @@ from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.boxes import Box, union_box
 from nnunetv2_clip.imaging.nifti import SUFFIXES, Geometry, read_label_map, stem
-from nnunetv2_clip.labels import ClassMap, ClassSet, class_names, label_sets, occurring_values, region_values
+from nnunetv2_clip.labels import (
+    UNKNOWN,
+    ClassMap,
+    ClassSet,
+    class_names,
+    label_sets,
+    occurring_values,
+    plain,
+    region_values,
+)
 from nnunetv2_clip.painting import unpaint
 
 # Shapes: X Y Z voxels of one volume along the file's axes (nibabel's order, turned to RAS).
@@ -43,7 +52,7 @@ class LabelVolume(ClassMap):
 def known_masks(first: LabelVolume, second: LabelVolume, name: str, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """A class on both sides inside a box, without the voxels that either side calls unknown."""
     masks = first.mask(name, box), second.mask(name, box)
-    for known in (side.known(box) for side in (first, second)):
+    for known in (side.known(name, box) for side in (first, second)):
         if known is not None:
             masks = masks[0] & known, masks[1] & known
     return masks
@@ -60,14 +69,16 @@ class LabelCoding:
     sets: Mapping[int, ClassSet | None]
 
     @classmethod
-    def of(cls, labels: Mapping, taxonomy: Taxonomy, where: object) -> LabelCoding:
-        """From the entry `labels` of a dataset.json; raises as `label_sets`."""
-        return cls(label_sets(labels, where, taxonomy))
+    def of(
+        cls, labels: Mapping, taxonomy: Taxonomy, where: object, unknown: Mapping[str, list[int]] | None = None
+    ) -> LabelCoding:
+        """From the entries `labels` and `unknown` of a dataset.json; raises as `label_sets`."""
+        return cls(label_sets(labels, where, taxonomy, unknown))
 
     @property
     def names(self) -> ClassSet:
         """The classes that the label values can show."""
-        return frozenset().union(*filter(None, self.sets.values()))
+        return plain(frozenset().union(*filter(None, self.sets.values())))
 
     def read(self, path: Path) -> LabelVolume:
         """Raises UserError: unreadable, no integers, or a label value that dataset.json does not declare."""
@@ -121,7 +132,7 @@ def coding_of(
     """
     labels = dataset_json["labels"]
     if not painted or not any(len(region_values(region)) > 1 for region in labels.values()):
-        return LabelCoding.of(labels, taxonomy, where)
+        return LabelCoding.of(labels, taxonomy, where, dataset_json.get(UNKNOWN))
     classes = [taxonomy.find(name, where) for name in class_names(labels)]
     order = dataset_json.get("regions_class_order")
     if not isinstance(order, list) or len(set(map(str, order))) != len(classes):

@@ -21,7 +21,7 @@ from nnunetv2_clip.inference.loaded_model import load_model
 from nnunetv2_clip.inference.masks import Mask
 from nnunetv2_clip.inference.postprocessing import DEFAULT_THRESHOLD, NOTHING, Rule, apply_rule
 from nnunetv2_clip.inference.streaming import FanOut, StreamingExport
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.labels import UNKNOWN, ClassMap
 from nnunetv2_clip.manifest import FILE_NAME, Manifest
 from nnunetv2_clip.paths import dataset_folder
 from nnunetv2_clip.runner import require_all, run_cases
@@ -109,7 +109,9 @@ def _scores_of_fold(model: TrainedModel, fold: str, checkpoint: str, device: str
     predictor = CasePredictor(loaded.predictor)
     preprocessed = dataset_folder("nnUNet_preprocessed", loaded.predictor.plans_manager.dataset_name)
     manifest = Manifest.load(preprocessed / FILE_NAME)
-    coding = LabelCoding.of(model.dataset_json["labels"], model.taxonomy, model.label(DATASET_JSON))
+    coding = LabelCoding.of(
+        model.dataset_json["labels"], model.taxonomy, model.label(DATASET_JSON), model.dataset_json.get(UNKNOWN)
+    )
     dataset = _validation_cases(preprocessed, fold, loaded.predictor)
 
     def score(case_id: str) -> CaseScores:
@@ -149,8 +151,10 @@ def score_case(
     for fan in fans:
         for threshold, export in zip(THRESHOLDS, fan.takers, strict=True):
             masks[threshold] |= export.finish(case.placement)
-    known = reference.known()
-    return {name: _dice_of_rules(name, masks, reference.mask(name), known, own) for name, own in rules.items()}
+    return {
+        name: _dice_of_rules(name, masks, reference.mask(name), reference.known(name), own)
+        for name, own in rules.items()
+    }
 
 
 def _dice_of_rules(name: str, masks: Mapping, truth: np.ndarray, known: np.ndarray | None, rules) -> dict[Rule, float]:

@@ -32,9 +32,12 @@ class PairSums(NamedTuple):
     num_voxels: Tensor
 
 
-def membership_table(labels: Mapping[str, int | list[int]]) -> Tensor:
-    """(V, K) bool from the `labels` of a dataset.json: does label value v contain class k. The ignore row is False."""
-    names, sets = class_names(labels), label_sets(labels)
+def membership_table(labels: Mapping, unknown: Mapping[str, list[int]] | None = None) -> Tensor:
+    """(V, K) bool from `labels` and `unknown` of a dataset.json: does label value v contain class k.
+
+    The row of the ignore label is False.
+    """
+    names, sets = class_names(labels), label_sets(labels, unknown=unknown)
     table = torch.zeros(max(sets) + 1, len(names), dtype=torch.bool)
     for value, classes in sets.items():
         table[value] = torch.tensor([name in (classes or ()) for name in names])

@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_clip.classes import Taxonomy
 from nnunetv2_clip.imaging.boxes import Box, inside, overlap
 from nnunetv2_clip.inference.streaming import Probability
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.labels import ClassMap, plain, unknown_in
 from nnunetv2_clip.painting import paint, unpaint
 
 LOWEST = 0.05  # a voxel with less is certainly not of the class
@@ -100,7 +100,12 @@ def _predicted(
     box = probability.box
     values = probability.values() * labels.where(lambda classes: True, box)  # voxels of the ignore label say nothing
     predicted = values > threshold
-    mask = predicted & labels.where(lambda classes: taxonomy.can_be(name, classes, known), box)
+    possible = [
+        value
+        for value, classes in labels.sets.items()
+        if classes is not None and taxonomy.can_be(name, plain(classes), frozenset(known) - unknown_in(classes))
+    ]
+    mask = predicted & labels.where_values(possible, box)
     dropped = int(np.count_nonzero(predicted) - np.count_nonzero(mask))
     return (box, mask) if mask.any() else None, uncertainty(values, mask), dropped
 

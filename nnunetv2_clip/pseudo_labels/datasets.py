@@ -19,7 +19,7 @@ from nnunetv2_clip.classes import ClassRow
 from nnunetv2_clip.errors import UserError
 from nnunetv2_clip.imaging.nifti import FILE_ENDING, Volume, inspect, read_label_map, require_same_grid, write_nifti
 from nnunetv2_clip.job_folder import DatasetFolder, FileStates, is_readable
-from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, class_names, label_sets, load_dataset_json
+from nnunetv2_clip.labels import IGNORE, UNKNOWN, ClassMap, ClassSet, class_names, label_sets, load_dataset_json
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.pseudo_labels.case import PairResult
@@ -44,7 +44,7 @@ class RawDataset:
     def read(cls, folder: Path, remedy: str = REMEDY) -> RawDataset:
         """Raises UserError: no dataset with manifest, or label values that are none."""
         content = load_dataset_json(folder / "dataset.json", remedy)
-        sets = label_sets(content["labels"], folder / "dataset.json")
+        sets = label_sets(content["labels"], folder / "dataset.json", unknown=content.get(UNKNOWN))
         return cls(folder, content, Manifest.load(folder / MANIFEST_FILE), sets)
 
     def require_completable(self) -> None:

@@ -22,7 +22,17 @@ from nnunetv2_clip.inference.inputs import read_case
 from nnunetv2_clip.inference.loaded_model import load_model
 from nnunetv2_clip.inference.streaming import StreamingExport
 from nnunetv2_clip.job_folder import FileStates, file_states, is_readable
-from nnunetv2_clip.labels import IGNORE, ClassMap, ClassSet, LabelTable, nnunet_labels, ordered_sets
+from nnunetv2_clip.labels import (
+    IGNORE,
+    UNKNOWN,
+    ClassMap,
+    ClassSet,
+    LabelTable,
+    nnunet_labels,
+    plain,
+    unknown_in,
+    unknown_labels,
+)
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.paths import nnunet_folder
@@ -235,7 +245,7 @@ def _finish(
     records = {case_id: target.read_case(case_id) for case_id in case_ids}
     results = [result for record in records.values() for result in record.results]
     sets = {classes for record in records.values() for classes in record.sets.values() if classes}
-    declared = {*source.classes, *frozenset().union(*sets), *(result.name for result in results)}
+    declared = {*source.classes, *plain(frozenset().union(*sets)), *(result.name for result in results)}
     table = _label_table(source, sets)
     labels, order = nnunet_labels(table, source.manifest.taxonomy, declared, source.has_ignore)
 
@@ -255,6 +265,7 @@ def _finish(
     changed = {
         "labels": labels,
         "regions_class_order": order,
+        **({UNKNOWN: unknown} if (unknown := unknown_labels(table, source.manifest.taxonomy)) else {}),
         "name": target.folder.name,
         "description": f"{source.folder.name}, completed with the predictions of {model} (see pseudo_labels.txt)",
         "completed_by": f"nnunetv2_clip {__version__}",
@@ -271,11 +282,13 @@ def _completed(case: CasePresence, results: Sequence[PairResult], weight: float)
 
 def _label_table(source: RawDataset, class_sets: set[ClassSet]) -> LabelTable:
     """The label values of the source where they can stay, then those of sets that only pseudo labels make."""
-    before = {value: classes for value, classes in source.class_sets.items() if value and classes is not None}
+    before = {value: classes for value, classes in source.class_sets.items() if classes and plain(classes)}
     known = tuple(before.values())
+    new = class_sets.difference(known)
     if list(before) != list(range(1, len(before) + 1)) or len(set(known)) < len(known):
-        return LabelTable.of({*known, *class_sets})
-    return LabelTable((*known, *ordered_sets(class_sets.difference(known))))
+        marked = {classes for classes in class_sets if unknown_in(classes)}
+        return LabelTable.of({*known, *class_sets} - marked).extended(marked)
+    return LabelTable(known).extended(new)
 
 
 def _write_description(source: RawDataset, target: CompletedDataset, cases: dict[str, CasePresence]) -> None:

@@ -48,7 +48,7 @@ class ExclusionLoss(MaskedLoss):
     def known_values(self, pairs: Pairs) -> Tensor:
         """(P, V) bool: what is known of an annotated pair; what rules the class out of an unannotated one."""
         annotated = _annotated(pairs)[:, None]
-        return self.rules_out.t()[pairs.classes] | (annotated if pairs.known is None else annotated & pairs.known)
+        return torch.where(annotated, True if pairs.known is None else pairs.known, self.rules_out.t()[pairs.classes])
 
     def _pair_losses(self, sums: PairSums, dice_sums: DiceSums, pairs: Pairs) -> Tensor:
         entropy = sums.entropy / sums.num_voxels.clamp_min(1)

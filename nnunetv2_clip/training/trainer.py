@@ -20,7 +20,7 @@ from nnunetv2_clip.device import compiles_on
 from nnunetv2_clip.errors import UserError, exit_on_user_error
 from nnunetv2_clip.evaluation.summary import masked_summary
 from nnunetv2_clip.files import replacing
-from nnunetv2_clip.labels import class_names, classes_of_regions
+from nnunetv2_clip.labels import UNKNOWN, class_names, classes_of_regions
 from nnunetv2_clip.losses.masked import Losses, MaskedLoss, deep_supervision_weights, world_size
 from nnunetv2_clip.losses.pair_sums import membership_table, pair_sums
 from nnunetv2_clip.manifest import FILE_NAME as MANIFEST_FILE
@@ -82,7 +82,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
         if self.device.type != "cuda":
             self.grad_scaler = None
         self._bad_steps = 0
-        self._known_voxels = KnownVoxels(self.manifest, dataset_json["labels"])
+        self._known_voxels = KnownVoxels(self.manifest, dataset_json["labels"], dataset_json.get(UNKNOWN))
         self.class_counts = ClassCounts(len(self.classes), self.device)
         self._set_up()
 
@@ -172,7 +172,7 @@ class CLIPUniversalTrainer(nnUNetTrainer):
     def _build_loss(self):
         num_scales = len(self._get_deep_supervision_scales() or [1])
         return MaskedLoss(
-            membership_table(self.dataset_json["labels"]),
+            membership_table(self.dataset_json["labels"], self.dataset_json.get(UNKNOWN)),
             self.label_manager.ignore_label,
             deep_supervision_weights(num_scales),
             self.configuration_manager.batch_dice,
@@ -446,7 +446,7 @@ def _true_false_counts(
 ) -> dict[str, np.ndarray]:
     """(K,) true positives, false positives and false negatives over the annotated pairs; 0 for all other classes."""
     sure = torch.where(logits > 0, 1e4, -1e4)  # their sigmoid is exactly 1 and 0
-    sums = pair_sums(sure, label_map, pairs, loss.membership, loss.ignore)
+    sums = pair_sums(sure, label_map, pairs, loss.membership, loss.ignore, loss.known_values(pairs))
     per_pair = torch.stack((sums.overlap, sums.probability - sums.overlap, sums.target - sums.overlap)).cpu().numpy()
     classes, keys = pairs.on_cpu[:, 1].numpy(), ("tp_hard", "fp_hard", "fn_hard")
     return {key: np.bincount(classes, values, num_classes) for key, values in zip(keys, per_pair, strict=True)}

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.cli import main
 from nnunetv2_clip.conversion.case import PENDING_UNKNOWN
 from nnunetv2_clip.conversion.target import Target
 from nnunetv2_clip.conversion.union import Annotation, unite
 from nnunetv2_clip.evaluation.leaks import leaked_cases
-from nnunetv2_clip.labels import ClassMap
+from nnunetv2_clip.evaluation.results import Evaluation
+from nnunetv2_clip.labels import ClassMap, unknown_of
 from nnunetv2_clip.manifest import Manifest
 from nnunetv2_clip.phantom.anatomy import make_phantom
 from tests.conftest import AFFINE, scan
@@ -438,11 +440,67 @@ def test_a_class_that_one_source_annotates_is_not_absent():
     assert union.absent == {"kidney_tumor"} and union.annotated == {"liver", "liver_tumor"}
 
 
-def test_what_is_unknown_in_one_is_unknown():
+def test_what_is_unknown_in_one_is_as_the_other_tells():
+    """Where one of them says nothing at all, its classes alone are unknown."""
     first = annotation([1, PENDING_UNKNOWN, 0], {1: ["liver"]}, ["liver"])
     second = annotation([1, 1, PENDING_UNKNOWN], {1: ["spleen"]}, ["spleen"])
     union, _ = unite(first, second, UNIVERSAL)
-    assert list(union.labels.known()) == [True, False, False]
+    assert sets_at(union) == [{"liver", "spleen"}, {"spleen"} | unknown_of(["liver"]), unknown_of(["spleen"])]
+
+
+def test_what_is_unknown_in_both_is_unknown():
+    first, second = (annotation([1, PENDING_UNKNOWN], {1: [name]}, [name]) for name in ("liver", "spleen"))
+    union, _ = unite(first, second, UNIVERSAL)
+    assert sets_at(union) == [{"liver", "spleen"}, None]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_voxel_that_is_unknown_for_a_class_is_as_the_other_source_tells(swapped):
+    open_at = {1: ["liver"], 2: unknown_of(["liver"])}
+    parts = annotation([2, 2, 1], open_at, ["liver"]), annotation([1, 0, 2], open_at, ["liver"])
+    union, contradictions = unite(*(parts[::-1] if swapped else parts), UNIVERSAL)
+    assert sets_at(union) == [{"liver"}, set(), {"liver"}] and contradictions == {}
+
+
+def test_contradictions_are_unknown_by_choice():
+    first = annotation([1, 1, 0, 0], {1: ["liver"]}, ["liver"])
+    second = annotation([1, 0, 1, 2], {1: ["liver"], 2: ["liver", "liver_tumor"]}, ["liver", "liver_tumor"])
+    union, contradictions = unite(first, second, UNIVERSAL, "unknown")
+    liver = unknown_of(["liver"])
+    assert sets_at(union) == [{"liver"}, liver, liver, {"liver", "liver_tumor"}], "a tumour is organ in any case"
+    assert contradictions == {"liver": 3}
+    assert sets_at(unite(first, second, UNIVERSAL)[0])[1:3] == [{"liver"}, set()]
+
+
+@pytest.mark.parametrize("choice", ["first", "unknown"])
+def test_contradictions_of_two_sources_from_files_to_scores(folder, nnunet, convert, choice, tmp_path):
+    """Voxel 1 of the scan is liver in the first source alone; a prediction without it is as good as one with it."""
+    for name, second in (("one", 1), ("two", 0)):
+        folder.image(f"{name}/images/p.nii.gz", 1)
+        folder.label(f"{name}/labels/p.nii.gz", 1, second)
+        files = f"images: {name}/images/{{case}}.nii.gz\nlabels: {name}/labels/{{case}}.nii.gz\n"
+        (folder.path / f"{name}.yaml").write_text(f"name: {name}\n{files}values: {{1: liver}}\n")
+    sources = [text for name in ("one", "two") for text in ("--source", f"custom={folder.path / name}.yaml")]
+    assert convert(*sources, "--contradictions", choice)[0] == 0
+    content = json.loads((nnunet.raw / "dataset.json").read_text())
+    label = nib.load(nnunet.raw / "labelsTr" / "one_p.nii.gz")
+    value = int(np.asanyarray(label.dataobj)[1, 0, 0])
+    assert content.get("unknown") == ({"liver": [value]} if choice == "unknown" else None)
+    assert (value in content["labels"]["liver"]) == (choice == "first")
+    case = Manifest.load(nnunet.raw / "label_presence.json").case("one_p")
+    how = {"first": "decided by the source named first", "unknown": "unknown now"}[choice]
+    assert f"contradicting voxels, {how}: 1 of liver" in case.geometry_fixes[0]
+    without = np.zeros(label.shape, np.uint8)
+    without[0, 0, 0] = 6
+    (tmp_path / "pred").mkdir()
+    nib.save(nib.Nifti1Image(without, label.affine), tmp_path / "pred" / "one_p.nii.gz")
+    reference, predicted = str(nnunet.raw / "labelsTr"), str(tmp_path / "pred")
+    assert main(["evaluate", "-ref", reference, "-pred", predicted, "-np", "1"]) == 0
+    [pair] = Evaluation.load(tmp_path / "pred" / "evaluation").pairs
+    expected = {"first": (2 / 3, 2), "unknown": (1, 1)}[choice]
+    assert (pair.metrics["Dice"], pair.metrics["n_ref"]) == (pytest.approx(expected[0]), expected[1])
+    code, text = convert(*sources, "--contradictions", {"first": "unknown", "unknown": "first"}[choice])
+    assert code == 2 and "the same sources and options as before" in text
 
 
 PART = {1: ["liver_tumor"]}

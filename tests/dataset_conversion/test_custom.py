@@ -402,3 +402,46 @@ def test_a_wrong_incomplete_class_names_table_and_case(folder, table, convert, c
     folder.label("labels/p1_seg.nii.gz", 1, 2)
     code, text = convert("--source", f"custom={table(**changes)}")
     assert code == 2 and re.search(message, text), text
+
+
+def test_a_value_may_leave_some_classes_unknown(folder, table, nnunet, convert):
+    """9: spleen, where nobody looked for the liver; 8: a slab in which the liver was not drawn."""
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 9, 8)
+    values = "{1: liver, 4: spleen, 8: {unknown: liver}, 9: {classes: [spleen], unknown: [liver]}}"
+    assert convert("--source", f"custom={table(values=values)}")[0] == 0
+    content = json.loads((nnunet.raw / "dataset.json").read_text())
+    voxels = np.asanyarray(nib.load(nnunet.raw / "labelsTr" / "mine_p1.nii.gz").dataobj)[:3, 0, 0].tolist()
+    assert content["unknown"] == {"liver": sorted(voxels[1:])} and "ignore" not in content["labels"]
+    assert decoded(nnunet, "mine_p1", (0, 0, 0)) == {"liver"}
+    assert decoded(nnunet, "mine_p1", (1, 0, 0)) == {"spleen"}
+    assert decoded(nnunet, "mine_p1", (2, 0, 0)) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"values": "{1: liver, 8: {unknown: [spleen]}}"},
+            "8 says that .'spleen'. are unknown there, but no case",
+        ),
+        ({"values": "{1: liver, 8: {unknown: [liver]}}", "incomplete": "[liver]"}, "value 8 says that .'liver'."),
+        ({"values": "{1: liver, 8: {classes: liver, unknown: liver}}"}, "classes that are there, and others"),
+        ({"values": "{1: liver, 8: {unknwon: liver}}"}, "label value 8"),
+    ],
+)
+def test_unknown_voxels_of_a_class_that_no_case_annotates_are_refused(folder, table, convert, changes, message):
+    folder.image("images/p1.nii.gz", 1)
+    folder.label("labels/p1_seg.nii.gz", 1, 8)
+    code, text = convert("--source", f"custom={table(**changes)}")
+    assert code == 2 and re.search(message, text), text
+
+
+def test_two_sides_under_one_value_are_split_where_another_class_is_unknown(patient, folder, table, convert, converted):
+    kidneys = patient.masks["right_kidney"] | patient.masks["left_kidney"]
+    folder.save("images/p1.nii.gz", patient.image, affine=patient.affine)
+    label = np.select([kidneys, patient.masks["liver"]], (1, 2)).astype(np.uint8)
+    folder.save("labels/p1_seg.nii.gz", label, affine=patient.affine)
+    values = "{1: {classes: [right_kidney, left_kidney], unknown: liver}, 2: liver}"
+    assert convert("--source", f"custom={table(values=values)}")[0] == 0
+    assert (converted.mask("mine_p1", "left_kidney") == patient.masks["left_kidney"]).all()

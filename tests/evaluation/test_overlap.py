@@ -8,7 +8,10 @@ from surface_distance import compute_dice_coefficient
 
 from nnunetv2_clip.evaluation import overlap as module
 from nnunetv2_clip.evaluation.overlap import joint_histogram, overlaps
-from tests.evaluation.drawings import row, volume
+from nnunetv2_clip.evaluation.surface import surface_metrics
+from nnunetv2_clip.evaluation.volumes import LabelVolume
+from nnunetv2_clip.labels import label_sets
+from tests.evaluation.drawings import grid, row, volume
 
 
 def test_counts_and_dice_of_a_drawing():
@@ -73,3 +76,17 @@ def test_dice_equals_the_official_library(seed):
     reference, prediction = rng.integers(0, 4, (2, 6, 5, 4)).astype(np.uint8)
     found = overlaps(volume(reference, a=(1, 3)), volume(prediction, a=(2,)), ["a"])["a"]
     assert found.dice == pytest.approx(compute_dice_coefficient(np.isin(reference, (1, 3)), prediction == 2))
+
+
+def test_voxels_that_are_unknown_for_one_class_count_for_the_others():
+    """Value 3: spleen, and nothing is known about the liver; value 4: nothing is known about the spleen."""
+    labels = {"liver": [1], "spleen": [2, 3]}
+    sets = label_sets(labels, unknown={"liver": [3], "spleen": [4]})
+    reference = LabelVolume(row(1, 3, 4, 2, 0), sets, grid((5, 1, 1)))
+    prediction = volume(row(1, 1, 2, 2, 1), liver=[1], spleen=[2])
+    found = overlaps(reference, prediction, labels)
+    liver, spleen = found["liver"], found["spleen"]
+    counts = lambda each: (each.true_positive, each.false_positive, each.false_negative, each.true_negative)  # noqa: E731
+    assert counts(liver) == (1, 1, 0, 2)
+    assert counts(spleen) == (1, 0, 1, 2)
+    assert surface_metrics(reference, volume(row(1, 1, 2, 2, 0), liver=[1], spleen=[2]), "liver", 1)[0] == 1

@@ -142,3 +142,9 @@ def test_what_the_truth_of_a_voxel_rules_out():
     assert not hold("kidney_tumor", set(), {"right_kidney", "left_kidney"})
     assert UNIVERSAL.exclude_each_other("right_kidney", "left_kidney")
     assert not UNIVERSAL.exclude_each_other("hepatic_vessel", "liver_tumor")
+
+
+def test_no_pseudo_label_is_denied_where_its_organ_is_unknown():
+    coded = line("liver", "", "?liver", "spleen+?liver")
+    complete(coded, {"liver", "spleen"}, {"liver_tumor": likely(0.9, 0.9, 0.9, 0.9)})
+    assert drawn(coded) == ["liver+liver_tumor", "", "?liver+liver_tumor", "?liver+spleen"]

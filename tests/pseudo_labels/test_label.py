@@ -20,7 +20,7 @@ from nnunetv2_clip.files import write_json
 from nnunetv2_clip.imaging.scans import Case
 from nnunetv2_clip.inference.case_predictor import CasePredictor
 from nnunetv2_clip.inference.inputs import read_case
-from nnunetv2_clip.labels import LabelTable, nnunet_labels
+from nnunetv2_clip.labels import LabelTable, label_sets, nnunet_labels, unknown_in
 from nnunetv2_clip.manifest import CasePresence, Manifest
 from nnunetv2_clip.pseudo_labels import label
 from nnunetv2_clip.pseudo_labels.label import pseudo_label
@@ -365,3 +365,23 @@ def test_an_image_without_labels_is_completed_in_every_class(raw, model):
     assert set(case.pseudo) == {"spleen", "liver", "liver_tumor", "right_kidney"} and not case.known
     after = volumes(raw / "Dataset910_Completed", "b")
     assert any(after.mask(name).any() for name in case.pseudo)
+
+
+def test_what_is_unknown_for_a_class_stays_so(raw, model):
+    """A part of the annotated liver is unknown."""
+    folder = raw / "Dataset900_Partly"
+    content = json.loads((folder / "dataset.json").read_text())
+    unknown = content["labels"]["ignore"] + 1
+    write_json(folder / "dataset.json", {**content, "unknown": {"liver": [unknown]}})
+    path = folder / "labelsTr" / "a.nii.gz"
+    image = nib.load(path)
+    label_map = np.asanyarray(image.dataobj).copy()
+    label_map[2:5, 4:20, 3:15] = unknown
+    nib.save(nib.Nifti1Image(label_map, image.affine), path)
+    pseudo_label(folder, model, raw / "Dataset910_Completed", **SURE)
+    new = json.loads((raw / "Dataset910_Completed" / "dataset.json").read_text())
+    values = np.asanyarray(nib.load(raw / "Dataset910_Completed" / "labelsTr" / "a.nii.gz").dataobj)
+    sets = label_sets(new["labels"], unknown=new["unknown"])
+    is_unknown = np.isin(values, [value for value, names in sets.items() if names and "liver" in unknown_in(names)])
+    assert (is_unknown == (label_map == unknown)).all()
+    assert not np.isin(values, new["labels"]["liver"])[is_unknown].any()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.labels import unknown_of
 from nnunetv2_clip.losses.masked import SMOOTH, MaskedLoss
 from nnunetv2_clip.losses.pair_sums import membership_table
 from nnunetv2_clip.manifest import CasePresence, Manifest
@@ -17,18 +18,21 @@ from nnunetv2_clip.networks.pairs import Pairs
 from nnunetv2_clip.training.exclusion import ExclusionLoss, exclusive_classes
 from nnunetv2_clip.training.known_voxels import KnownVoxels, known_values
 
-# Label values: 1 liver, 2 spleen, 3 tumour in liver, 4 tumour without organ, 5 hepatic vessel in liver, 6 ignore.
+# Label values: 1 liver, 2 spleen, 3 tumour in liver, 4 tumour without organ, 5 hepatic vessel in liver, 6 ignore;
+# 7 spleen where the liver is unknown, 8 and 9 background where the spleen or the liver is unknown.
 LABELS = {
     "background": 0,
     "liver": [1, 3, 5],
-    "spleen": [2],
+    "spleen": [2, 7],
     "liver_tumor": [3, 4],
     "hepatic_vessel": [5],
     "ignore": 6,
 }
 CLASSES = ("liver", "spleen", "liver_tumor", "hepatic_vessel")
 SETS = {0: set(), 1: {"liver"}, 2: {"spleen"}, 3: {"liver", "liver_tumor"}, 4: {"liver_tumor"}}
-SETS |= {5: {"liver", "hepatic_vessel"}, 6: None}
+SETS |= {5: {"liver", "hepatic_vessel"}, 6: None, 7: {"spleen"} | unknown_of(["liver"])}
+SETS |= {8: unknown_of(["spleen"]), 9: unknown_of(["liver"])}
+UNKNOWN = {"liver": [7, 9], "spleen": [8]}
 IGNORE = 6
 CASES = {
     "in_organ": CasePresence("a", ("liver", "spleen"), incomplete=("liver_tumor",)),
@@ -36,16 +40,23 @@ CASES = {
     "beside_spleen": CasePresence("a", ("spleen",), incomplete=("liver", "liver_tumor")),
     "whole": CasePresence("a", ("liver", "liver_tumor")),
     "unlabelled": CasePresence("a", ()),
+    "two_readers": CasePresence("a", ("liver", "spleen"), incomplete=("liver_tumor",)),
 }
 # The label values that a case of these states can hold, and, of each incomplete class, the values that are known.
 SHOWN = {"in_organ": [0, 1, 2, 3], "tumour_alone": [0, 4], "beside_spleen": [0, 1, 2, 3], "whole": [0, 1, 3]}
-SHOWN["unlabelled"] = [0]
+SHOWN |= {"unlabelled": [0], "two_readers": [0, 1, 2, 3, 7, 8, 9]}
 KNOWN = {
-    ("in_organ", "liver_tumor"): {0, 2, 3, 4},  # in the liver where it was drawn, and everywhere outside the liver
+    # in the liver where it was drawn, and everywhere where no liver can be
+    **dict.fromkeys([("in_organ", "liver_tumor"), ("two_readers", "liver_tumor")], {0, 2, 3, 4, 7, 8}),
     ("tumour_alone", "liver_tumor"): {3, 4},  # nothing rules it out anywhere
-    ("beside_spleen", "liver"): {1, 2, 3, 5},  # drawn, or spleen
-    ("beside_spleen", "liver_tumor"): {2, 3, 4},  # the liver may go on in the background
+    ("beside_spleen", "liver"): {1, 2, 3, 5, 7},  # drawn, or spleen
+    ("beside_spleen", "liver_tumor"): {2, 3, 4, 7},  # the liver may go on in the background
 }
+
+
+def known_in(case, class_name):
+    """The label values that are known; of complete classes all but those that say otherwise."""
+    return KNOWN.get((case, class_name), set(range(10)) - {IGNORE} - set(UNKNOWN.get(class_name, ())))
 
 
 def table(name):
@@ -55,11 +66,12 @@ def table(name):
 @pytest.mark.parametrize(("name", "class_name"), KNOWN)
 def test_negative_is_only_what_the_case_rules_out(name, class_name):
     row = table(name)[CLASSES.index(class_name)]
-    assert {value for value in range(7) if row[value]} == KNOWN[name, class_name]
+    assert {value for value in range(10) if row[value]} == KNOWN[name, class_name]
 
 
 def test_all_is_known_of_classes_in_another_state():
-    assert table("in_organ")[[0, 1, 3]].all()
+    unknown = [(CLASSES[k], v) for k, v in (~table("in_organ")[[0, 1]]).nonzero().tolist()]
+    assert unknown == [("liver", 6), ("liver", 7), ("liver", 9), ("spleen", 6), ("spleen", 8)]
 
 
 def test_another_lesion_that_is_absent_does_not_make_an_organ_healthy():
@@ -92,7 +104,7 @@ def drawn_batch(names, shape=(2, 4, 6)):
 def pairs_of(names):
     manifest = Manifest(UNIVERSAL, CASES)
     pairs = Pairs.of(torch.from_numpy(manifest.weights(names, CLASSES) > 0).nonzero())
-    return replace(pairs, known=KnownVoxels(manifest, LABELS).of(names, pairs))
+    return replace(pairs, known=KnownVoxels(manifest, LABELS, UNKNOWN).of(names, pairs))
 
 
 def plain_loop(scales, label_maps, pairs, names, scale_weights, batch_dice, weights):
@@ -103,8 +115,7 @@ def plain_loop(scales, label_maps, pairs, names, scale_weights, batch_dice, weig
         for p, (case, k) in enumerate(pairs):
             entropy, overlap, size, target_sum, count = 0.0, 0.0, 0.0, 0.0, 0
             for x, value in zip(logits[p].flatten().tolist(), label_map[case].flatten().tolist(), strict=True):
-                known = KNOWN.get((names[case], CLASSES[k]), set(range(6)))
-                if value == IGNORE or value not in known:
+                if value not in known_in(names[case], CLASSES[k]):
                     continue
                 target = float(CLASSES[k] in SETS[value])
                 s = 1 / (1 + math.exp(-x))
@@ -130,7 +141,7 @@ def plain_loop(scales, label_maps, pairs, names, scale_weights, batch_dice, weig
 
 @pytest.mark.parametrize(("batch_dice", "weighted"), product((False, True), repeat=2))
 def test_loss_and_gradient_equal_a_plain_loop(batch_dice, weighted):
-    names = ["in_organ", "tumour_alone", "beside_spleen", "whole", "unlabelled"]
+    names = ["in_organ", "tumour_alone", "beside_spleen", "whole", "unlabelled", "two_readers"]
     label_map, pairs = drawn_batch(names), pairs_of(names)
     listed = pairs.on_cpu.tolist()
     assert [0, 2] in listed and [4, 2] not in listed
@@ -142,7 +153,7 @@ def test_loss_and_gradient_equal_a_plain_loop(batch_dice, weighted):
         [label_map, label_map[..., ::2, ::2]],
         (0.75, 0.25),
     )
-    loss = MaskedLoss(membership_table(LABELS), IGNORE, scale_weights, batch_dice)
+    loss = MaskedLoss(membership_table(LABELS, UNKNOWN), IGNORE, scale_weights, batch_dice)
     value = loss(scales, maps, replace(pairs, weights=weights))
     listed_weights = weights.tolist() if weighted else None
     loop = plain_loop(scales, maps, listed, names, scale_weights, batch_dice, listed_weights)
@@ -150,7 +161,7 @@ def test_loss_and_gradient_equal_a_plain_loop(batch_dice, weighted):
 
     value.backward()
     for p, (case, k) in enumerate(listed):
-        known = KNOWN.get((names[case], CLASSES[k]), set(range(6))) - {IGNORE}
+        known = known_in(names[case], CLASSES[k])
         is_known = torch.isin(label_map[case, 0], torch.tensor(sorted(known), dtype=torch.int16))
         assert (logits.grad[p][~is_known] == 0).all(), "an unknown voxel gets exactly nothing"
         assert (logits.grad[p][is_known] != 0).all()
@@ -166,8 +177,10 @@ def test_loss_and_gradient_equal_a_plain_loop(batch_dice, weighted):
 
 
 def test_a_batch_without_incomplete_classes_goes_the_faster_way():
-    pairs = pairs_of(["whole", "unlabelled"])
-    assert pairs.known is None
+    manifest, names = Manifest(UNIVERSAL, CASES), ["whole", "unlabelled"]
+    pairs = Pairs.of(torch.tensor([[0, 0], [0, 2]]))
+    assert KnownVoxels(manifest, LABELS).of(names, pairs) is None
+    assert KnownVoxels(manifest, LABELS, UNKNOWN).of(names, pairs) is not None
 
 
 def test_some_pairs_keep_what_is_known_of_them():
@@ -181,10 +194,10 @@ def test_exclusion_supervises_an_incomplete_class_as_the_masked_loss_does():
     label_map, pairs = drawn_batch(names), pairs_of(names)
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(len(pairs) + 1, 2, 4, 6, dtype=torch.float64, generator=generator, requires_grad=True)
-    arguments = membership_table(LABELS), IGNORE, (1.0,)
+    arguments = membership_table(LABELS, UNKNOWN), IGNORE, (1.0,)
     alone = logits[:-1].detach().requires_grad_()
     MaskedLoss(*arguments)([alone], [label_map], pairs).backward()
-    everything = torch.ones(1, 7, dtype=torch.bool)
+    everything = torch.ones(1, 10, dtype=torch.bool)
     more = Pairs(
         torch.cat((pairs.cases, torch.tensor([1]))),
         torch.cat((pairs.classes, torch.tensor([1]))),
