@@ -359,6 +359,8 @@ def label_sets(
         UserError: a region without label values, or a class that is not in the taxonomy.
     """
     sets: dict[int, ClassSet] = {0: frozenset()}
+    if not isinstance(unknown or {}, Mapping):
+        raise UserError(where, f"'unknown' is {unknown!r}", "a table class -> label values")
     entries = [(name, labels[name], frozenset) for name in class_names(labels)]
     entries += [(name, values, unknown_of) for name, values in (unknown or {}).items()]
     for name, region, meaning in entries:

@@ -219,7 +219,7 @@ def test_unknown_classes_go_through_dataset_json_and_leave_the_ignore_label_wher
     assert LabelTable.of().extended([]) == LabelTable.of() and unknown_labels(LabelTable.of(), UNIVERSAL) == {}
 
 
-@pytest.mark.parametrize("unknown", [{"liver": ["x"]}, {"liver": 0}, {"livr": [3]}])
+@pytest.mark.parametrize("unknown", [{"liver": ["x"]}, {"liver": 0}, {"livr": [3]}, ["liver"]])
 def test_a_wrong_entry_of_unknown_values_is_refused(unknown):
     with pytest.raises(UserError, match="liver|livr"):
         label_sets({"background": 0, "liver": [1]}, "dataset.json", UNIVERSAL, unknown)
