@@ -10,10 +10,11 @@ def add_arguments(parser):
     add(parser, "-d", required=True)
     add(parser, "-p")
     add(parser, "-c", default=CONFIGURATION, help="configuration")
+    parser.add_argument("--stem", default="", metavar="NAME", help="which one, of MultiTalent's files with several")
 
 
 def run(args):
     from nnunetv2_clip.training.pretrained import prepare_weights
 
-    report = prepare_weights(str(args.i), str(args.o), args.d, args.c, args.p)
+    report = prepare_weights(str(args.i), str(args.o), args.d, args.c, args.p, args.stem)
     print(report)
