@@ -49,7 +49,7 @@ def loss_and_gradient(cases, annotations, batch_dice, weighted=False, incomplete
 
 
 def rank(number, store, queue):
-    torch.set_num_threads(1)  # a pool of threads does not survive the fork
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     for name, annotations in ANNOTATIONS.items():
         for settings in product((False, True), repeat=3):
@@ -64,7 +64,7 @@ def rank(number, store, queue):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork fails where another test has used autograd on a device
     queue, store = context.Queue(), tmp_path_factory.mktemp("ranks") / "store"
     processes = [context.Process(target=rank, args=(number, store, queue)) for number in range(2)]
     for process in processes:
