@@ -146,7 +146,10 @@ def _start(source: Path, plans: Mapping, configuration: str, stem: str) -> _Star
     content = load_checkpoint(source, "a checkpoint of nnU-Net, or one with 'net' or 'state_dict'")
     if isinstance(content, dict) and "network_weights" in content:
         remedy = "transfer the plans with nnUNetv2_move_plans_between_datasets and preprocess with them"
-        weights = _with_stem(source, content["network_weights"], stem)
+        weights = content["network_weights"]
+        if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise UserError(source, "holds no tensors by name at 'network_weights'", "a checkpoint of nnU-Net")
+        weights = _with_stem(source, {str(key): value for key, value in weights.items()}, stem)
         return _Start(weights, _terms_of_training(source, content), remedy)
     published = PublishedWeights.of(source, content)
     planner = PUBLISHED_PLANNERS[published.variant]
@@ -176,7 +179,7 @@ def _with_stem(source: Path, weights: Mapping[str, Tensor], stem: str) -> dict[s
 
 def _terms_of_training(source: Path, checkpoint: Mapping) -> dict:
     """Of nnU-Net's checkpoints those know a licence that import-weights made, or that started from such weights."""
-    if any(key.startswith(VOXTELL) or STEM.fullmatch(key) for key in checkpoint["network_weights"]):
+    if any(key.startswith(VOXTELL) or STEM.fullmatch(key) for key in map(str, checkpoint["network_weights"])):
         return _terms_of_authors(source)
     plans = (checkpoint.get("init_args") or {}).get("plans") or {}
     entry = plans.get(PLANS_KEY) or {}

@@ -138,6 +138,15 @@ def test_a_stem_that_is_not_there_or_not_named_is_answered_with_those_that_are(p
     assert answer in said
 
 
+@pytest.mark.parametrize("weights", [[torch.zeros(2)], {"encoder.stem": 3}])
+def test_a_file_without_tensors_by_name_is_refused(prepare, weights):
+    assert "holds no tensors by name" in prepare(weights, code=2)[1]
+
+
+def test_tensors_without_the_names_of_a_network_are_refused(prepare):
+    assert "backbone tensors do not fit" in prepare({7: torch.zeros(2)}, code=2)[1]
+
+
 @pytest.mark.parametrize("changed", [{"features_per_stage": [4, 8, 12]}, {"n_blocks_per_stage": [1, 1, 1]}])
 def test_another_encoder_is_refused(prepare, changed):
     _, said = prepare(residual_unet(**changed), code=2)
