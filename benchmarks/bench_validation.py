@@ -28,6 +28,7 @@ from common import RESULTS, table, verdict, write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nnunetv2_clip.classes import UNIVERSAL
+from nnunetv2_clip.inference.sliding import SlidingWindow
 from nnunetv2_clip.inference.memory import GB, peak_bytes, reset_peak, used_bytes
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from tests.inference.conftest import make_plans, random_network
@@ -54,16 +55,14 @@ def properties_of(size: tuple[int, int, int]) -> dict:
     }
 
 
-class StoredLogits:
-    """In place of the sliding window: its rows come from a file."""
+class StoredLogits(SlidingWindow):
+    """In place of the network's: its rows come from a file."""
 
     folder: Path
 
-    def __init__(self, predictor, networks, data):
-        self._shape = data.shape[1:]
-
     def run(self, num_classes: int, sink, device) -> None:
-        for rows in stored_rows(self.folder, self._shape, range(num_classes)):
+        self.finds_in_air = False
+        for rows in stored_rows(self.folder, self._data.shape[1:], range(num_classes)):
             sink(rows)
 
 
