@@ -28,8 +28,8 @@ from common import RESULTS, table, verdict, write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nnunetv2_clip.classes import UNIVERSAL
-from nnunetv2_clip.inference.sliding import SlidingWindow
 from nnunetv2_clip.inference.memory import GB, peak_bytes, reset_peak, used_bytes
+from nnunetv2_clip.inference.sliding import SlidingWindow
 from nnunetv2_clip.labels import LabelTable, nnunet_labels
 from tests.inference.conftest import make_plans, random_network
 
