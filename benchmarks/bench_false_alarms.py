@@ -24,8 +24,6 @@ from nnunetv2_clip.conversion.check import check_downloads
 from nnunetv2_clip.conversion.merge import Input
 from nnunetv2_clip.dataset_conversion.registry import all_sources
 from nnunetv2_clip.errors import UserError
-from nnunetv2_clip.imaging.anatomy import check_anatomy
-from nnunetv2_clip.imaging.hounsfield import clipped, not_hounsfield
 from nnunetv2_clip.imaging.nifti import Volume
 from nnunetv2_clip.inference.inputs import read_scan
 from nnunetv2_clip.phantom.layouts import layout_names, write_source
@@ -58,13 +56,11 @@ def alarms(bodies: int) -> tuple[dict[int, str], Counter[str]]:
 
 
 def found_in(volume: Volume) -> str:
-    """What the header, the voxels or the anatomy tell, in words."""
+    """What the gate says of header, voxels and anatomy, in words."""
     try:
-        warnings = read_scan((volume.data, volume.affine)).warnings
+        return "; ".join(read_scan((volume.data, volume.affine)).warnings)
     except UserError as error:
         return str(error)
-    found = (*warnings, not_hounsfield(volume), clipped(volume), check_anatomy(volume).problem)
-    return "; ".join(filter(None, found))
 
 
 def source_alarms(cases: int = 2) -> str:
